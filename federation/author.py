@@ -1,0 +1,104 @@
+"""The author: makes the signed deltas of one of our own lists.
+
+It is the counterpart of `federation.replica` and takes its state from the same `LogState`. Nothing
+that it returns may leave the process before it is durable: a position is signed once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+
+from federation import state as states
+from federation import wire
+from federation.body import Body
+from federation.checkpoint import Checkpoint, sign_checkpoint
+from federation.errors import Reason, SequenceError, UsageError
+from federation.header import Header
+from federation.keys import Signer, key_id
+from federation.merge import Prior, merge
+from federation.names import Origin
+from federation.note import NoteSigner
+from federation.orgroot import PinnedRoot
+from federation.replica import LogState, SignedDelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeSet:
+    """Which deltas belong together: one import may be cut into many.
+
+    Attributes:
+        first: position of the set's first delta.
+        last: whether this delta ends the set.
+    """
+
+    first: int
+    last: bool
+
+
+class Author:
+    """Signs the deltas of one list.
+
+    Attributes:
+        origin: the list.
+    """
+
+    def __init__(self, origin: Origin, root: PinnedRoot, *, publisher: Signer, log: Signer) -> None:
+        if root.document.org != origin.org:
+            raise UsageError(f"org root of {root.document.org} for a list of {origin.org}")
+        self.origin = origin
+        self._root = root
+        self._publisher = publisher
+        self._log = NoteSigner(str(origin), log)
+
+    def sign(
+        self,
+        body: Body,
+        prior: Mapping[int, Prior],
+        state: LogState,
+        *,
+        change_set: ChangeSet,
+        now_ms: int,
+    ) -> SignedDelta:
+        """Make the delta that follows `state`.
+
+        Args:
+            body: its operations (`federation.body.build_body`).
+            prior: for each row whose entry the list has known, the operation in force on it.
+            state: where the log stands.
+            change_set: which deltas it belongs with.
+            now_ms: the time, in milliseconds since 1970-01-01T00:00:00Z.
+
+        Raises:
+            SequenceError: TIME_BACKWARDS, the clock is behind the newest delta.
+            OperationError: an operation that the entries do not allow.
+        """
+        if now_ms < state.last_time_ms:
+            raise SequenceError(
+                f"the clock is {state.last_time_ms - now_ms} ms behind the newest delta of "
+                f"{self.origin}: set it right before publishing",
+                reason=Reason.TIME_BACKWARDS,
+            )
+        data = wire.encode_body(body)
+        header = Header(
+            origin_hash=self.origin.hash,
+            position=state.size,
+            previous=state.last_leaf,
+            change_set=change_set.first,
+            ends_change_set=change_set.last,
+            time_ms=now_ms,
+            op_count=body.count,
+            body_size=len(data),
+            body_digest=sha256(data).digest(),
+            ops_root=body.ops_root(),
+            live_count=merge(body, prior, state.live_count),
+            state_digest=states.advance(state.state_digest, body, state.size, prior),
+            root_version=self._root.document.version,
+            root_hash=self._root.hash,
+            key_id=key_id(self._publisher.public_key),
+        )
+        record = header.sign(self._publisher)
+        after = state.after(header, record)
+        checkpoint = Checkpoint(str(self.origin), after.size, after.frontier.root())
+        return SignedDelta(record, data, sign_checkpoint(checkpoint, self._log))

@@ -1,0 +1,167 @@
+"""Delta headers: the fixed-width signed records that are the leaves of a list's log.
+
+A header holds no hash value of the list, so that order, signer and append-only can be checked by
+those who may not have the list. Knows nothing of bodies and state.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+from federation import limits, merkle
+from federation.dsse import pae
+from federation.errors import MalformedError, Reason, SignatureError
+from federation.keys import Signer, key_id, verify
+
+MEDIA_TYPE: Final = "application/vnd.hashfed.delta-header.v1"
+FORMAT_VERSION: Final = 1
+KIND_DELTA: Final = 1
+NO_LEAF: Final = bytes(32)
+"""What the first header gives as the hash of the leaf before it."""
+
+_FLAG_ENDS_CHANGE_SET: Final = 0x01
+_LAYOUT: Final = struct.Struct(">BBB32sQ32sQQII32s32sQ32sI32s32s")
+_SIGNATURE_BYTES: Final = 64
+HEADER_BYTES: Final = _LAYOUT.size + _SIGNATURE_BYTES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """What a publisher signs for one delta.
+
+    Attributes:
+        origin_hash: SHA-256 of the origin's text.
+        position: the leaf's index in the log: how many deltas come before.
+        previous: leaf hash of the delta before; zeros for the first.
+        change_set: position of the first delta of the change set that this one belongs to.
+        ends_change_set: whether it is the last of that change set.
+        time_ms: when it was signed, in milliseconds since 1970-01-01T00:00:00Z.
+        op_count: how many operations the body has.
+        body_size: bytes of the body.
+        body_digest: SHA-256 of the body's exact bytes.
+        ops_root: root of the ops tree.
+        live_count: entries live after this delta.
+        state_digest: `federation.state` digest of the live set after this delta.
+        root_version: version of the org root in force.
+        root_hash: SHA-256 of that org root's payload.
+        key_id: SHA-256 of the signing key.
+    """
+
+    origin_hash: bytes
+    position: int
+    previous: bytes
+    change_set: int
+    ends_change_set: bool
+    time_ms: int
+    op_count: int
+    body_size: int
+    body_digest: bytes
+    ops_root: bytes
+    live_count: int
+    state_digest: bytes
+    root_version: int
+    root_hash: bytes
+    key_id: bytes
+
+    def encode_unsigned(self) -> bytes:
+        """Return the bytes that are signed (after PAE)."""
+        return _LAYOUT.pack(
+            FORMAT_VERSION,
+            KIND_DELTA,
+            _FLAG_ENDS_CHANGE_SET if self.ends_change_set else 0,
+            self.origin_hash,
+            self.position,
+            self.previous,
+            self.change_set,
+            self.time_ms,
+            self.op_count,
+            self.body_size,
+            self.body_digest,
+            self.ops_root,
+            self.live_count,
+            self.state_digest,
+            self.root_version,
+            self.root_hash,
+            self.key_id,
+        )
+
+    def sign(self, signer: Signer) -> bytes:
+        """Return the signed record: the leaf of the log."""
+        unsigned = self.encode_unsigned()
+        return unsigned + signer.sign(pae(MEDIA_TYPE, unsigned))
+
+    @classmethod
+    def parse(cls, record: bytes) -> Header:
+        """Parse a signed record without checking its signature.
+
+        Raises:
+            MalformedError: it is not a header of this format; HEADER_MALFORMED, or
+                FORMAT_UNSUPPORTED for a later version or another kind.
+        """
+        if len(record) != HEADER_BYTES:
+            raise MalformedError(
+                f"delta header: got {len(record)} bytes, need {HEADER_BYTES}",
+                reason=Reason.HEADER_MALFORMED,
+            )
+        version, kind, flags, *fields = _LAYOUT.unpack_from(record)
+        if version != FORMAT_VERSION or kind != KIND_DELTA:
+            raise MalformedError(
+                f"delta header of version {version}, kind {kind}: this node reads version "
+                f"{FORMAT_VERSION}, kind {KIND_DELTA}",
+                reason=Reason.FORMAT_UNSUPPORTED,
+            )
+        (
+            origin_hash, position, previous, change_set, time_ms, op_count, body_size, body_digest,
+            ops_root, live_count, state_digest, root_version, root_hash, signer,
+        ) = fields  # fmt: skip
+        header = cls(
+            origin_hash=origin_hash,
+            position=position,
+            previous=previous,
+            change_set=change_set,
+            ends_change_set=flags == _FLAG_ENDS_CHANGE_SET,
+            time_ms=time_ms,
+            op_count=op_count,
+            body_size=body_size,
+            body_digest=body_digest,
+            ops_root=ops_root,
+            live_count=live_count,
+            state_digest=state_digest,
+            root_version=root_version,
+            root_hash=root_hash,
+            key_id=signer,
+        )
+        if flags & ~_FLAG_ENDS_CHANGE_SET:
+            problem = f"unknown flags {flags:#x}"
+        elif position >= limits.MAX_TREE_SIZE or change_set > position:
+            problem = f"position {position} in change set {change_set}"
+        elif (position == 0) is not (previous == NO_LEAF):
+            problem = "a leaf before position 0, or none before a later one"
+        elif time_ms > limits.MAX_TREE_SIZE or live_count > limits.MAX_TREE_SIZE:
+            problem = "a time or count beyond 2^63 - 1"
+        elif not 0 < op_count <= limits.MAX_BODY_OPS:
+            problem = f"{op_count} operations, 1 to {limits.MAX_BODY_OPS} allowed"
+        elif not 0 < body_size <= limits.MAX_BODY_BYTES:
+            problem = f"a body of {body_size} bytes, 1 to {limits.MAX_BODY_BYTES} allowed"
+        else:
+            return header
+        raise MalformedError(f"delta header: {problem}", reason=Reason.HEADER_MALFORMED)
+
+
+def verify_header(record: bytes, public_key: bytes) -> None:
+    """Check the signature of a signed record.
+
+    Raises:
+        SignatureError: it is not that key's.
+    """
+    unsigned, signature = record[: _LAYOUT.size], record[_LAYOUT.size :]
+    if Header.parse(record).key_id != key_id(public_key):
+        raise SignatureError("delta header names another key")
+    verify(public_key, signature, pae(MEDIA_TYPE, unsigned))
+
+
+def leaf_hash(record: bytes) -> bytes:
+    """Return the hash of the log's leaf: the whole signed record."""
+    return merkle.leaf_hash(record)

@@ -1,0 +1,72 @@
+"""Merge rules. A pure function of a delta and what was in force before it.
+
+The merged state of a list is a function of its verified log alone; nothing local enters it.
+Knows nothing of storage, clocks and peers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from federation.body import Body
+from federation.entry import OpKind
+from federation.errors import OperationError, Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """The operation that was in force on an entry before a delta.
+
+    Attributes:
+        position: the position of its delta.
+        row: its row in that delta's body.
+        kind: what it did.
+    """
+
+    position: int
+    row: int
+    kind: OpKind
+
+
+def merge(body: Body, prior: Mapping[int, Prior], live_count: int) -> int:
+    """Return the number of live entries after a delta.
+
+    Every operation of the delta comes into force, and the operation in `prior` of the same row, if
+    any, is no longer in force: that is the whole effect on the entries.
+
+    Args:
+        body: the delta's operations, well formed (`Body.check`).
+        prior: for each row whose entry the list has known, the operation in force on it before.
+        live_count: live entries before.
+
+    Raises:
+        OperationError: RETRACT_OF_ABSENT, an entry retracted that is not live; PURGE_OF_ABSENT, one
+            purged that the list never had or that is purged already.
+    """
+    for group in body.groups:
+        rows = range(group.first_row, group.first_row + group.count)
+        match group.shape.kind:
+            case OpKind.ASSERT:
+                live_count += group.count
+                for row in prior.keys() & rows if prior else ():
+                    live_count -= prior[row].kind is OpKind.ASSERT
+            case OpKind.RETRACT:
+                for row in rows:
+                    before = prior.get(row)
+                    if before is None or before.kind is not OpKind.ASSERT:
+                        raise OperationError(
+                            f"row {row} retracts an entry that is not live",
+                            reason=Reason.RETRACT_OF_ABSENT,
+                        )
+                live_count -= group.count
+            case OpKind.PURGE:
+                for row in rows:
+                    before = prior.get(row)
+                    if before is None or before.kind is OpKind.PURGE:
+                        raise OperationError(
+                            f"row {row} purges an entry that is not here",
+                            reason=Reason.PURGE_OF_ABSENT,
+                        )
+                    live_count -= before.kind is OpKind.ASSERT
+    return live_count

@@ -1,0 +1,292 @@
+"""The replica: one list's log as a subscriber checks it.
+
+Bytes in, an accepted delta or a `PeerError` out. Does no I/O, keeps no entries, asks no clock.
+
+Rules:
+
+1. Checks run in this order, each with its own reason: size limits; header syntax; origin; org root
+   and key; signature; position, previous leaf and time; checkpoint syntax, signature and root; body
+   digest; every operation well formed; the operations against the entries they name; live count.
+2. Nothing is parsed before what covers it has been verified: header before signature is the one
+   exception, as it says which key to look up.
+3. A failed check leaves the replica as it was. It advances in `conclude` only.
+4. What a delta needs to know of the entries (`merge.Prior`) is the caller's to look up between
+   `receive` and `conclude`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import NamedTuple
+
+from federation import header as headers
+from federation import limits, wire
+from federation.body import Body
+from federation.checkpoint import open_checkpoint
+from federation.errors import (
+    FederationError,
+    ForkError,
+    LimitError,
+    MalformedError,
+    OperationError,
+    ProofError,
+    Reason,
+    SequenceError,
+    SignatureError,
+    UsageError,
+)
+from federation.header import Header
+from federation.merge import Prior, merge
+from federation.merkle import CompactRange
+from federation.names import Origin
+from federation.orgroot import PinnedRoot
+
+
+class SignedDelta(NamedTuple):
+    """A delta as it travels and is kept: exact bytes, never re-encoded.
+
+    Attributes:
+        header: the signed record (`federation.header`).
+        body: the serialized body (`federation.wire`).
+        checkpoint: the signed note of the log's size right after this delta.
+    """
+
+    header: bytes
+    body: bytes
+    checkpoint: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogState:
+    """Where a log stands after its first `frontier.size` deltas.
+
+    Attributes:
+        frontier: the log's tree.
+        last_leaf: leaf hash of the newest delta; zeros when there is none.
+        last_time_ms: its time.
+        live_count: live entries.
+        state_digest: what the newest header claims (`federation.state`).
+    """
+
+    frontier: CompactRange
+    last_leaf: bytes
+    last_time_ms: int
+    live_count: int
+    state_digest: bytes
+
+    @classmethod
+    def empty(cls) -> LogState:
+        """Return the state of a log without deltas."""
+        return cls(
+            frontier=CompactRange(0, ()),
+            last_leaf=headers.NO_LEAF,
+            last_time_ms=0,
+            live_count=0,
+            state_digest=bytes(32),
+        )
+
+    @property
+    def size(self) -> int:
+        """How many deltas the log has."""
+        return self.frontier.size
+
+    def after(self, header: Header, record: bytes) -> LogState:
+        """Return the state after one more delta."""
+        leaf = headers.leaf_hash(record)
+        return LogState(
+            frontier=self.frontier.append(leaf),
+            last_leaf=leaf,
+            last_time_ms=header.time_ms,
+            live_count=header.live_count,
+            state_digest=header.state_digest,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A delta that is verified in itself, and not yet against the entries of the list.
+
+    Attributes:
+        signed: the exact bytes.
+        header: the header.
+        body: the operations, well formed.
+        state: where the log stands after it.
+    """
+
+    signed: SignedDelta
+    header: Header
+    body: Body
+    state: LogState
+
+
+class Replica:
+    """Follows one list's log.
+
+    Attributes:
+        origin: the list.
+        root: the owner's org root in force.
+        state: where the log stands; advanced by `conclude` alone.
+    """
+
+    def __init__(self, origin: Origin, root: PinnedRoot, state: LogState) -> None:
+        if root.document.org != origin.org:
+            raise UsageError(f"org root of {root.document.org} for a list of {origin.org}")
+        self.origin = origin
+        self.root = root
+        self.state = state
+        self._origin_hash = origin.hash
+        self._verifiers = root.document.log_verifiers(origin)
+
+    def receive(self, delta: SignedDelta, *, now_ms: int) -> Candidate:
+        """Check a delta in itself and against the log.
+
+        Raises:
+            PeerError: a check failed; `reason` says which. The replica is as it was.
+        """
+        self._check_sizes(delta)
+        header = Header.parse(delta.header)
+        self._check_signer(header, delta.header)
+        self._check_place(header, now_ms)
+        state = self.state.after(header, delta.header)
+        self._check_checkpoint(delta.checkpoint, state)
+        if len(delta.body) != header.body_size or sha256(delta.body).digest() != header.body_digest:
+            raise ProofError(
+                f"position {header.position}: the body is not the one that was signed",
+                reason=Reason.BODY_DIGEST_MISMATCH,
+            )
+        body = self._open_body(header, delta.body)
+        return Candidate(signed=delta, header=header, body=body, state=state)
+
+    def conclude(self, candidate: Candidate, prior: Mapping[int, Prior]) -> LogState:
+        """Check a candidate against the entries that it names, and advance.
+
+        Args:
+            candidate: what `receive` returned for this very state of the replica.
+            prior: for each row whose entry the list has known, the operation in force on it.
+
+        Raises:
+            UsageError: the replica has moved on since.
+            OperationError: an operation that the entries do not allow, or LIVE_COUNT_MISMATCH.
+        """
+        if candidate.header.position != self.state.size:
+            raise UsageError(f"candidate {candidate.header.position} at size {self.state.size}")
+        live_count = merge(candidate.body, prior, self.state.live_count)
+        if live_count != candidate.header.live_count:
+            raise OperationError(
+                f"position {candidate.header.position}: got {candidate.header.live_count} live "
+                f"entries claimed, {live_count} after merging",
+                reason=Reason.LIVE_COUNT_MISMATCH,
+            )
+        self.state = candidate.state
+        return self.state
+
+    def receive_again(self, delta: SignedDelta, held: bytes) -> None:
+        """Check a delta at a position that is held already: arrival twice changes nothing.
+
+        Args:
+            delta: what arrived.
+            held: the signed record that is held at that position.
+
+        Raises:
+            ForkError: another delta is signed for the same position.
+            PeerError: it is not the one held, and not signed either.
+        """
+        if delta.header == held:
+            return
+        header = Header.parse(delta.header)
+        self._check_signer(header, delta.header)
+        raise ForkError(
+            f"position {header.position} of {self.origin} is signed twice, for different deltas"
+        )
+
+    @staticmethod
+    def _check_sizes(delta: SignedDelta) -> None:
+        for what, data, bound in (
+            ("body", delta.body, limits.MAX_BODY_BYTES),
+            ("checkpoint", delta.checkpoint, limits.MAX_NOTE_BYTES),
+        ):
+            if len(data) > bound:
+                raise LimitError(f"{what}: got {len(data)} bytes, at most {bound}")
+
+    def _check_signer(self, header: Header, record: bytes) -> None:
+        if header.origin_hash != self._origin_hash:
+            raise SequenceError(
+                f"a delta of another list than {self.origin}", reason=Reason.ORIGIN_MISMATCH
+            )
+        root = self.root
+        if header.root_version != root.document.version or header.root_hash != root.hash:
+            raise SignatureError(
+                f"position {header.position}: signed under org root version "
+                f"{header.root_version}, not under the one in force here "
+                f"(version {root.document.version})",
+                reason=Reason.ROOT_MISMATCH,
+            )
+        headers.verify_header(record, root.document.publisher_key(header.key_id))
+
+    def _check_place(self, header: Header, now_ms: int) -> None:
+        size = self.state.size
+        if header.position < size:
+            raise SequenceError(
+                f"position {header.position} again, at size {size}",
+                reason=Reason.POSITION_REPEATED,
+            )
+        if header.position > size:
+            raise SequenceError(
+                f"position {header.position} at size {size}", reason=Reason.POSITION_GAP
+            )
+        if header.previous != self.state.last_leaf:
+            raise ForkError(
+                f"position {size} of {self.origin} is signed as the successor of another delta "
+                "than the one held here",
+                reason=Reason.PREVIOUS_MISMATCH,
+            )
+        if header.time_ms < self.state.last_time_ms:
+            raise SequenceError(
+                f"position {size} is signed for an earlier time than the one before",
+                reason=Reason.TIME_BACKWARDS,
+            )
+        if header.time_ms > now_ms + limits.MAX_CLOCK_SKEW_MS:
+            raise SequenceError(
+                f"position {size} is signed for {header.time_ms - now_ms} ms from now: "
+                "one of the two clocks is wrong",
+                reason=Reason.TIME_IN_FUTURE,
+            )
+
+    def _check_checkpoint(self, note: bytes, state: LogState) -> None:
+        try:
+            checkpoint = open_checkpoint(note, str(self.origin), self._verifiers)
+        except SignatureError as error:
+            raise SignatureError(
+                f"checkpoint of position {state.size - 1}: {error}",
+                reason=Reason.CHECKPOINT_SIGNATURE_INVALID,
+            ) from error
+        except FederationError as error:
+            raise MalformedError(
+                f"checkpoint of position {state.size - 1}: {error}",
+                reason=Reason.CHECKPOINT_MALFORMED,
+            ) from error
+        if checkpoint.size != state.size or checkpoint.root_hash != state.frontier.root():
+            raise ProofError(
+                f"the checkpoint sent with position {state.size - 1} has size {checkpoint.size} "
+                "or a root that its deltas do not hash to",
+                reason=Reason.CHECKPOINT_MISMATCH,
+            )
+
+    @staticmethod
+    def _open_body(header: Header, data: bytes) -> Body:
+        try:
+            body = wire.decode_body(data)
+        except MalformedError as error:
+            raise MalformedError(
+                f"position {header.position}: {error}", reason=Reason.BODY_MALFORMED
+            ) from error
+        if body.count != header.op_count:
+            raise OperationError(
+                f"position {header.position}: got {body.count} operations, "
+                f"{header.op_count} signed",
+                reason=Reason.OP_COUNT_MISMATCH,
+            )
+        body.check()
+        return body
