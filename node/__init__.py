@@ -1,0 +1,1 @@
+"""The hashfed node: store, gRPC server and client, and the command line around `federation`."""

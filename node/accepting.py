@@ -1,0 +1,167 @@
+"""Accepting deltas of a list that this node follows: verify, merge, commit.
+
+A transaction holds whole deltas, as many as one call brings. What failed a check leaves nothing
+behind; the deltas before it in the same call are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from federation import charter as charters
+from federation import wire
+from federation.errors import FederationError, ForkError, PeerError, Reason
+from federation.header import Header
+from federation.names import OrgName, Origin
+from federation.replica import Replica, SignedDelta
+from node.clock import Clock
+from node.errors import UsageError
+from node.store import entries, log, registry
+from node.store.connection import Store, Transaction
+from node.store.registry import FollowState, ListRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Acceptance:
+    """What became of a batch of deltas.
+
+    Attributes:
+        size: how many deltas of the list are here now.
+        deltas: how many of the batch were new and accepted.
+        ops: how many operations they had.
+        error: what was wrong with the one after them; None when nothing was.
+    """
+
+    size: int
+    deltas: int
+    ops: int
+    error: PeerError | None
+
+
+def accept(
+    store: Store, origin: Origin, deltas: Sequence[SignedDelta], *, via: OrgName, clock: Clock
+) -> Acceptance:
+    """Verify deltas that a peer sent and merge them, durably.
+
+    Deltas that are here already are passed over, so that arrival twice or by two ways is harmless.
+
+    Raises:
+        UsageError: the list is not followed here.
+        StoreError: the store could not be written; nothing of the batch is kept.
+    """
+    with store.write("sync", f"{origin} via {via}") as transaction:
+        acceptance = _accept(transaction, _followed(store, origin), deltas, via, clock)
+        if not acceptance.deltas:
+            transaction.abandon()
+    if acceptance.error is not None:
+        park(store, origin, acceptance.error, clock=clock)
+    return acceptance
+
+
+def _followed(store: Store, origin: Origin) -> ListRecord:
+    record = registry.load_list(store.connection, origin)
+    if record is None or record.own:
+        raise UsageError(f"{origin} is not followed here", hint=f"run 'hashfed follow {origin}'")
+    return record
+
+
+def _accept(
+    transaction: Transaction,
+    record: ListRecord,
+    deltas: Sequence[SignedDelta],
+    via: OrgName,
+    clock: Clock,
+) -> Acceptance:
+    connection = transaction.connection
+    root = registry.load_root(connection, record.origin.org)
+    if root is None:
+        raise UsageError(f"no root of {record.origin.org} is pinned here")
+    replica = Replica(record.origin, root, record.log)
+    accepted = ops = 0
+    error: PeerError | None = None
+    try:
+        for delta in deltas:
+            position = Header.parse(delta.header).position
+            if position < replica.state.size:
+                held = log.load_record(connection, record.list, position)
+                replica.receive_again(delta, b"" if held is None else held.header)
+                continue
+            candidate = replica.receive(delta, now_ms=clock.now_ms())
+            prior = entries.load_prior(connection, record.list, candidate.body)
+            replica.conclude(candidate, prior)
+            log.append(transaction, record.list, position, delta, via)
+            entries.index_body(transaction, record.list, position, candidate.body, prior)
+            accepted += 1
+            ops += candidate.header.op_count
+    except PeerError as caught:
+        error = caught
+    if accepted:
+        registry.store_log_state(transaction, record.list, replica.state)
+    return Acceptance(size=replica.state.size, deltas=accepted, ops=ops, error=error)
+
+
+def accept_charter(store: Store, origin: Origin, envelope: bytes) -> None:
+    """Verify a charter that a peer sent and put it in force.
+
+    Raises:
+        PeerError: it is not one of this list, not signed by its owner, or older than the one here.
+        UsageError: the list is not followed here.
+    """
+    record = _followed(store, origin)
+    root = registry.load_root(store.connection, origin.org)
+    if root is None:
+        raise UsageError(f"no root of {origin.org} is pinned here")
+    opened = wire.decode_envelope(envelope)
+    charter = charters.verify_charter(
+        wire.decode_charter(opened.payload),
+        opened,
+        origin=origin,
+        root=root.document,
+        newest=record.charter_version,
+    )
+    if charter.version > record.charter_version:
+        with store.write("charter", f"{origin} version {charter.version}") as transaction:
+            registry.store_charter(transaction, record, envelope, charter.version)
+
+
+def park(store: Store, origin: Origin, error: FederationError, *, clock: Clock) -> FollowState:
+    """Record that a list's peer broke the protocol; what is here stays as it is.
+
+    Returns:
+        The state that the list is in now.
+    """
+    if isinstance(error, ForkError):
+        state = FollowState.FORKED
+    elif error.reason is Reason.TIME_IN_FUTURE:
+        state = FollowState.STALE
+    else:
+        state = FollowState.QUARANTINED
+    note(store, origin, state, clock=clock, reason=error.reason, detail=str(error))
+    return state
+
+
+def note(
+    store: Store,
+    origin: Origin,
+    state: FollowState,
+    *,
+    clock: Clock,
+    reason: str = "",
+    detail: str = "",
+    head: int | None = None,
+) -> None:
+    """Record how following a list goes, and the size that its peer said it has.
+
+    `head` is given when the peer answered; a fork is left only by a person's decision.
+    """
+    record = _followed(store, origin)
+    now_ms = clock.now_ms()
+    with store.note() as connection:
+        held = registry.load_follow_status(connection, record.list)
+        if held.state is not FollowState.FORKED:
+            registry.store_follow_state(
+                connection, record.list, state, now_ms=now_ms, reason=reason, detail=detail
+            )
+        if head is not None:
+            registry.store_contact(connection, record.list, now_ms=now_ms, head=head)

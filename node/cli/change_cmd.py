@@ -1,0 +1,260 @@
+"""Commands that change a list of our own, and export: import, retract, purge, staged, publish."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from federation.entry import CAUSES, EntryId, Operation
+from node import administering, exporting, importing, locks, publishing, wake
+from node.changes import Format
+from node.cli import output
+from node.cli.context import Context, json_option, pass_context
+from node.cli.progress import progress
+from node.errors import NodeError
+from node.settling import Effect
+from node.staging import Staging
+from node.store.connection import Store
+from node.store.registry import ListRecord
+
+_format_option = click.option(
+    "--format",
+    "file_format",
+    type=click.Choice([kind.value for kind in Format]),
+    help="The text form: JSON Lines, or CSV with the header type,digest,label.",
+)
+
+
+@contextmanager
+def _own_list(context: Context, name: str) -> Iterator[tuple[Store, ListRecord, Staging]]:
+    """Open one of our own lists and what is staged for it."""
+    with context.reader() as store:
+        record = administering.find_own_list(store, name)
+        with context.staging(record) as staging:
+            yield store, record, staging
+
+
+def _effect_text(effect: Effect) -> str:
+    words = [
+        f"{count} {word}"
+        for word, count in asdict(effect).items()
+        if count or word in {"new", "revised", "retracted"}
+    ]
+    return ", ".join(words)
+
+
+@click.command("import")
+@click.argument("name", metavar="LIST")
+@click.argument("path", metavar="FILE", type=click.Path(path_type=Path))
+@_format_option
+@click.option("-n", "--dry-run", is_flag=True, help="Say what would change, and stage nothing.")
+@json_option
+@pass_context
+def import_command(
+    context: Context, name: str, path: Path, file_format: str | None, dry_run: bool
+) -> None:
+    """Stage the changes in a file (- for stdin), all of them or none; 'publish' signs them.
+
+    FILE is JSON Lines, one change a line, or CSV with the header type,digest,label; either may be
+    compressed with gzip.
+    """
+    with (
+        _own_list(context, name) as (store, record, staging),
+        progress("reading", unit="bytes", quiet=context.quiet) as bar,
+    ):
+        report = importing.import_changes(
+            store,
+            record,
+            staging,
+            path,
+            file_format=None if file_format is None else Format(file_format),
+            dry_run=dry_run,
+            on_progress=lambda done, total, rows: bar.update(done, total, f"{rows} rows"),
+        )
+        staged = sum(staging.count_by_kind().values())
+    if context.as_json:
+        output.emit_json(
+            {
+                "list": str(record.origin),
+                "rows": report.rows,
+                "effect": asdict(report.effect),
+                "staged": report.staged,
+                "staged_operations": staged,
+                "error_count": report.error_count,
+                "errors": [asdict(error) for error in report.errors],
+            }
+        )
+    else:
+        for error in report.errors:
+            output.say(
+                f"{path}:{error.line}: {error.reason}: {output.safe(error.message)}"
+                f"  [{output.safe(error.value)}]"
+            )
+    if report.error_count:
+        hidden = report.error_count - len(report.errors)
+        raise NodeError(
+            f"{report.error_count} of {report.rows} rows cannot be imported, nothing was staged"
+            + (f" ({hidden} more are not shown)" if hidden else ""),
+            hint="mend these rows, or leave them out, and import the file again",
+            reason="BAD_ROWS",
+        )
+    if not context.as_json:
+        word = "would change" if dry_run else "staged"
+        click.echo(f"{record.origin}: {report.rows} rows; {word}: {_effect_text(report.effect)}")
+        if not dry_run and staged:
+            output.say(f"next: 'hashfed publish {name}' signs {staged} staged changes")
+
+
+@click.command("retract")
+@click.argument("name", metavar="LIST")
+@click.argument("target", metavar="ENTRY|HASH")
+@click.option("--cause", required=True, type=click.Choice(sorted(CAUSES)), help="Why.")
+@click.option("--reason", default="", metavar="TEXT", help="A sentence for people; it is shared.")
+@json_option
+@pass_context
+def retract(context: Context, name: str, target: str, cause: str, reason: str) -> None:
+    """Stage the retraction of an entry, named by its id or by a hash that it alone has."""
+    with _own_list(context, name) as (store, record, staging):
+        done = importing.stage_retraction(
+            store, record, staging, target, CAUSES[cause], reason=reason
+        )
+    if context.as_json:
+        output.emit_json(
+            {
+                "list": str(record.origin),
+                "id": done.entry.format(),
+                "effect": asdict(done.effect),
+                "others_with_that_hash": [entry.format() for entry in done.others],
+            }
+        )
+        return
+    click.echo(f"{record.origin}: {output.safe(done.entry.format())}: {_effect_text(done.effect)}")
+    for other in done.others:
+        output.say(f"note: {output.safe(other.format())} has that hash too, and stays")
+    output.say(f"next: 'hashfed publish {name}' signs it")
+
+
+@click.command("purge")
+@click.argument("name", metavar="LIST")
+@click.argument("entry", metavar="ENTRY")
+@json_option
+@pass_context
+def purge(context: Context, name: str, entry: str) -> None:
+    """Stage the purge of an entry: withdrawn for good, without a word of why."""
+    with _own_list(context, name) as (store, record, staging):
+        effect = importing.stage_operations(
+            store, record, staging, [Operation.purge(EntryId.parse(entry))]
+        )
+    if context.as_json:
+        output.emit_json({"list": str(record.origin), "id": entry, "effect": asdict(effect)})
+    else:
+        click.echo(f"{record.origin}: {output.safe(entry)}: {_effect_text(effect)}")
+        output.say(f"next: 'hashfed publish {name}' signs it")
+
+
+@click.command("staged")
+@click.argument("name", metavar="LIST")
+@click.option("--clear", is_flag=True, help="Let go of everything that is staged.")
+@json_option
+@pass_context
+def staged_command(context: Context, name: str, clear: bool) -> None:
+    """Show how much is staged for a list, or let go of it."""
+    with _own_list(context, name) as (_store, record, staging):
+        counts = {kind.name.lower(): number for kind, number in staging.count_by_kind().items()}
+        cleared = staging.clear() if clear else 0
+    if context.as_json:
+        output.emit_json({"list": str(record.origin), "staged": counts, "cleared": cleared})
+    elif clear:
+        click.echo(f"{record.origin}: let go of {cleared} staged changes")
+    else:
+        text = ", ".join(f"{number} {kind}" for kind, number in counts.items() if number)
+        click.echo(f"{record.origin}: staged: {text or 'nothing'}")
+
+
+@click.command("publish")
+@click.argument("name", metavar="LIST")
+@json_option
+@pass_context
+def publish(context: Context, name: str) -> None:
+    """Sign what is staged for a list: one delta, or several where one would exceed the cap."""
+    with (
+        locks.hold(context.home.lock_file("publish"), "publish"),
+        context.store() as store,
+        progress("publishing", quiet=context.quiet) as bar,
+    ):
+        record = administering.find_own_list(store, name)
+        with context.staging(record) as staging:
+            total = sum(staging.count_by_kind().values())
+
+            def report(done: int) -> None:
+                bar.update(done, total)
+                wake.notify(context.home)
+
+            result = publishing.publish(
+                store,
+                staging,
+                record.origin,
+                context.keys(),
+                clock=context.clock,
+                on_progress=report,
+            )
+    deltas = result.size - result.first
+    if context.as_json:
+        output.emit_json(
+            {
+                "list": str(result.origin),
+                "deltas": deltas,
+                "first_position": result.first if deltas else None,
+                "position": result.size,
+                "ops": result.ops,
+                "dropped": result.dropped,
+                "live": result.live_count,
+            }
+        )
+        return
+    if not deltas:
+        click.echo(f"{result.origin}: nothing to publish; {result.live_count} live entries")
+        return
+    click.echo(
+        f"{result.origin}: signed {result.ops} operations in {deltas} "
+        f"{'delta' if deltas == 1 else 'deltas'}, positions {result.first} to {result.size - 1}; "
+        f"{result.live_count} live entries"
+    )
+    if result.dropped:
+        output.say(f"{result.dropped} staged changes were in force already")
+
+
+@click.command("export")
+@click.argument("name", metavar="LIST")
+@_format_option
+@click.option("--as-of", metavar="POINT", help="position:N, version:N or time:T (RFC 3339).")
+@click.option(
+    "-o", "--output", "path", type=click.Path(path_type=Path), help="A file instead of stdout."
+)
+@pass_context
+def export(
+    context: Context, name: str, file_format: str | None, as_of: str | None, path: Path | None
+) -> None:
+    """Write the live entries of a list, sorted, now or as of a point in its history."""
+    with context.reader() as store:
+        record = administering.find_list(store, name)
+        position = record.log.size
+        if as_of is not None:
+            position = exporting.resolve_as_of(store, record, as_of)
+        lines = exporting.export(
+            store,
+            record,
+            position,
+            Format(file_format or Format.JSONL),
+            sys.stdout.buffer if path is None else path,
+        )
+    if path is not None:
+        output.say(f"wrote {lines} lines: {record.origin} as of position {position}")
+
+
+COMMANDS = (import_command, retract, purge, staged_command, publish, export)

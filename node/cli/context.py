@@ -1,0 +1,108 @@
+"""What every command gets: the node's folder, its store, its configuration, how to print."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import click
+
+from node import identity
+from node.clock import SystemClock
+from node.config import Config, load_config
+from node.errors import StoreError
+from node.home import Home
+from node.publishing import PublishingKeys
+from node.staging import Staging
+from node.store.connection import Store
+from node.store.registry import ListRecord
+
+_F = TypeVar("_F", bound=Callable[..., object])
+
+
+@dataclass(kw_only=True)
+class Context:
+    """The options and the node that a command works on.
+
+    Attributes:
+        home_option: what `--home` said.
+        as_json: print JSON.
+        quiet: print results alone.
+        environ: the process's environment.
+        clock: the machine's clock.
+    """
+
+    home_option: str | None
+    as_json: bool
+    quiet: bool
+    environ: Mapping[str, str]
+    clock: SystemClock = field(default_factory=SystemClock)
+
+    @property
+    def home(self) -> Home:
+        """The node's folder."""
+        return Home.locate(self.home_option, self.environ)
+
+    def config(self) -> Config:
+        """Return the node's configuration."""
+        return load_config(self.home, self.environ, {})
+
+    def keys(self) -> PublishingKeys:
+        """Return the keys that publishing needs."""
+        return PublishingKeys(
+            publisher=identity.load_signer(self.home.publisher_key),
+            log=identity.load_signer(self.home.log_key),
+        )
+
+    @contextmanager
+    def store(self) -> Iterator[Store]:
+        """Open the store for writing."""
+        store = Store.open(self.home.store, self.clock)
+        try:
+            yield store
+        finally:
+            store.close()
+
+    @contextmanager
+    def reader(self) -> Iterator[Store]:
+        """Open the store for reading."""
+        store = Store.open_reader(self.home.store, self.clock)
+        try:
+            yield store
+        finally:
+            store.close()
+
+    @contextmanager
+    def staging(self, record: ListRecord) -> Iterator[Staging]:
+        """Open what is staged for one of our own lists."""
+        path = self.home.staging_file(record.origin.name)
+        try:
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot make {path.parent}: {error.strerror}") from error
+        staging = Staging.open(path)
+        try:
+            yield staging
+        finally:
+            staging.close()
+
+
+pass_context = click.make_pass_decorator(Context)
+
+
+def json_option(command: _F) -> _F:
+    """Let a command take `--json` after its name too."""
+
+    def remember(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+        if value:
+            context.find_object(Context).as_json = True  # type: ignore[union-attr]
+
+    return click.option(
+        "--json",
+        is_flag=True,
+        expose_value=False,
+        callback=remember,
+        help="Print JSON.",
+    )(command)

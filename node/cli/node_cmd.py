@@ -1,0 +1,99 @@
+"""Commands on the node itself: init, config."""
+
+from __future__ import annotations
+
+import click
+
+from federation import wire
+from federation.names import parse_org
+from node import administering, identity
+from node.cli import output
+from node.cli.context import Context, json_option, pass_context
+from node.config import (
+    Config,
+    NodeConfig,
+    describe,
+    parse_address,
+    render_initial,
+)
+from node.errors import ConfigError, UsageError
+from node.store.connection import Store
+
+
+@click.command("init")
+@click.option("--org", required=True, metavar="NAME", help="The organization: a DNS name it owns.")
+@click.option("--listen", required=True, metavar="HOST:PORT", help="Where peers are served.")
+@click.option("--advertise", metavar="HOST:PORT", help="Where peers call, if not there.")
+@json_option
+@pass_context
+def init(context: Context, org: str, listen: str, advertise: str | None) -> None:
+    """Make a new node: its folder, keys, certificate, organization root and store."""
+    home = context.home
+    name = parse_org(org)
+    listens = parse_address(listen, allow_port_0=True)
+    config = Config(
+        node=NodeConfig(
+            org=name,
+            listen=listens,
+            advertise=listens if advertise is None else parse_address(advertise),
+        )
+    )
+    if home.config.exists():
+        raise UsageError(
+            f"there is a node in {home.path} already", hint="name another folder with --home"
+        )
+    try:
+        home.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot make {home.path}: {error.strerror}") from error
+    if home.keys.exists() or home.store.exists():
+        raise UsageError(
+            f"{home.path} holds keys or a store, but no configuration",
+            hint="an earlier init was interrupted, or files are missing: put them back, "
+            "or move the folder away",
+        )
+    now_ms = context.clock.now_ms()
+    keys = identity.create_keys(home, name, now_ms)
+    envelope = identity.create_org_root(
+        name,
+        root=keys.root,
+        publisher=keys.publisher,
+        log=keys.log,
+        certificate_sha256=identity.certificate_sha256(keys.certificate),
+        now_ms=now_ms,
+    )
+    root = wire.open_org_root(envelope)
+    store = Store.create(home.store, context.clock)
+    try:
+        administering.create_node(store, root)
+    finally:
+        store.close()
+    # Last: a folder without a configuration is not a node yet.
+    with home.config.open("x", encoding="utf-8") as file:
+        file.write(render_initial(config))
+    if context.as_json:
+        output.emit_json(
+            {"org": name, "home": str(home.path), "listen": listen, "fingerprint": root.hash.hex()}
+        )
+        return
+    click.echo(f"made the node of {name} in {home.path}")
+    click.echo(f"fingerprint: {root.short_fingerprint}")
+    output.say(
+        f"keep {home.root_key} offline: it is not needed to run\n"
+        "next: 'hashfed invite' for your peers, 'hashfed list create' for a list of your own"
+    )
+
+
+@click.command("config")
+@json_option
+@pass_context
+def config_show(context: Context) -> None:
+    """Show every setting, its value and where it came from."""
+    rows = describe(context.config())
+    if context.as_json:
+        output.emit_json({row.key: {"value": row.value, "source": row.source} for row in rows})
+    else:
+        output.emit_table(("setting", "value", "from"), ((r.key, r.value, r.source) for r in rows))
+
+
+COMMANDS = (init, config_show)

@@ -1,0 +1,161 @@
+"""Commands that call peers: sync, and what a peer offers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Final
+
+import click
+
+from federation.names import parse_org
+from node import administering, checking, identity, logs, wake
+from node.cli import output
+from node.cli.context import Context, json_option, pass_context
+from node.cli.progress import progress
+from node.config import LogLevel
+from node.errors import NodeError
+from node.sync.client import OfferedList, TlsIdentity, fetch_logs, open_channel
+from node.sync.intake import Progress
+from node.sync.scheduler import sync_once
+from node.sync.session import ListResult, Tools
+from node.sync.writer import Writer
+
+EXIT_PARTLY = 3
+
+_CHECK_SECONDS: Final = 5.0
+"""How long a `sync` checks ops trees after it has caught up: the next one goes on, so does `serve`."""
+
+
+def _tls_identity(context: Context) -> TlsIdentity:
+    return TlsIdentity(
+        certificate=identity.load_certificate(context.home.tls_certificate).encode(),
+        key=identity.load_tls_key(context.home.tls_key).encode(),
+    )
+
+
+@click.command("sync")
+@click.argument("lists", metavar="[ORG/LIST]...", nargs=-1)
+@json_option
+@pass_context
+def sync(context: Context, lists: tuple[str, ...]) -> None:
+    """Fetch, verify and merge what peers have of the lists followed here: once, all lists.
+
+    Exit code: 0 when every list is current, 3 when some are and some are not, else the first
+    failure's own.
+    """
+    config = context.config()
+    # What went wrong is reported list by list; the log of it is for `serve`.
+    logs.configure(LogLevel.ERROR, config.log.format)
+    with context.store() as store:
+        wanted = [administering.find_list(store, name).origin for name in lists] or None
+    writer = Writer(context.home.store, context.clock)
+    started = time.monotonic()
+    with progress("syncing", quiet=context.quiet) as bar:
+        heads: dict[object, tuple[int, int]] = {}
+
+        def report(at: Progress) -> None:
+            heads[at.origin] = (at.size, at.head)
+            done, total = (sum(column) for column in zip(*heads.values(), strict=True))
+            bar.update(done, total, str(at.origin))
+
+        tools = Tools(
+            writer=writer,
+            identity=_tls_identity(context),
+            clock=context.clock,
+            idle_timeout_seconds=config.sync.idle_timeout_seconds,
+            interval_seconds=config.sync.interval_seconds,
+            on_progress=report,
+            on_accepted=lambda: wake.notify(context.home),
+        )
+        try:
+            results = asyncio.run(sync_once(tools, wanted))
+        finally:
+            writer.close()
+    seconds = time.monotonic() - started
+    with context.store() as store:
+        checking.check_behind(store, _CHECK_SECONDS, clock=context.clock)
+    _report(context, results, seconds)
+    failed = [result.error for result in results if result.error is not None]
+    if failed:
+        _explain(context, results)
+        partly = len(failed) < len(results)
+        click.get_current_context().exit(EXIT_PARTLY if partly else failed[0].exit_code)
+
+
+def _report(context: Context, results: list[ListResult], seconds: float) -> None:
+    if context.as_json:
+        output.emit_json(
+            {
+                "seconds": round(seconds, 3),
+                "lists": [
+                    {
+                        "list": str(result.origin),
+                        "via": result.via,
+                        "from": result.before,
+                        "to": result.after,
+                        "peer_position": result.head,
+                        "ops": result.ops,
+                        "bytes": result.bytes,
+                        "state": result.state,
+                        "reason": result.reason,
+                        "error": None if result.error is None else str(result.error),
+                    }
+                    for result in results
+                ],
+            }
+        )
+        return
+    if not results:
+        output.say("no lists are followed here: 'hashfed follow ORG/LIST' starts one")
+    for result in results:
+        click.echo(
+            f"{result.origin} via {result.via}: {result.state}, position {result.before} to "
+            f"{result.after}, {result.ops} operations, {result.bytes} bytes, {seconds:.2f} s"
+        )
+
+
+def _explain(context: Context, results: list[ListResult]) -> None:
+    for result in results:
+        if result.error is not None and not context.as_json:
+            output.emit_error(
+                result.error,
+                reason=result.reason,
+                hint=result.error.hint,
+                exit_code=result.error.exit_code,
+                as_json=False,
+            )
+
+
+@click.command("offers")
+@click.argument("org", metavar="ORG")
+@json_option
+@pass_context
+def offers(context: Context, org: str) -> None:
+    """Ask a peer which of its lists this node may follow."""
+    with context.reader() as store:
+        peer = administering.load_peer(store, parse_org(org))
+
+    async def ask() -> list[OfferedList]:
+        channel = open_channel(peer, _tls_identity(context))
+        try:
+            return await fetch_logs(channel, peer.org)
+        finally:
+            await channel.close()
+
+    found = asyncio.run(ask())
+    if context.as_json:
+        for offer in found:
+            output.emit_json({"list": offer.origin, "via": peer.org})
+        return
+    if not found:
+        raise NodeError(
+            f"{peer.org} has no list for this node",
+            hint="ask them to put your organization into a list's audience",
+            reason="UNAVAILABLE",
+        )
+    for offer in found:
+        click.echo(output.safe(offer.origin))
+
+
+COMMANDS = (sync, offers)

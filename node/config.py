@@ -1,0 +1,677 @@
+"""The node's configuration: one TOML file, the environment and flags, read strictly.
+
+What comes first wins: a flag, the environment (`HASHFED_<SECTION>_<KEY>`), config.toml, the
+default. Whatever is not known here is an error, in the file as in the environment: a misspelt key
+would otherwise be a setting that silently does nothing. Holds no secrets: keys are files.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import math
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Final, Generic, NoReturn, TypeVar
+
+from federation.errors import FederationError
+from federation.names import OrgName, parse_org
+from node.errors import ConfigError
+from node.home import HOME_VARIABLE, Home
+
+_T = TypeVar("_T")
+_T_co = TypeVar("_T_co", covariant=True)
+_Raw = TypeVar("_Raw")
+_E = TypeVar("_E", bound=StrEnum)
+
+VARIABLE_PREFIX: Final = "HASHFED_"
+"""What the name of every environment variable of this program starts with."""
+
+# --- addresses --------------------------------------------------------------------------------
+
+_HOST_LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_HOST: Final = re.compile(rf"{_HOST_LABEL}(?:\.{_HOST_LABEL})*")
+_PORT: Final = re.compile(r"0|[1-9][0-9]{0,4}")
+_MAX_HOST: Final = 253
+_MAX_PORT: Final = 65_535
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Address:
+    """Where to listen or whom to call.
+
+    Attributes:
+        host: an IPv4 address, an IPv6 address without brackets, or a DNS name in lower case.
+        port: 0 lets the system choose, when listening.
+    """
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_callable(self) -> bool:
+        """Whether a peer can call it: it has a port, and is no "every interface"."""
+        return self.port != 0 and self.host not in {"0.0.0.0", "::"}  # noqa: S104  # nothing binds
+
+
+def parse_address(text: str, *, allow_port_0: bool = False) -> Address:
+    """Parse `host:port`: an IPv4 address, an IPv6 address in brackets, or a DNS name.
+
+    Args:
+        text: the address.
+        allow_port_0: accept port 0, for listening where the system chooses.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    host, colon, port_text = text.rpartition(":")
+    if not colon or not host or (":" in host and not _is_bracketed(host)):
+        raise ConfigError(
+            f"address {text!r} must be written as host:port",
+            hint="such as 127.0.0.1:7443, [::1]:7443, 0.0.0.0:7443 or node.hotline.example:7443",
+        )
+    if _PORT.fullmatch(port_text) is None or int(port_text) > _MAX_PORT:
+        raise ConfigError(f"address {text!r}: got port {port_text!r}, expected 1 to {_MAX_PORT}")
+    port = int(port_text)
+    if port == 0 and not allow_port_0:
+        raise ConfigError(f"address {text!r}: port 0 is no port that anyone can call")
+    return Address(_parse_host(host, text), port)
+
+
+def _is_bracketed(host: str) -> bool:
+    return host.startswith("[") and host.endswith("]")
+
+
+def _parse_host(host: str, text: str) -> str:
+    if _is_bracketed(host):
+        try:
+            # A zone (fe80::1%eth0) means something on one machine only.
+            if "%" not in host:
+                return str(ipaddress.IPv6Address(host[1:-1]))
+        except ValueError:
+            pass
+        raise ConfigError(f"address {text!r}: {host!r} is no IPv6 address in brackets")
+    name = host.lower()
+    # A name whose last label is a number is an IPv4 address, or a mistyped one.
+    if name.rpartition(".")[2].isdigit():
+        try:
+            return str(ipaddress.IPv4Address(name))
+        except ValueError as error:
+            raise ConfigError(f"address {text!r}: {host!r} is no IPv4 address") from error
+    if len(name) > _MAX_HOST or _HOST.fullmatch(name) is None:
+        raise ConfigError(f"address {text!r}: {host!r} is no host name")
+    return name
+
+
+# --- what a configuration is ------------------------------------------------------------------
+
+
+class LogLevel(StrEnum):
+    """From which level on events are written."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class LogFormat(StrEnum):
+    """How events are written; AUTO is CONSOLE on a terminal and JSON elsewhere."""
+
+    AUTO = "auto"
+    JSON = "json"
+    CONSOLE = "console"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeConfig:
+    """Who the node is and where it is.
+
+    Attributes:
+        org: the organization that it speaks for.
+        listen: where it serves its peers.
+        advertise: where its peers call it.
+    """
+
+    org: OrgName
+    listen: Address
+    advertise: Address
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsConfig:
+    """Where the metrics are.
+
+    Attributes:
+        listen: where they are served, or None for nowhere.
+    """
+
+    listen: Address | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogConfig:
+    """What is logged.
+
+    Attributes:
+        level: from which level on.
+        format: how.
+    """
+
+    level: LogLevel = LogLevel.INFO
+    format: LogFormat = LogFormat.AUTO
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncConfig:
+    """How the node follows its peers, in seconds.
+
+    Attributes:
+        interval_seconds: the longest wait before a peer is contacted again.
+        idle_timeout_seconds: how long a stream may be silent before it counts as broken.
+        heartbeat_seconds: how often this node speaks on a stream without news.
+        check_budget_seconds: how long what was accepted may wait for the checks behind acceptance.
+    """
+
+    interval_seconds: float = 300.0
+    idle_timeout_seconds: float = 60.0
+    heartbeat_seconds: float = 15.0
+    check_budget_seconds: float = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The configuration of one node.
+
+    Attributes:
+        node: who it is and where.
+        metrics: where its metrics are.
+        log: what it logs.
+        sync: how it follows its peers.
+        sources: where each value came from, by `section.key`; what is missing is a default.
+    """
+
+    node: NodeConfig
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+    sync: SyncConfig = field(default_factory=SyncConfig)
+    sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Described:
+    """One value of a configuration.
+
+    Attributes:
+        key: `section.key`.
+        value: as text, as it would stand in an environment variable.
+        source: where it came from.
+    """
+
+    key: str
+    value: str
+    source: str
+
+
+# --- settings ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Setting(Generic[_T_co]):
+    """One setting: its name and how to read it from TOML and from text."""
+
+    section: str
+    key: str
+    from_toml: Callable[[object], _T_co]
+    from_text: Callable[[str], _T_co]
+    comment: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.section}.{self.key}"
+
+    @property
+    def variable(self) -> str:
+        return f"{VARIABLE_PREFIX}{self.section}_{self.key}".upper()
+
+
+def _format_number(value: float) -> str:
+    # Within the ranges allowed here, the shortest exact form never has an exponent.
+    return str(int(value)) if float(value).is_integer() else repr(value)
+
+
+def _text(section: str, key: str, parse: Callable[[str], _T], comment: str) -> _Setting[_T]:
+    def from_toml(raw: object) -> _T:
+        if not isinstance(raw, str):
+            raise ConfigError(f"got {_toml_type(raw)}, expected a text in quotes")
+        return parse(raw)
+
+    return _Setting(section, key, from_toml, parse, comment)
+
+
+def _seconds(key: str, lowest: float, highest: float, comment: str) -> _Setting[float]:
+    expected = f"a number of seconds from {_format_number(lowest)} to {_format_number(highest)}"
+
+    def from_toml(raw: object) -> float:
+        # In Python, true is a number.
+        if isinstance(raw, bool) or not isinstance(raw, int | float):
+            raise ConfigError(f"got {_toml_type(raw)}, expected {expected}")
+        if not math.isfinite(raw) or not lowest <= raw <= highest:
+            raise ConfigError(f"got {raw}, expected {expected}")
+        return float(raw)
+
+    def from_text(text: str) -> float:
+        if re.fullmatch(r"[0-9]{1,9}(?:\.[0-9]{1,20})?", text, re.ASCII) is None:
+            raise ConfigError(f"got {text!r}, expected {expected}")
+        return from_toml(float(text))
+
+    return _Setting("sync", key, from_toml, from_text, comment)
+
+
+def _toml_type(raw: object) -> str:
+    match raw:
+        case bool():
+            return f"the boolean {str(raw).lower()}"
+        case int() | float():
+            return f"the number {raw}"
+        case str():
+            return f"the text {raw!r}"
+        case list():
+            return "an array"
+        case dict():
+            return "a table"
+        case _:
+            return "a date or time"
+
+
+def _parse_org(text: str) -> OrgName:
+    try:
+        return parse_org(text)
+    except FederationError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _parse_listen(text: str) -> Address:
+    return parse_address(text, allow_port_0=True)
+
+
+def _parse_advertise(text: str) -> Address:
+    address = parse_address(text)
+    if not address.is_callable:
+        raise ConfigError(
+            f"address {text!r} is none that a peer can call",
+            hint="name the host under which peers reach this node",
+        )
+    return address
+
+
+def _parse_metrics_listen(text: str) -> Address | None:
+    return _parse_listen(text) if text else None
+
+
+def _word_of(words: type[_E]) -> Callable[[str], _E]:
+    def parse(text: str) -> _E:
+        try:
+            return words(text)
+        except ValueError as error:
+            raise ConfigError(
+                f"got {text!r}, expected one of {', '.join(words)}",
+                hint=_suggest(text, words),
+            ) from error
+
+    return parse
+
+
+_ORG: Final = _text(
+    "node", "org", _parse_org, "The organization that this node speaks for: a DNS name it owns."
+)
+_LISTEN: Final = _text(
+    "node",
+    "listen",
+    _parse_listen,
+    "Where peers are served: host:port. 0.0.0.0 is every interface.",
+)
+_ADVERTISE: Final = _text(
+    "node", "advertise", _parse_advertise, "Where peers call this node, if that is not `listen`."
+)
+_METRICS_LISTEN: Final = _text(
+    "metrics",
+    "listen",
+    _parse_metrics_listen,
+    'Where metrics are served over plain HTTP: host:port, best of this machine only; "" is off.',
+)
+_LEVEL: Final = _text("log", "level", _word_of(LogLevel), "debug, info, warning or error.")
+_FORMAT: Final = _text(
+    "log",
+    "format",
+    _word_of(LogFormat),
+    "auto (console on a terminal, json elsewhere), json or console.",
+)
+_INTERVAL: Final = _seconds(
+    "interval_seconds", 1, 86_400, "The longest wait before a peer is contacted again."
+)
+_IDLE_TIMEOUT: Final = _seconds(
+    "idle_timeout_seconds",
+    0.1,
+    3_600,
+    "How long a stream may be silent before it counts as broken.",
+)
+_HEARTBEAT: Final = _seconds(
+    "heartbeat_seconds",
+    0.05,
+    1_800,
+    "How often this node speaks on a stream without news; less than idle_timeout_seconds.",
+)
+_CHECK_BUDGET: Final = _seconds(
+    "check_budget_seconds",
+    0.01,
+    86_400,
+    "How long what was accepted may wait for the checks behind acceptance.",
+)
+
+_SETTINGS: Final[tuple[_Setting[object], ...]] = (
+    _ORG,
+    _LISTEN,
+    _ADVERTISE,
+    _METRICS_LISTEN,
+    _LEVEL,
+    _FORMAT,
+    _INTERVAL,
+    _IDLE_TIMEOUT,
+    _HEARTBEAT,
+    _CHECK_BUDGET,
+)
+_SECTIONS: Final = {
+    "node": "Who this node is and where.",
+    "metrics": "Metrics for Prometheus.",
+    "log": "Events, on stderr.",
+    "sync": "Following peers. Times are in seconds.",
+}
+
+
+# --- reading ----------------------------------------------------------------------------------
+
+
+def load_config(
+    home: Home, environ: Mapping[str, str], overrides: Mapping[str, str | None] | None = None
+) -> Config:
+    """Load the configuration of a node.
+
+    Args:
+        home: the node's folder.
+        environ: the environment.
+        overrides: flags of the command line, by `section.key`; None is a flag that was not given.
+
+    Raises:
+        ConfigError: there is no config.toml, or anything in the three places is not known, of
+            the wrong type, out of range, or missing.
+    """
+    reader = _Reader(home.config, environ, overrides or {})
+    listen = reader.require(_LISTEN)
+    config = Config(
+        node=NodeConfig(
+            org=reader.require(_ORG), listen=listen, advertise=reader.get(_ADVERTISE, listen)
+        ),
+        metrics=MetricsConfig(listen=reader.get(_METRICS_LISTEN, MetricsConfig().listen)),
+        log=LogConfig(
+            level=reader.get(_LEVEL, LogConfig().level),
+            format=reader.get(_FORMAT, LogConfig().format),
+        ),
+        sync=SyncConfig(
+            interval_seconds=reader.get(_INTERVAL, SyncConfig().interval_seconds),
+            idle_timeout_seconds=reader.get(_IDLE_TIMEOUT, SyncConfig().idle_timeout_seconds),
+            heartbeat_seconds=reader.get(_HEARTBEAT, SyncConfig().heartbeat_seconds),
+            check_budget_seconds=reader.get(_CHECK_BUDGET, SyncConfig().check_budget_seconds),
+        ),
+        sources=reader.sources,
+    )
+    if config.sync.heartbeat_seconds >= config.sync.idle_timeout_seconds:
+        heartbeat, idle_timeout = config.sync.heartbeat_seconds, config.sync.idle_timeout_seconds
+        raise ConfigError(
+            f"sync.heartbeat_seconds: got {_format_number(heartbeat)} "
+            f"({config.sources.get(_HEARTBEAT.name, 'default')}), expected less than "
+            f"sync.idle_timeout_seconds, which is {_format_number(idle_timeout)} "
+            f"({config.sources.get(_IDLE_TIMEOUT.name, 'default')})",
+            hint="a third of idle_timeout_seconds is a good value",
+        )
+    return config
+
+
+class _Reader:
+    """Reads settings from the first of the three places that has them.
+
+    Attributes:
+        sources: where each value that is no default came from.
+    """
+
+    def __init__(
+        self, path: Path, environ: Mapping[str, str], overrides: Mapping[str, str | None]
+    ) -> None:
+        self.sources: dict[str, str] = {}
+        self._file = _File(path)
+        self._environ = _known_variables(environ)
+        self._overrides = overrides
+        names = [setting.name for setting in _SETTINGS]
+        for name in overrides:
+            if name not in names:
+                _refuse_unknown("command line", "setting", name, names)
+
+    def require(self, setting: _Setting[_T]) -> _T:
+        """Return the value of a setting that has no default."""
+        value = self._find(setting)
+        if value is None:
+            raise ConfigError(
+                f"{setting.name} is set nowhere",
+                hint=f"set {setting.key} in [{setting.section}] of {self._file.path}, "
+                f"or {setting.variable}",
+            )
+        return value[0]
+
+    def get(self, setting: _Setting[_T], default: _T) -> _T:
+        """Return the value of a setting, or its default."""
+        value = self._find(setting)
+        return default if value is None else value[0]
+
+    def _find(self, setting: _Setting[_T]) -> tuple[_T] | None:
+        override = self._overrides.get(setting.name)
+        if override is not None:
+            return self._read(setting, "command line", setting.from_text, override)
+        variable = self._environ.get(setting.variable)
+        if variable is not None:
+            where = f"environment variable {setting.variable}"
+            return self._read(setting, where, setting.from_text, variable)
+        table = self._file.document.get(setting.section, {})
+        if setting.key not in table:
+            return None
+        where = self._file.where(setting.section, setting.key)
+        return self._read(setting, where, setting.from_toml, table[setting.key])
+
+    def _read(
+        self, setting: _Setting[_T], where: str, parse: Callable[[_Raw], _T], raw: _Raw
+    ) -> tuple[_T]:
+        try:
+            value = parse(raw)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {setting.name}: {error}", hint=error.hint) from error
+        self.sources[setting.name] = where
+        return (value,)
+
+
+class _File:
+    """A parsed config.toml, all keys of which are known.
+
+    Attributes:
+        path: the file.
+        document: its sections.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._text = path.read_bytes().decode()
+            raw = tomllib.loads(self._text)
+        except FileNotFoundError as error:
+            raise ConfigError(
+                f"{path} does not exist",
+                hint="create the node with 'hashfed init', or name another folder with --home",
+            ) from error
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{path} is not text in UTF-8") from error
+        except (tomllib.TOMLDecodeError, RecursionError) as error:
+            raise ConfigError(f"{path} is not valid TOML: {error}") from error
+        self.document = self._check(raw)
+
+    def where(self, section: str, key: str) -> str:
+        """Say where a key stands, with its line if that is easy to tell."""
+        line = _find_line(self._text, section, key)
+        return f"{self.path}, line {line}" if line else str(self.path)
+
+    def _check(self, raw: Mapping[str, object]) -> Mapping[str, Mapping[str, object]]:
+        document: dict[str, Mapping[str, object]] = {}
+        for section, table in raw.items():
+            if section not in _SECTIONS:
+                names = _names(section) if not isinstance(table, dict) else ()
+                where = self.where("", section)
+                if names:
+                    raise ConfigError(
+                        f"{where}: key {section!r} stands outside of any section",
+                        hint=f"did you mean {' or '.join(names)}?",
+                    )
+                _refuse_unknown(where, "section", section, _SECTIONS)
+            if not isinstance(table, dict):
+                raise ConfigError(
+                    f"{self.where('', section)}: got {_toml_type(table)}, expected [{section}]"
+                )
+            known = [setting.key for setting in _SETTINGS if setting.section == section]
+            for key in table:
+                if key not in known:
+                    _refuse_unknown(self.where(section, key), f"[{section}] key", key, known)
+            document[section] = table
+        return document
+
+
+def _names(key: str) -> list[str]:
+    return [setting.name for setting in _SETTINGS if setting.key == key]
+
+
+def _known_variables(environ: Mapping[str, str]) -> Mapping[str, str]:
+    known = {setting.variable for setting in _SETTINGS}
+    ours = {name: text for name, text in environ.items() if name.startswith(VARIABLE_PREFIX)}
+    ours.pop(HOME_VARIABLE, None)
+    for name in sorted(ours):
+        if name not in known:
+            _refuse_unknown("environment", "variable", name, {*known, HOME_VARIABLE})
+    return ours
+
+
+def _refuse_unknown(where: str, what: str, name: str, known: Iterable[str]) -> NoReturn:
+    # An unknown key can have an unknown section's elsewhere: the one of that very name is meant.
+    bare = name.lower().replace("-", "_")
+    elsewhere = _names(bare) if "key" in what else []
+    hint = f"it belongs into [{elsewhere[0].partition('.')[0]}]" if elsewhere else ""
+    raise ConfigError(f"{where}: unknown {what} {name!r}", hint=hint or _suggest(name, known))
+
+
+def _suggest(name: str, known: Iterable[str]) -> str:
+    names = sorted(known)
+    folded = {candidate.lower(): candidate for candidate in names}
+    close = difflib.get_close_matches(name.lower().replace("-", "_"), folded, n=1)
+    return f"did you mean {folded[close[0]]}?" if close else f"known are {', '.join(names)}"
+
+
+def _find_line(text: str, section: str, key: str) -> int | None:
+    """Find the line of a key, or of a section itself when `section` is empty.
+
+    The TOML parser does not say; this looks at the ways in which people write such files. In
+    others it finds nothing, or in the worst case the like text of a multi-line string.
+    """
+    name = rf"""["']?{re.escape(key)}["']?"""
+    if section:
+        table = rf"""["']?{re.escape(section)}["']?"""
+        dotted = re.compile(rf"\s*{table}\s*(?:\.\s*{name}\s*)?=")
+        plain = re.compile(rf"\s*{name}\s*[.=]")
+    else:
+        dotted = re.compile(rf"\s*(?:\[\s*{name}\s*[.\]]|{name}\s*[.=])")
+        plain = re.compile(r"(?!)")
+    current = ""
+    for number, line in enumerate(text.split("\n"), start=1):
+        header = re.match(r"""\s*\[\s*["']?([^\]"']*?)["']?\s*\]""", line)
+        if header is not None:
+            current = header[1]
+        if (not current or not section) and dotted.match(line):
+            return number
+        if current == section and plain.match(line):
+            return number
+    return None
+
+
+# --- writing ----------------------------------------------------------------------------------
+
+
+def describe(config: Config) -> list[Described]:
+    """List every value of a configuration and where it came from."""
+    return [
+        Described(
+            key=setting.name,
+            value=_format_value(_value(config, setting)),
+            source=config.sources.get(setting.name, "default"),
+        )
+        for setting in _SETTINGS
+    ]
+
+
+def render_initial(config: Config) -> str:
+    """Render the config.toml of a new node: what differs from the defaults, the rest as comments.
+
+    Reading it back gives an equal configuration.
+    """
+    defaults = Config(
+        node=NodeConfig(
+            org=config.node.org, listen=config.node.listen, advertise=config.node.listen
+        )
+    )
+    lines = [
+        "# The configuration of this node. A flag wins over an environment variable, and that over",
+        "# this file; HASHFED_LOG_LEVEL stands for `level` in [log], and so on. What is commented",
+        "# out is the default. `hashfed config show` shows what is in force, and why.",
+    ]
+    for section, comment in _SECTIONS.items():
+        lines += ["", f"# {comment}", f"[{section}]"]
+        for setting in _SETTINGS:
+            if setting.section != section:
+                continue
+            value = _value(config, setting)
+            required = setting in {_ORG, _LISTEN}
+            mark = "" if required or value != _value(defaults, setting) else "# "
+            lines += [f"# {setting.comment}", f"{mark}{setting.key} = {_format_toml(value)}"]
+    return "\n".join([*lines, ""])
+
+
+def _value(config: Config, setting: _Setting[object]) -> object:
+    value: object = getattr(getattr(config, setting.section), setting.key)
+    return value
+
+
+def _format_value(value: object) -> str:
+    match value:
+        case None:
+            return ""
+        case float():
+            return _format_number(value)
+        case _:
+            return str(value)
+
+
+def _format_toml(value: object) -> str:
+    text = _format_value(value)
+    # Names and addresses have no character that TOML would escape.
+    return text if isinstance(value, float) else f'"{text}"'

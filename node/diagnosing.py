@@ -1,0 +1,156 @@
+"""Looks for what would keep a node from working: files, keys, certificate, store, disk, peers."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from node import administering, auditing, identity
+from node.clock import Clock, format_ms
+from node.config import Config, load_config
+from node.errors import NodeError
+from node.home import Home
+from node.store import registry
+from node.store.connection import Store
+from node.store.registry import FollowState
+from node.store.sqlite import sqlite3
+
+_LOW_DISK_BYTES: Final = 1 << 30
+_CERTIFICATE_WARNING_DAYS: Final = 30
+_DAY_MS: Final = 24 * 60 * 60 * 1000
+_CONNECT_SECONDS: Final = 3.0
+_TROUBLED: Final = frozenset(
+    {FollowState.QUARANTINED, FollowState.FORKED, FollowState.DESYNCHRONISED, FollowState.STALE}
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What one check found.
+
+    Attributes:
+        check: what was looked at.
+        ok: whether it is as it should be.
+        detail: what was found.
+        hint: what to do about it, or empty.
+    """
+
+    check: str
+    ok: bool
+    detail: str
+    hint: str = ""
+
+
+def examine(home: Home, environ: Mapping[str, str], clock: Clock) -> Iterator[Finding]:
+    """Yield what each check found, the most basic first."""
+    config: Config | None = None
+
+    def read_config() -> str:
+        nonlocal config
+        config = load_config(home, environ, {})
+        return f"{home.config}: {config.node.org} listens at {config.node.listen}"
+
+    yield _try("configuration", read_config)
+    for check, path in (
+        ("publisher key", home.publisher_key),
+        ("log key", home.log_key),
+        ("root key", home.root_key),
+    ):
+        if path == home.root_key and not path.exists():
+            yield Finding(check=check, ok=True, detail="kept elsewhere, as it should be")
+            continue
+        yield _try(check, lambda path=path: identity.load_signer(path).key_id.hex()[:16])  # type: ignore[misc]
+    yield _examine_certificate(home, clock)
+    yield Finding(check="SQLite", ok=True, detail=sqlite3.sqlite_version)
+    yield _examine_disk(home)
+    store: Store | None = None
+
+    def open_store() -> str:
+        nonlocal store
+        store = Store.open_reader(home.store, clock)
+        return f"{home.store}: version {store.version}"
+
+    yield _try("store", open_store)
+    if store is None:
+        return
+    try:
+        yield from _examine_store(store, config)
+    finally:
+        store.close()
+
+
+def _try(check: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(check=check, ok=True, detail=look())
+    except NodeError as error:
+        return Finding(check=check, ok=False, detail=str(error), hint=error.hint)
+
+
+def _examine_certificate(home: Home, clock: Clock) -> Finding:
+    check = "TLS certificate"
+    try:
+        ends_ms = identity.certificate_not_after(identity.load_certificate(home.tls_certificate))
+    except NodeError as error:
+        return Finding(check=check, ok=False, detail=str(error), hint=error.hint)
+    days = (ends_ms - clock.now_ms()) // _DAY_MS
+    return Finding(
+        check=check,
+        ok=days > 0,
+        detail=f"valid until {format_ms(ends_ms)}",
+        hint=""
+        if days >= _CERTIFICATE_WARNING_DAYS
+        else "it ends soon: make a new one and give your peers a new invitation",
+    )
+
+
+def _examine_disk(home: Home) -> Finding:
+    try:
+        free = shutil.disk_usage(home.path).free
+    except OSError as error:
+        return Finding(check="disk", ok=False, detail=f"{home.path}: {error.strerror}")
+    return Finding(
+        check="disk",
+        ok=free >= _LOW_DISK_BYTES,
+        detail=f"{free >> 20} MiB free",
+        hint=""
+        if free >= _LOW_DISK_BYTES
+        else "make room: a full disk stops publishing and syncing",
+    )
+
+
+def _examine_store(store: Store, config: Config | None) -> Iterator[Finding]:
+    def compare_org() -> str:
+        org = administering.own_root(store).document.org
+        if config is not None and config.node.org != org:
+            raise NodeError(
+                f"the store is {org}'s, the configuration says {config.node.org}",
+                hint="put the right config.toml and store.db together",
+            )
+        return org
+
+    yield _try("organization", compare_org)
+    for peer in registry.iter_peers(store.connection):
+        host, _, port = peer.address.rpartition(":")
+        try:
+            with socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS):
+                pass
+        except OSError as error:
+            yield Finding(
+                check=f"peer {peer.org}",
+                ok=False,
+                detail=f"{peer.address}: {error.strerror or error}",
+                hint="is it running, and does a firewall let this address through?",
+            )
+        else:
+            yield Finding(check=f"peer {peer.org}", ok=True, detail=f"{peer.address} answers")
+    for status in auditing.list_statuses(store):
+        troubled = status.follow.state in _TROUBLED
+        yield Finding(
+            check=f"list {status.record.origin}",
+            ok=not troubled,
+            detail=f"{status.follow.state} at position {status.record.log.size}",
+            hint=status.follow.detail if troubled else "",
+        )

@@ -1,0 +1,344 @@
+"""Imports changes of one of our own lists into its staged changes, to be published later.
+
+All or nothing: a file with one bad row, a damaged file or a killed process leaves what was staged
+before. The store is only read, so that sync and lookups go on meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, Final, Protocol
+
+from federation.body import PackedOp, pack
+from federation.entry import Cause, EntryId, Operation, OpKind
+from federation.errors import FederationError, LimitError
+from federation.fingerprint import Fingerprint, candidates
+from node.changes import ChangeReader, Format
+from node.csvfile import CsvReader
+from node.errors import UsageError
+from node.settling import Effect, Pile, Refusal, Settlement
+from node.sources import MAX_LINE_BYTES, Source, open_source
+from node.staging import Staging, key_of
+from node.store import entries, log
+from node.store.connection import Store
+from node.store.registry import ListRecord
+
+MAX_ERRORS: Final = 100
+"""Bad rows that a report names; all are counted."""
+
+_SHOWN_CHARS: Final = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowError:
+    """One row that cannot be imported.
+
+    Attributes:
+        line: the number of its line, from 1.
+        value: what stands there, shortened.
+        reason: the stable word for what is wrong.
+        message: the same in a sentence.
+    """
+
+    line: int
+    value: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportReport:
+    """What an import found and did.
+
+    Attributes:
+        rows: rows read, empty lines and a header aside.
+        effect: what the rows change against what is published. Zeroes when a row could not be
+            read, since nothing was compared then.
+        errors: the first bad rows.
+        error_count: how many bad rows there are.
+        staged: whether the changes are staged now; not after an error or a dry run.
+    """
+
+    rows: int
+    effect: Effect
+    errors: tuple[RowError, ...]
+    error_count: int
+    staged: bool
+
+
+ProgressCallback = Callable[[int, int | None, int], None]
+"""Is told bytes read, bytes in all or None, and rows read."""
+
+
+class _RowReader(Protocol):
+    """Reads the rows of one format."""
+
+    def parse(self, line: bytes) -> PackedOp:
+        """Parse one row."""
+
+
+@dataclass(slots=True)
+class _Errors:
+    """The first bad rows, and the number of all."""
+
+    count: int = 0
+    first: list[RowError] = field(default_factory=list)
+
+    def add(self, line: int, value: str, error: FederationError) -> None:
+        self.count += 1
+        if len(self.first) < MAX_ERRORS:
+            self.first.append(
+                RowError(
+                    line=line, value=_shorten(value), reason=error.reason.value, message=str(error)
+                )
+            )
+
+
+def import_changes(
+    store: Store,
+    record: ListRecord,
+    staging: Staging,
+    source: Path | BinaryIO,
+    *,
+    file_format: Format | None = None,
+    dry_run: bool = False,
+    on_progress: ProgressCallback = lambda _read, _total, _rows: None,
+) -> ImportReport:
+    """Stage the changes that a file says.
+
+    Args:
+        store: where to compare with what is in force.
+        record: the list, one of our own.
+        staging: its staged changes.
+        source: a file, `-` for standard input, or an open one; may be compressed with gzip.
+        file_format: which text form it has; None to tell by its first character.
+        dry_run: only report.
+        on_progress: told how far reading is, a few times a second.
+
+    Raises:
+        UsageError: the list is not ours; the file is not there, empty, damaged or cut off.
+        ConfigError: no permission to read the file.
+        StoreError: the staged changes cannot be written; nothing of the file is staged.
+    """
+    _require_own(record)
+    errors = _Errors()
+    with open_source(source) as opened:
+        if file_format is None:
+            file_format = Format.JSONL if opened.first_byte == b"{" else Format.CSV
+        is_csv = file_format is Format.CSV
+        with Pile(staging.path.parent, merge_repeats=is_csv) as pile:
+            rows = _read_rows(opened, pile, errors, on_progress, is_csv=is_csv)
+            if errors.count:
+                return _report(rows, Effect(), errors, staged=False)
+
+            def refuse(refusal: Refusal) -> None:
+                errors.add(refusal.number, refusal.entry.format(), refusal.error)
+
+            settlement = Settlement(store, record, staging, pile, on_refusal=refuse)
+            with staging.edit() as edit:
+                settlement.run(edit)
+                edit.keep = not errors.count and not dry_run
+            return _report(rows, settlement.effect, errors, staged=edit.keep)
+
+
+def _report(rows: int, effect: Effect, errors: _Errors, *, staged: bool) -> ImportReport:
+    errors.first.sort(key=lambda error: error.line)
+    return ImportReport(
+        rows=rows,
+        effect=effect,
+        errors=tuple(errors.first),
+        error_count=errors.count,
+        staged=staged,
+    )
+
+
+def _read_rows(
+    source: Source, pile: Pile, errors: _Errors, on_progress: ProgressCallback, *, is_csv: bool
+) -> int:
+    """Parse every row into the pile; return how many there are."""
+    reader: _RowReader | None = None if is_csv else ChangeReader()
+    number = rows = 0
+    encode = pile.encode
+    for lines in source.iter_lines():
+        items = []
+        for line in lines:
+            number += 1
+            if not line or line.isspace():
+                continue
+            try:
+                if reader is None:
+                    reader = CsvReader.open(line)
+                    continue
+                rows += 1
+                items.append(encode(reader.parse(_checked(line)), number))
+            except FederationError as error:
+                errors.add(number, line[: 8 * _SHOWN_CHARS].decode(errors="replace"), error)
+                if reader is None:  # Without its header, no row of a CSV can be read.
+                    return 0
+        if not errors.count:
+            pile.sorter.extend(items)
+        on_progress(source.bytes_read, source.total_bytes, rows)
+    if not number:
+        raise UsageError(f"{source.name} is empty", hint="nothing was changed")
+    return rows
+
+
+def _checked(line: bytes) -> bytes:
+    if len(line) > MAX_LINE_BYTES:
+        raise LimitError(f"the line is longer than {MAX_LINE_BYTES} bytes")
+    return line
+
+
+def stage_operations(
+    store: Store, record: ListRecord, staging: Staging, operations: Iterable[Operation]
+) -> Effect:
+    """Stage operations that a command names; all of them or none.
+
+    Raises:
+        UsageError: the list is not ours, or its entries do not allow one of them.
+        StoreError: the staged changes cannot be written.
+    """
+    _require_own(record)
+
+    def refuse(refusal: Refusal) -> None:
+        raise UsageError(
+            str(refusal.error),
+            hint=f"run 'hashfed lookup' to see what {record.origin} has",
+            reason=refusal.error.reason.value,
+        ) from refusal.error
+
+    with Pile(staging.path.parent) as pile:
+        pile.sorter.extend(
+            [pile.encode(pack(operation), at) for at, operation in enumerate(operations)]
+        )
+        settlement = Settlement(store, record, staging, pile, on_refusal=refuse)
+        with staging.edit() as edit:
+            settlement.run(edit)
+    return settlement.effect
+
+
+def _require_own(record: ListRecord) -> None:
+    if not record.own:
+        raise UsageError(
+            f"{record.origin} is a list of another organization: only its owner changes it",
+            hint="run 'hashfed list' to see which lists are this node's own",
+        )
+
+
+# --- retracting one entry ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StagedRetraction:
+    """What `stage_retraction` did.
+
+    Attributes:
+        entry: the entry that it was about.
+        effect: what it changes.
+        others: live entries that have the fingerprint too, when the target named one entry by it.
+    """
+
+    entry: EntryId
+    effect: Effect
+    others: tuple[EntryId, ...]
+
+
+def stage_retraction(
+    store: Store,
+    record: ListRecord,
+    staging: Staging,
+    target: str,
+    cause: Cause,
+    *,
+    reason: str = "",
+) -> StagedRetraction:
+    """Stage the retraction of one entry, or take it back if it is only staged.
+
+    Args:
+        store: where the entry is looked up.
+        record: the list, one of our own.
+        staging: its staged changes.
+        target: an entry id, or a fingerprint that one live entry has. An entry of exactly that id
+            comes before entries that merely have the fingerprint.
+        cause: why.
+        reason: the same in a sentence, or empty.
+
+    Raises:
+        UsageError: the list is not ours; no entry, or several, are meant; or the reason cannot be.
+        StoreError: the staged changes cannot be written.
+    """
+    _require_own(record)
+    named, having = _find_targets(store, record, staging, target)
+    if named is None and len(having) > 1:
+        listed = ", ".join(entry.format() for entry in having)
+        raise UsageError(
+            f"{len(having)} live entries of {record.origin} have that fingerprint: {listed}",
+            hint="name one of them by its id",
+        )
+    entry = named if named is not None else next(iter(having), None)
+    if entry is None:
+        raise UsageError(
+            f"{_shorten(target)} is no live entry of {record.origin}, is not staged, and no live "
+            "entry has it as a fingerprint",
+            hint="run 'hashfed lookup' to see which lists have it",
+            reason="RETRACT_OF_ABSENT",
+        )
+    try:
+        operation = Operation.retraction(entry, cause, reason)
+    except FederationError as error:
+        raise UsageError(str(error), reason=error.reason.value) from error
+    effect = stage_operations(store, record, staging, (operation,))
+    others = tuple(other for other in having if other != entry)
+    return StagedRetraction(entry=entry, effect=effect, others=others)
+
+
+def _find_targets(
+    store: Store, record: ListRecord, staging: Staging, target: str
+) -> tuple[EntryId | None, list[EntryId]]:
+    """Return the entry of exactly that id, if any, and the live entries with that fingerprint."""
+    problem: FederationError | None = None
+    try:
+        ids = [EntryId.parse(target)]
+    except FederationError as error:
+        ids, problem = [], error
+    try:
+        fingerprints = candidates(target)
+    except FederationError:
+        fingerprints = ()
+    if problem is not None and not fingerprints:
+        raise UsageError(str(problem), reason=problem.reason.value) from problem
+    ids += [EntryId.of(fingerprint) for fingerprint in fingerprints]
+    named = [entry for entry in dict.fromkeys(ids) if _is_here(store, record, staging, entry)]
+    having = {
+        entry for fingerprint in fingerprints for entry in _entries_with(store, record, fingerprint)
+    }
+    # Digits without a type can be several fingerprints, and so name several entries.
+    return (named[0], sorted(having)) if len(named) == 1 else (None, sorted({*having, *named}))
+
+
+def _is_here(store: Store, record: ListRecord, staging: Staging, entry: EntryId) -> bool:
+    """Tell whether an entry is live or staged to be."""
+    in_force = entries.load_in_force(store.connection, record.list, entry)
+    if in_force is not None and in_force.kind is OpKind.ASSERT:
+        return True
+    key = key_of(pack(Operation.purge(entry)))
+    staged = staging.load([key]).get(key)
+    return staged is not None and staged.shape.kind is OpKind.ASSERT
+
+
+def _entries_with(store: Store, record: ListRecord, fingerprint: Fingerprint) -> Iterable[EntryId]:
+    """Yield the live entries of a list that have a fingerprint."""
+    for place in entries.find_fingerprint(store.connection, fingerprint):
+        if place.list != record.list:
+            continue
+        operation = log.load_body(store.connection, place.list, place.position).operation(place.row)
+        # Long digests are found by their SHA-256.
+        if fingerprint in operation.fingerprints:
+            yield operation.entry
+
+
+def _shorten(value: str) -> str:
+    shown = value[:_SHOWN_CHARS] + ("..." if len(value) > _SHOWN_CHARS else "")
+    return "".join(char if char.isprintable() else "?" for char in shown)

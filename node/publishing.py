@@ -1,0 +1,233 @@
+"""Publishing: staged changes become signed deltas of one of our own lists.
+
+Order of durability: a delta is signed, checked as any subscriber would check it, and committed
+together with what it does to the entries; only what is committed can be read by `serve`. Staged
+changes are let go after that. A crash in between is harmless: what is still staged and already in
+force changes nothing, and is dropped.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from federation import limits, wire
+from federation.author import Author, ChangeSet
+from federation.body import SALT_SEED_BYTES, Body, PackedOp, build_body
+from federation.entry import OpKind
+from federation.keys import Signer
+from federation.merge import Prior
+from federation.names import Origin
+from federation.orgroot import PinnedRoot
+from federation.replica import Replica
+from node.clock import Clock
+from node.errors import UsageError
+from node.staging import Staging
+from node.store import entries, log, registry
+from node.store.connection import Store, Transaction
+from node.store.registry import ListRecord
+from node.store.sqlite import sqlite3
+
+_BODY_FRAMING: Final = 16 * 1024
+"""Bytes of a body kept free for what stands around the columns."""
+
+_TRANSACTION_DELTAS: Final = 16
+"""Deltas in one transaction: enough that the cost of a commit does not show, few enough that
+another writer never waits for long."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publication:
+    """What was published.
+
+    Attributes:
+        origin: the list.
+        first: position of the first new delta.
+        size: deltas of the list now.
+        ops: operations that were signed.
+        dropped: staged changes that were in force already, and so were not signed again.
+        live_count: live entries now.
+    """
+
+    origin: Origin
+    first: int
+    size: int
+    ops: int
+    dropped: int
+    live_count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishingKeys:
+    """The keys that publishing needs.
+
+    Attributes:
+        publisher: signs delta headers.
+        log: signs checkpoints.
+    """
+
+    publisher: Signer
+    log: Signer
+
+
+def publish(
+    store: Store,
+    staging: Staging,
+    origin: Origin,
+    keys: PublishingKeys,
+    *,
+    clock: Clock,
+    on_progress: Callable[[int], None] = lambda _ops: None,
+) -> Publication:
+    """Sign what is staged for a list, as one delta or, if it is larger than the cap, as several.
+
+    The caller holds the lock on publishing, so that no other process signs for this store.
+
+    Args:
+        store: the store, open for writing.
+        staging: the list's staged changes.
+        origin: the list.
+        keys: the keys to sign with.
+        clock: tells the time of each delta.
+        on_progress: told the number of operations done so far, after each commit.
+
+    Raises:
+        UsageError: the list is not ours.
+        NodeError: the clock runs behind, the store cannot be written, or a check of our own delta
+            failed. What was published before that stays published.
+    """
+    record = registry.load_list(store.connection, origin)
+    root = registry.load_root(store.connection, origin.org)
+    if record is None or not record.own or root is None:
+        raise UsageError(
+            f"{origin} is not a list of this node", hint="run 'hashfed list' to see its lists"
+        )
+    author = Author(origin, root, publisher=keys.publisher, log=keys.log)
+    first = record.log.size
+    ops = dropped = 0
+    batches = staging.iter_batches(limits.MAX_BODY_OPS, limits.MAX_BODY_BYTES - _BODY_FRAMING)
+    for group in _in_groups(batches, _TRANSACTION_DELTAS):
+        with store.write("publish", str(origin)) as transaction:
+            signing = _Signing(transaction, origin, author, root, clock, first)
+            for batch, is_last in group:
+                signing.add([packed for _, packed in batch], is_last=is_last)
+            signing.finish()
+        staging.remove([token for batch, _ in group for token, _ in batch])
+        ops += signing.ops
+        dropped += signing.dropped
+        on_progress(ops + dropped)
+    record = registry.load_list_by_number(store.connection, record.list)
+    return Publication(
+        origin=origin,
+        first=first,
+        size=record.log.size,
+        ops=ops,
+        dropped=dropped,
+        live_count=record.log.live_count,
+    )
+
+
+_T = TypeVar("_T")
+
+
+def _in_groups(items: Iterable[_T], size: int) -> Iterator[list[tuple[_T, bool]]]:
+    """Yield lists of at most `size` pairs (item, whether it is the last of all)."""
+    group: list[tuple[_T, bool]] = []
+    ahead = iter(items)
+    current = next(ahead, None)
+    while current is not None:
+        following = next(ahead, None)
+        group.append((current, following is None))
+        if len(group) == size or following is None:
+            yield group
+            group = []
+        current = following
+
+
+class _Signing:
+    """Signs deltas of one list within one transaction."""
+
+    def __init__(
+        self,
+        transaction: Transaction,
+        origin: Origin,
+        author: Author,
+        root: PinnedRoot,
+        clock: Clock,
+        change_set: int,
+    ) -> None:
+        record = registry.load_list(transaction.connection, origin)
+        if record is None:
+            raise UsageError(f"{origin} is not here any more")
+        self._transaction = transaction
+        self._record: ListRecord = record
+        self._author = author
+        # A publisher is the first subscriber of its own list: what it signs goes through the same
+        # checks before anybody can read it.
+        self._replica = Replica(origin, root, record.log)
+        self._clock = clock
+        self._change_set = change_set
+        self.ops = 0
+        self.dropped = 0
+
+    def add(self, packed: Sequence[PackedOp], *, is_last: bool) -> None:
+        """Sign operations as one delta; as two or more where one would exceed the cap."""
+        connection, number = self._transaction.connection, self._record.list
+        body = build_body(packed, secrets.token_bytes(SALT_SEED_BYTES))
+        prior = entries.load_prior(connection, number, body)
+        if needless := _needless(connection, number, body, prior):
+            self.dropped += len(needless)
+            packed = [body.packed(row) for row in range(body.count) if row not in needless]
+            if packed:
+                self.add(packed, is_last=is_last)
+            return
+        if len(wire.encode_body(body)) > limits.MAX_BODY_BYTES:
+            half = len(packed) // 2
+            self.add(packed[:half], is_last=False)
+            self.add(packed[half:], is_last=is_last)
+            return
+        state = self._replica.state
+        now_ms = self._clock.now_ms()
+        delta = self._author.sign(
+            body,
+            prior,
+            state,
+            change_set=ChangeSet(first=self._change_set, last=is_last),
+            now_ms=now_ms,
+        )
+        candidate = self._replica.receive(delta, now_ms=now_ms)
+        self._replica.conclude(candidate, prior)
+        log.append(self._transaction, number, state.size, delta, None)
+        entries.index_body(self._transaction, number, state.size, candidate.body, prior)
+        self.ops += body.count
+
+    def finish(self) -> None:
+        """Record where the log stands now."""
+        registry.store_log_state(self._transaction, self._record.list, self._replica.state)
+
+
+def _needless(
+    connection: sqlite3.Connection, list_number: int, body: Body, prior: Mapping[int, Prior]
+) -> set[int]:
+    """Return the rows whose operations would change nothing."""
+    needless: set[int] = set()
+    for group in body.groups:
+        if group.shape.kind is not OpKind.ASSERT:
+            gone = {OpKind.PURGE, None}
+            if group.shape.kind is OpKind.RETRACT:
+                gone.add(OpKind.RETRACT)
+            for row in range(group.first_row, group.first_row + group.count):
+                before = prior.get(row)
+                if (None if before is None else before.kind) in gone:
+                    needless.add(row)
+    held: dict[int, Body] = {}
+    for row, before in prior.items():
+        if before.kind is not OpKind.ASSERT:
+            continue
+        if before.position not in held:
+            held[before.position] = log.load_body(connection, list_number, before.position)
+        if held[before.position].packed(before.row) == body.packed(row):
+            needless.add(row)
+    return needless

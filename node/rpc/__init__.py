@@ -1,0 +1,1 @@
+"""The gRPC server that peers call. Knows nothing of what this node follows."""

@@ -1,0 +1,63 @@
+"""One call on its way through the interceptors to the servicer.
+
+What an interceptor found out travels in this object: gRPC's Python runtime does not carry context
+variables to the handler dependably.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Never
+
+import grpc
+from google.protobuf.message import Message
+from grpc_status import rpc_status  # type: ignore[import-untyped]  # the package ships no types
+
+from node.errors import NodeError
+from node.rpc.peers import Caller
+from node.rpc.status import CallRefusedError, to_message
+
+
+@dataclass(slots=True, kw_only=True)
+class Call:
+    """One call.
+
+    Attributes:
+        method: its full name, `/federation.v1.LogService/Follow`.
+        streams: whether it answers with a stream.
+        context: gRPC's.
+        code: the status that was sent, OK until another is.
+        peer: who calls, once it is known.
+    """
+
+    method: str
+    streams: bool
+    # Interceptors see calls of every type.
+    context: grpc.aio.ServicerContext[Any, Any]
+    code: grpc.StatusCode = grpc.StatusCode.OK
+    peer: Caller | None = None
+
+    @property
+    def caller(self) -> Caller:
+        """Who calls.
+
+        Raises:
+            NodeError: nobody has found out: an interceptor is missing.
+        """
+        if self.peer is None:
+            raise NodeError("a call reached its handler without authentication")
+        return self.peer
+
+    async def write(self, message: Message) -> None:
+        """Send one message of a stream; returns when the connection has taken it."""
+        await self.context.write(message)
+
+    async def refuse(self, refusal: CallRefusedError) -> Never:
+        """End the call with that status."""
+        self.code = refusal.code
+        await self.context.abort_with_status(rpc_status.to_status(to_message(refusal)))
+
+    async def abort(self, code: grpc.StatusCode, details: str = "") -> Never:
+        """End the call with that status, as gRPC's own health service does."""
+        self.code = code
+        await self.context.abort(code, details)

@@ -1,0 +1,147 @@
+"""How one Follow stream stands to each list, as plain reads of the store.
+
+Whether the peer is still enrolled and may have a list is asked again for every frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import grpc
+
+from federation import limits, wire
+from federation.checkpoint import Checkpoint
+from federation.v1 import delta_pb2
+from federation.v1.log_service_pb2 import FollowRequest, FollowResponse, Frame, Opening
+from federation.v1.log_service_pb2 import Outcome as WireOutcome
+from node import serving
+from node.rpc.peers import Caller, check_enrolled
+from node.rpc.status import CallRefusedError
+from node.serving import Answer, Cursor, Outcome
+from node.store.connection import Store
+
+_WIRE: Final = {
+    Outcome.UP_TO_DATE: WireOutcome.OUTCOME_UP_TO_DATE,
+    Outcome.DELTAS: WireOutcome.OUTCOME_DELTAS,
+    Outcome.UNAVAILABLE: WireOutcome.OUTCOME_UNAVAILABLE,
+    Outcome.CURSOR_AHEAD: WireOutcome.OUTCOME_CURSOR_AHEAD,
+    Outcome.DIVERGED: WireOutcome.OUTCOME_DIVERGED,
+}
+_FOLLOWABLE: Final = (Outcome.UP_TO_DATE, Outcome.DELTAS)
+_ROOT_BYTES: Final = 32
+
+
+@dataclass(slots=True, kw_only=True)
+class Place:
+    """Where a stream stands in one list.
+
+    Attributes:
+        cursor: what the peer has now: moves with every frame that was sent.
+        outcome: the last answer; None before the first.
+        behind: whether there may be more to send.
+    """
+
+    cursor: Cursor
+    outcome: Outcome | None = None
+    behind: bool = False
+
+
+def parse_request(request: FollowRequest) -> list[Place]:
+    """Return the places that a Follow asks for.
+
+    Raises:
+        CallRefusedError: too many cursors, one list twice, or a cursor that cannot be.
+    """
+    if len(request.cursors) > limits.MAX_FOLLOWED_LISTS:
+        raise _invalid(
+            "LIMIT_EXCEEDED",
+            f"got {len(request.cursors)} cursors, at most {limits.MAX_FOLLOWED_LISTS}",
+        )
+    places: dict[str, Place] = {}
+    for cursor in request.cursors:
+        if cursor.origin in places:
+            raise _invalid("MALFORMED", "one list has two cursors")
+        expected = _ROOT_BYTES if cursor.size else 0
+        if cursor.size > limits.MAX_TREE_SIZE or len(cursor.root_hash) != expected:
+            raise _invalid("MALFORMED", "a cursor's root hash does not fit its size")
+        places[cursor.origin] = Place(
+            cursor=Cursor(
+                origin=cursor.origin,
+                size=cursor.size,
+                root_hash=cursor.root_hash,
+                charter_version=cursor.charter_version,
+            )
+        )
+    return list(places.values())
+
+
+def _invalid(reason: str, message: str) -> CallRefusedError:
+    return CallRefusedError(grpc.StatusCode.INVALID_ARGUMENT, reason, message)
+
+
+def survey(store: Store, caller: Caller, places: Sequence[Place]) -> list[FollowResponse]:
+    """Answer every cursor, and return what of it is new to the peer.
+
+    Raises:
+        CallRefusedError: the caller is not enrolled any more.
+    """
+    check_enrolled(store, caller)
+    openings = []
+    for place in places:
+        answer = serving.answer(store, caller.org, place.cursor)
+        was, place.outcome = place.outcome, answer.outcome
+        place.behind = answer.outcome is Outcome.DELTAS
+        if answer.charter:
+            payload = wire.decode_envelope(answer.charter).payload
+            version = wire.decode_charter(payload).version
+            place.cursor = replace(place.cursor, charter_version=version)
+        goes_on = was in _FOLLOWABLE and answer.outcome in _FOLLOWABLE
+        if answer.charter or not (goes_on or was is answer.outcome):
+            openings.append(_opening(place, answer))
+    return openings
+
+
+def _opening(place: Place, answer: Answer) -> FollowResponse:
+    return FollowResponse(
+        opening=Opening(
+            origin=place.cursor.origin,
+            outcome=_WIRE[answer.outcome],
+            checkpoint=answer.checkpoint,
+            charter=answer.charter,
+        )
+    )
+
+
+def read(store: Store, caller: Caller, place: Place) -> FollowResponse | None:
+    """Return the next frame of a list; None when there is nothing more of it now.
+
+    When the caller may not have the list any more, that is what it is told.
+
+    Raises:
+        CallRefusedError: the caller is not enrolled any more.
+    """
+    check_enrolled(store, caller)
+    cursor = place.cursor
+    deltas = serving.read_frame(store, caller.org, cursor.origin, cursor.size)
+    if deltas is None:
+        place.outcome, place.behind = Outcome.UNAVAILABLE, False
+        return _opening(place, Answer(outcome=Outcome.UNAVAILABLE))
+    if not deltas:
+        place.behind = False
+        return None
+    text, _, _ = deltas[-1].checkpoint.rpartition(b"\n\n")
+    newest = Checkpoint.parse(text + b"\n")
+    place.cursor = replace(cursor, size=newest.size, root_hash=newest.root_hash)
+    return FollowResponse(
+        frame=Frame(
+            origin=cursor.origin,
+            deltas=[
+                delta_pb2.SignedDelta(
+                    header=delta.header, body=delta.body, checkpoint=delta.checkpoint
+                )
+                for delta in deltas
+            ],
+        )
+    )

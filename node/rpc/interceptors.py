@@ -1,0 +1,267 @@
+"""What happens to every call before its handler, as small layers around it.
+
+Outermost first:
+
+1. `Guard`: what nobody foresaw becomes a fixed text and an incident id.
+2. `Measure`: counts and times, whatever the outcome.
+3. `Statuses`: refusals of all layers below and of the handler become a status.
+4. `Authentication`: who calls.
+5. `Limits`: calls and open streams per peer.
+6. `Deadline`: no call without an end.
+
+The request is parsed behind all of them: bytes of a stranger stay bytes.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from federation.names import OrgName
+from node.logs import get_logger
+from node.metrics import Metrics
+from node.rpc.call import Call
+from node.rpc.peers import certificate_digest, find_caller
+from node.rpc.readers import Readers
+from node.rpc.status import CallRefusedError, describe
+
+CALLS_PER_SECOND: Final = 10.0
+"""Calls that one peer may make in the long run. A session needs one a minute at most."""
+
+CALL_BURST: Final = 50
+"""Calls that one peer may make at once: paging through a thousand lists is four."""
+
+MAX_STREAMS: Final = 4
+"""Streams that one peer may hold open: one follows all lists; the others are for `hashfed sync`
+beside `hashfed serve` and for connections that are on their way out."""
+
+MAX_DEADLINE_SECONDS: Final = 3600.0
+"""The latest deadline of a call with one answer. Such a call takes milliseconds."""
+
+Proceed = Callable[[], Awaitable[object]]
+Monotonic = Callable[[], float]
+
+_log = get_logger()
+
+
+class Layer(Protocol):
+    """Something around the handler of a call."""
+
+    async def __call__(self, call: Call, proceed: Proceed) -> object:
+        """Do what comes before, let the call proceed, do what comes after."""
+
+
+class Guard:
+    """Keeps the text of an exception that nobody foresaw from reaching a peer."""
+
+    async def __call__(self, call: Call, proceed: Proceed) -> object:
+        """Let the call proceed."""
+        try:
+            return await proceed()
+        except grpc.aio.BaseError:
+            # gRPC's own: the call has its status, or the peer is gone.
+            raise
+        except Exception:  # noqa: BLE001  # whatever it is, its text stays here
+            incident = secrets.token_hex(8)
+            _log.exception("call_failed", method=call.method, incident=incident)
+            await call.abort(grpc.StatusCode.INTERNAL, f"internal error, incident {incident}")
+
+
+class Measure:
+    """Counts calls and how long they take."""
+
+    def __init__(self, metrics: Metrics, monotonic: Monotonic = time.monotonic) -> None:
+        self._metrics = metrics
+        self._monotonic = monotonic
+
+    async def __call__(self, call: Call, proceed: Proceed) -> object:
+        """Let the call proceed."""
+        began = self._monotonic()
+        code = grpc.StatusCode.UNKNOWN.name
+        try:
+            result = await proceed()
+            code = call.code.name
+        except grpc.aio.BaseError:
+            code = call.code.name
+            raise
+        except Exception:
+            code = grpc.StatusCode.INTERNAL.name
+            raise
+        except BaseException:
+            code = grpc.StatusCode.CANCELLED.name
+            raise
+        else:
+            return result
+        finally:
+            self._metrics.rpc_requests.labels(call.method, code).inc()
+            self._metrics.rpc_duration.labels(call.method).observe(self._monotonic() - began)
+
+
+class Statuses:
+    """Gives refusals their status."""
+
+    async def __call__(self, call: Call, proceed: Proceed) -> object:
+        """Let the call proceed."""
+        try:
+            return await proceed()
+        except grpc.aio.BaseError:
+            raise
+        except Exception as error:
+            refusal = describe(error)
+            if refusal is None:
+                raise
+            _log.info(
+                "call_refused",
+                method=call.method,
+                peer=None if call.peer is None else call.peer.org,
+                reason=refusal.reason,
+                detail=str(error),
+            )
+            await call.refuse(refusal)
+
+
+class Authentication:
+    """Finds out who calls, anew for every call: a connection outlives a certificate's removal."""
+
+    def __init__(self, readers: Readers) -> None:
+        self._readers = readers
+
+    async def __call__(self, call: Call, proceed: Proceed) -> object:
+        """Let the call of an enrolled peer proceed."""
+        digest = certificate_digest(call.context.auth_context())
+        call.peer = await self._readers.run(lambda store: find_caller(store, digest))
+        return await proceed()
+
+
+@dataclass(slots=True)
+class _Usage:
+    tokens: float
+    at: float
+    streams: int = 0
+
+
+class Limits:
+    """Keeps one peer from using up what all need."""
+
+    def __init__(self, monotonic: Monotonic = time.monotonic) -> None:
+        self._monotonic = monotonic
+        # One for each enrolled peer that ever called: Authentication lets no other come here.
+        self._usage: dict[OrgName, _Usage] = {}
+
+    async def __call__(self, call: Call, proceed: Proceed) -> object:
+        """Let a call within the limits proceed."""
+        usage = self._take(call.caller.org)
+        if not call.streams:
+            return await proceed()
+        if usage.streams >= MAX_STREAMS:
+            raise CallRefusedError(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                "TOO_MANY_STREAMS",
+                f"{usage.streams} streams are open, at most {MAX_STREAMS}",
+                retry_seconds=1.0,
+            )
+        usage.streams += 1
+        try:
+            return await proceed()
+        finally:
+            usage.streams -= 1
+
+    def _take(self, org: OrgName) -> _Usage:
+        now = self._monotonic()
+        usage = self._usage.setdefault(org, _Usage(float(CALL_BURST), now))
+        usage.tokens = min(CALL_BURST, usage.tokens + (now - usage.at) * CALLS_PER_SECOND)
+        usage.at = now
+        if usage.tokens < 1:
+            raise CallRefusedError(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                "TOO_MANY_CALLS",
+                f"more than {CALLS_PER_SECOND:g} calls a second",
+                retry_seconds=(1 - usage.tokens) / CALLS_PER_SECOND,
+            )
+        usage.tokens -= 1
+        return usage
+
+
+class Deadline:
+    """Refuses a call with one answer that nobody waits for, or waits too long for."""
+
+    async def __call__(self, call: Call, proceed: Proceed) -> object:
+        """Let a call with a deadline proceed, and every stream: those end by their own rules."""
+        # The published types leave out that there may be no deadline.
+        remaining: float | None = call.context.time_remaining()
+        if not call.streams and (remaining is None or remaining > MAX_DEADLINE_SECONDS):
+            raise CallRefusedError(
+                grpc.StatusCode.INVALID_ARGUMENT,
+                "DEADLINE",
+                f"a deadline of at most {MAX_DEADLINE_SECONDS:g} s is needed",
+            )
+        return await proceed()
+
+
+class Chain(grpc.aio.ServerInterceptor):
+    """Puts layers around every handler."""
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        """Take the layers, outermost first."""
+        self._layers = tuple(layers)
+
+    async def intercept_service(
+        self,
+        # An interceptor sees the methods of all services, so their messages have no type here.
+        continuation: Callable[
+            [grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]
+        ],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Wrap the handler of a call. Both shapes of handler are coroutines here."""
+        # None for a method that nobody serves: gRPC answers that itself.
+        handler: Any = await continuation(handler_call_details)
+        if handler is None or handler.request_streaming:
+            return None
+        method = handler_call_details.method
+        streams = bool(handler.response_streaming)
+        serve = handler.unary_stream if streams else handler.unary_unary
+        parse = handler.request_deserializer
+
+        async def behavior(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> object:
+            call = Call(method=method, streams=streams, context=context)
+            return await self._run(call, lambda: serve(_parse(parse, data), call))
+
+        make: Any = (
+            grpc.unary_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
+        )
+        wrapped: grpc.RpcMethodHandler[Any, Any] = make(
+            behavior, request_deserializer=None, response_serializer=handler.response_serializer
+        )
+        return wrapped
+
+    async def _run(self, call: Call, handler: Proceed) -> object:
+        proceed = handler
+        for layer in reversed(self._layers):
+            proceed = _Bound(layer, call, proceed)
+        return await proceed()
+
+
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    layer: Layer
+    call: Call
+    proceed: Proceed
+
+    def __call__(self) -> Awaitable[object]:
+        return self.layer(self.call, self.proceed)
+
+
+def _parse(parse: Callable[[bytes], object], data: bytes) -> object:
+    try:
+        return parse(data)
+    except DecodeError as error:
+        raise CallRefusedError(
+            grpc.StatusCode.INVALID_ARGUMENT, "MALFORMED", "the request cannot be parsed"
+        ) from error

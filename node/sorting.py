@@ -1,0 +1,161 @@
+"""Sorting more byte strings than fit in memory.
+
+Sorted runs go to one unnamed temporary file and are merged as they are read, so that memory does
+not grow with what is sorted, and nothing is left behind by a process that is killed. Knows nothing
+of what the byte strings mean; whoever adds them puts the key in front.
+"""
+
+from __future__ import annotations
+
+import marshal
+import tempfile
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Final, Self
+
+RUN_BYTES: Final = 40 * 1024 * 1024
+"""Memory of the items that are gathered before they are sorted and written."""
+
+_ITEM_OVERHEAD: Final = 56
+"""Bytes that one item costs beside its own: the object's header and its place in a list."""
+
+_BLOCK_BYTES: Final = 256 * 1024
+"""Memory of one block, the piece of a run that is read at a time."""
+
+
+class Sorter:
+    """Takes byte strings in any order and gives them back in ascending order.
+
+    Use it in a `with` statement, which frees the temporary file.
+    """
+
+    def __init__(self, directory: Path | None = None, *, run_bytes: int = RUN_BYTES) -> None:
+        """Start with nothing.
+
+        Args:
+            directory: where the temporary file goes; the system's choice when None.
+            run_bytes: memory to gather items in.
+        """
+        self._directory = directory
+        self._run_bytes = run_bytes
+        self._items: list[bytes] = []
+        self._size = 0
+        self._runs: list[list[tuple[int, int]]] = []
+        self._file: IO[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Forget everything and free the temporary file."""
+        self._items = []
+        self._runs = []
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def extend(self, items: Sequence[bytes]) -> None:
+        """Add items.
+
+        Raises:
+            OSError: the temporary file cannot be written.
+        """
+        self._items += items
+        self._size += sum(map(len, items)) + _ITEM_OVERHEAD * len(items)
+        if self._size >= self._run_bytes:
+            self._write_run()
+
+    def iter_blocks(self) -> Iterator[list[bytes]]:
+        """Yield everything that was added, ascending, as lists of some thousand items.
+
+        Raises:
+            OSError: the temporary file cannot be written or read.
+        """
+        if not self._runs:
+            self._items.sort()
+            yield from _split(self._items)
+            return
+        self._write_run()
+        readers = [self._iter_run(run) for run in self._runs]
+        yield from _merge([block for block in map(_Cursor, readers) if block.advance()])
+
+    def _write_run(self) -> None:
+        if not self._items:
+            return
+        if self._file is None:
+            self._file = tempfile.TemporaryFile(dir=self._directory)  # noqa: SIM115  # close() does
+        self._items.sort()
+        run = []
+        for block in _split(self._items):
+            data = marshal.dumps(block)
+            run.append((self._file.tell(), len(data)))
+            self._file.write(data)
+        self._runs.append(run)
+        self._items = []
+        self._size = 0
+
+    def _iter_run(self, run: list[tuple[int, int]]) -> Iterator[list[bytes]]:
+        file = self._file
+        assert file is not None  # noqa: S101  # there is a run, so there is a file
+        for start, size in run:
+            file.seek(start)
+            # The file has no name: this very process wrote what it reads here.
+            block: list[bytes] = marshal.loads(file.read(size))  # noqa: S302
+            yield block
+
+
+class _Cursor:
+    """Where the merge stands in one run."""
+
+    __slots__ = ("_reader", "block", "start")
+
+    def __init__(self, reader: Iterator[list[bytes]]) -> None:
+        self._reader = reader
+        self.block: list[bytes] = []
+        self.start = 0
+
+    def advance(self) -> bool:
+        """Go to the run's next block; tell whether there is one."""
+        self.block = next(self._reader, [])
+        self.start = 0
+        return bool(self.block)
+
+
+def _merge(cursors: list[_Cursor]) -> Iterator[list[bytes]]:
+    """Merge runs block by block: a sort of presorted pieces is much faster than a heap of items."""
+    while cursors:
+        # Whatever is not read yet is at least as great as the end of its run's block.
+        bound = min(cursor.block[-1] for cursor in cursors)
+        merged: list[bytes] = []
+        left = []
+        for cursor in cursors:
+            stop = bisect_right(cursor.block, bound, cursor.start)
+            merged += cursor.block[cursor.start : stop]
+            cursor.start = stop
+            if stop < len(cursor.block) or cursor.advance():
+                left.append(cursor)
+        cursors = left
+        merged.sort()
+        yield merged
+
+
+def _split(items: list[bytes]) -> Iterator[list[bytes]]:
+    """Split a list into blocks of bounded memory, each with at least one item."""
+    start = size = 0
+    for stop, item in enumerate(items):
+        size += len(item) + _ITEM_OVERHEAD
+        if size >= _BLOCK_BYTES:
+            yield items[start : stop + 1]
+            start, size = stop + 1, 0
+    if start < len(items):
+        yield items[start:]

@@ -1,0 +1,162 @@
+"""Opens what is imported and cuts it into lines: a file, a pipe, plain or compressed with gzip.
+
+Memory is bounded by the longest line allowed, whatever the file holds or unpacks to. Knows nothing
+of what a line says.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import sys
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from node.errors import ConfigError, UsageError
+
+MAX_LINE_BYTES: Final = 1024 * 1024
+"""Bytes of one line: more than one operation can have."""
+
+STDIN: Final = Path("-")
+"""The path that stands for standard input."""
+
+_BLOCK_BYTES: Final = 256 * 1024
+_GZIP: Final = b"\x1f\x8b"
+_BOM: Final = b"\xef\xbb\xbf"
+_WIDE_BOMS: Final = (b"\xff\xfe", b"\xfe\xff")
+
+
+class _Counted(io.RawIOBase):
+    """Passes reads on and counts their bytes."""
+
+    def __init__(self, inner: BinaryIO) -> None:
+        self._inner = inner
+        self.count = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]  # typeshed: Buffer
+        data = self._inner.read(len(buffer))
+        buffer[: len(data)] = data
+        self.count += len(data)
+        return len(data)
+
+
+class Source:
+    """Lines of one input.
+
+    Attributes:
+        name: what to call it in messages.
+        total_bytes: its size as it lies there; None for a pipe.
+    """
+
+    def __init__(self, inner: BinaryIO, name: str, total_bytes: int | None) -> None:
+        self.name = name
+        self.total_bytes = total_bytes
+        self._counted = _Counted(inner)
+        raw = io.BufferedReader(self._counted, _BLOCK_BYTES)
+        self._data: BinaryIO = raw
+        if raw.peek(2)[:2] == _GZIP:
+            self._data = gzip.GzipFile(fileobj=raw)  # type: ignore[assignment]  # it is one
+        self._first = self._read()
+        if self._first.startswith(_WIDE_BOMS):
+            raise UsageError(f"{name} is in UTF-16", hint="save it as UTF-8")
+        self._first = self._first.removeprefix(_BOM)
+
+    @property
+    def bytes_read(self) -> int:
+        """How much of it has been read, as it lies there."""
+        return self._counted.count
+
+    @property
+    def first_byte(self) -> bytes:
+        """The first byte that is no white space, after unpacking; empty if there is none."""
+        return self._first.lstrip()[:1]
+
+    def iter_lines(self) -> Iterator[list[bytes]]:
+        """Yield every line without its line feed, as lists of some thousand lines.
+
+        A line longer than `MAX_LINE_BYTES` comes as its first `MAX_LINE_BYTES` + 1 bytes; the rest
+        of it is passed over.
+
+        Raises:
+            UsageError: it cannot be read to its end, or unpacked.
+        """
+        rest, skipping = b"", False
+        block, self._first = self._first, b""
+        while block:
+            lines = block.split(b"\n")
+            if skipping and len(lines) > 1:
+                skipping = False
+                del lines[0]
+                rest = b""
+            if not skipping:
+                lines[0] = rest + lines[0]
+                rest = lines.pop()
+                if len(rest) > MAX_LINE_BYTES:
+                    lines.append(rest)
+                    rest, skipping = b"", True
+                if lines:
+                    yield [_bounded(line) for line in lines] if _any_long(lines) else lines
+            block = self._read()
+        if rest:
+            yield [rest]
+
+    def _read(self) -> bytes:
+        try:
+            return self._data.read(_BLOCK_BYTES)
+        except EOFError as error:
+            raise UsageError(
+                f"{self.name} is cut off: its gzip data does not end",
+                hint="fetch it again and compare its size",
+            ) from error
+        except (gzip.BadGzipFile, zlib.error) as error:
+            raise UsageError(
+                f"{self.name} is damaged: {error}", hint="fetch it again; try 'gzip -t'"
+            ) from error
+        except OSError as error:
+            raise UsageError(f"cannot read {self.name}: {error.strerror or error}") from error
+
+
+def _any_long(lines: list[bytes]) -> bool:
+    return any(len(line) > MAX_LINE_BYTES for line in lines)
+
+
+def _bounded(line: bytes) -> bytes:
+    return line[: MAX_LINE_BYTES + 1]
+
+
+@contextmanager
+def open_source(source: Path | BinaryIO) -> Iterator[Source]:
+    """Open what is to be imported; `-` is standard input. An open file stays open.
+
+    Raises:
+        UsageError: no such file, a directory, UTF-16, or not to be read or unpacked.
+        ConfigError: no permission to read it.
+    """
+    if not isinstance(source, Path):
+        yield Source(source, str(getattr(source, "name", "the input")), None)
+    elif source == STDIN:
+        yield Source(sys.stdin.buffer, "standard input", None)
+    else:
+        with _open_file(source) as file:
+            yield Source(file, str(source), source.stat().st_size)
+
+
+def _open_file(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb", buffering=0)
+    except FileNotFoundError as error:
+        raise UsageError(f"there is no file {path}", hint="check the path") from error
+    except IsADirectoryError as error:
+        raise UsageError(f"{path} is a directory", hint="name a file in it") from error
+    except PermissionError as error:
+        raise ConfigError(
+            f"no permission to read {path}", hint="let this user read it, or pipe it in with '-'"
+        ) from error
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error

@@ -1,0 +1,262 @@
+"""Opens the store and owns its transactions.
+
+One connection is used by one thread at a time. Writers take the write lock at BEGIN, so that what
+they read is still true when they write. A transaction is one version of the store.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+from sqlite_utils import Database
+
+from node.clock import Clock
+from node.errors import DamageError, LockedError, StoreError, StoreFullError
+from node.store.schema import migrations
+from node.store.sqlite import sqlite3
+
+OLDEST_SQLITE: Final = (3, 51, 3)
+"""Older versions can lose committed data: the WAL-reset bug (sqlite.org, 2026-03-13)."""
+
+_BUSY_SECONDS: Final = 30.0
+_PRAGMAS: Final = (
+    "PRAGMA foreign_keys = ON",
+    "PRAGMA trusted_schema = OFF",
+    "PRAGMA cell_size_check = ON",
+    "PRAGMA mmap_size = 0",
+    "PRAGMA cache_size = -65536",
+)
+
+
+@dataclass(slots=True)
+class Transaction:
+    """An open write transaction.
+
+    Attributes:
+        connection: where to execute.
+        version: the store version that it will be.
+        now_ms: the time it is committed at, in milliseconds since 1970.
+        abandoned: whether it is to be rolled back at its end.
+    """
+
+    connection: sqlite3.Connection
+    version: int
+    now_ms: int
+    abandoned: bool = False
+
+    def abandon(self) -> None:
+        """Let nothing of it be kept: it turned out to change nothing."""
+        self.abandoned = True
+
+
+class Store:
+    """One node's store.
+
+    Attributes:
+        path: the database file.
+        connection: for reading; write in a `write` block only.
+    """
+
+    def __init__(self, path: Path, connection: sqlite3.Connection, clock: Clock) -> None:
+        self.path = path
+        self.connection = connection
+        self._clock = clock
+
+    @classmethod
+    def create(cls, path: Path, clock: Clock) -> Self:
+        """Create the store of a new node.
+
+        Raises:
+            StoreError: something is at that path already, or SQLite is too old.
+        """
+        if path.exists():
+            raise StoreError(f"{path} exists already")
+        # Nobody else on this machine may read a list.
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        store = cls._connect(path, clock)
+        with _store_errors(path):
+            store.connection.execute("PRAGMA journal_mode = WAL")
+            migrations.apply(Database(store.connection))
+        return store
+
+    @classmethod
+    def open(cls, path: Path, clock: Clock) -> Self:
+        """Open an existing store for reading and writing, and bring its schema up to date.
+
+        Raises:
+            StoreError: there is none, it is from a newer hashfed, or SQLite is too old.
+            DamageError: the file is no store of this program.
+        """
+        store = cls._connect(path, clock)
+        with _store_errors(path):
+            store.check_schema()
+            database = Database(store.connection)
+            if migrations.pending(database):
+                migrations.apply(database)
+        return store
+
+    @classmethod
+    def open_reader(cls, path: Path, clock: Clock) -> Self:
+        """Open an existing store for reading alone; sees what was committed before each query.
+
+        Raises:
+            StoreError: there is none, it is from another hashfed, or SQLite is too old.
+            DamageError: the file is no store of this program.
+        """
+        store = cls._connect(path, clock)
+        with _store_errors(path):
+            store.connection.execute("PRAGMA query_only = ON")
+            store.check_schema()
+            if migrations.pending(Database(store.connection)):
+                raise StoreError(
+                    f"{path} is from an older hashfed",
+                    hint="run a command that writes, such as 'hashfed status', once",
+                )
+        return store
+
+    @classmethod
+    def _connect(cls, path: Path, clock: Clock) -> Self:
+        if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+            raise StoreError(
+                f"SQLite {sqlite3.sqlite_version} can lose committed data; at least "
+                f"{'.'.join(map(str, OLDEST_SQLITE))} is needed",
+                hint="install the locked dependencies: scripts/setup",
+            )
+        if not path.exists():
+            raise StoreError(
+                f"there is no store at {path}",
+                hint="run 'hashfed --home DIR init --org ORG' first, or check --home",
+            )
+        with _store_errors(path):
+            connection = sqlite3.connect(
+                f"{path.absolute().as_uri()}?mode=rw",
+                uri=True,
+                isolation_level=None,
+                timeout=_BUSY_SECONDS,
+                check_same_thread=False,
+            )
+            for pragma in _PRAGMAS:
+                connection.execute(pragma)
+            connection.execute("PRAGMA synchronous = FULL")
+        return cls(path, connection, clock)
+
+    def check_schema(self) -> None:
+        """Raise unless this program knows the schema.
+
+        Raises:
+            DamageError: the file is no store of this program.
+            StoreError: it is from a newer hashfed.
+        """
+        names = {
+            str(row[0])
+            for row in self.connection.execute(
+                "SELECT name FROM sqlite_master WHERE type = 'table'"
+            )
+        }
+        if "_sqlite_migrations" not in names:
+            raise DamageError(f"{self.path} is not a hashfed store")
+        known = {migration.name for migration in migrations.pending(Database(memory=True))}
+        newer = {migration.name for migration in migrations.applied(Database(self.connection))}
+        if newer - known:
+            raise StoreError(
+                f"{self.path} is from a newer hashfed ({', '.join(sorted(newer - known))})",
+                hint="update hashfed on this machine",
+            )
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.connection.close()
+
+    @property
+    def version(self) -> int:
+        """The newest version that is committed; 0 for an empty store."""
+        row = self.connection.execute("SELECT max(version) FROM version").fetchone()
+        return int(row[0] or 0)
+
+    @contextmanager
+    def write(self, kind: str, detail: str) -> Iterator[Transaction]:
+        """Run a block as one transaction, which becomes the next version of the store.
+
+        Args:
+            kind: what the change is: `publish`, `sync`, `peer`, `list`, ...
+            detail: what it is about, for people.
+
+        Raises:
+            LockedError: another process is writing and does not come to an end.
+            StoreFullError: no room left. Nothing of the block is kept.
+            StoreError: the database could not be written.
+        """
+        connection = self.connection
+        with _store_errors(self.path):
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                newest = connection.execute(
+                    "SELECT version, committed_ms FROM version ORDER BY version DESC LIMIT 1"
+                ).fetchone()
+                version, before = newest if newest is not None else (0, 0)
+                # Times of versions never decrease, so that a time names one version.
+                transaction = Transaction(
+                    connection, version + 1, max(before, self._clock.now_ms())
+                )
+                yield transaction
+                if transaction.abandoned:
+                    connection.execute("ROLLBACK")
+                    return
+                connection.execute(
+                    "INSERT INTO version (version, committed_ms, kind, detail) VALUES (?, ?, ?, ?)",
+                    (transaction.version, transaction.now_ms, kind, detail),
+                )
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def note(self) -> Iterator[sqlite3.Connection]:
+        """Run a block that changes no content, such as `follow_state`: it makes no version."""
+        with _store_errors(self.path):
+            self.connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self.connection
+                self.connection.execute("COMMIT")
+            except BaseException:
+                if self.connection.in_transaction:
+                    self.connection.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def snapshot(self) -> Iterator[sqlite3.Connection]:
+        """Run a block of reads that all see the same version."""
+        with _store_errors(self.path):
+            self.connection.execute("BEGIN")
+            try:
+                yield self.connection
+            finally:
+                self.connection.execute("ROLLBACK")
+
+
+@contextmanager
+def _store_errors(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors into ours, with what to do about them."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        text = str(error)
+        if "locked" in text or "busy" in text:
+            raise LockedError(
+                f"{path} is being written by another process", hint="try again when it is done"
+            ) from error
+        if "full" in text:
+            raise StoreFullError(
+                f"no room left for {path}: nothing of this change was kept",
+                hint="make room on that disk and run the command again",
+            ) from error
+        raise StoreError(f"{path}: {text}", hint="run 'hashfed doctor'") from error
+    except sqlite3.DatabaseError as error:
+        raise DamageError(f"{path}: {error}", hint="run 'hashfed fsck'") from error

@@ -1,0 +1,300 @@
+"""The index of fingerprints and entry names, and which operations are in force.
+
+It is derived: `hashfed fsck` makes it anew from the signed bytes and compares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Final
+
+from federation.body import Body, Group, cut
+from federation.entry import EntryId, OpKind
+from federation.fingerprint import Fingerprint
+from federation.merge import Prior
+from node.store.connection import Transaction
+from node.store.sqlite import sqlite3
+
+_ID_TYPE: Final = 0
+_LONGEST_KEY: Final = 64
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Place:
+    """Where an operation stands: list number, position, row."""
+
+    list: int
+    position: int
+    row: int
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """An operation on an entry, and how long it was in force.
+
+    Attributes:
+        place: where it stands.
+        kind: what it did.
+        until: the position at which another operation took its place; None while in force.
+    """
+
+    place: Place
+    kind: OpKind
+    until: int | None
+
+
+def _index_key(digest: bytes) -> bytes:
+    """Return what stands in the index for a digest: itself, or its SHA-256 if it is long."""
+    return digest if len(digest) <= _LONGEST_KEY else sha256(digest).digest()
+
+
+def _type_code(connection: sqlite3.Connection, type_name: str) -> int:
+    """Return this store's number of a hash type; 0, which is ids, for one it has never seen."""
+    row = connection.execute("SELECT code FROM hash_type WHERE name = ?", (type_name,)).fetchone()
+    return _ID_TYPE if row is None else int(row[0])
+
+
+def _ensure_type_code(connection: sqlite3.Connection, type_name: str) -> int:
+    code = _type_code(connection, type_name)
+    if code == _ID_TYPE:
+        cursor = connection.execute("INSERT INTO hash_type (name) VALUES (?)", (type_name,))
+        code = int(cursor.lastrowid or 0)
+    return code
+
+
+def _key_kind(code: int) -> int:
+    return 2 * code + 1
+
+
+# --- merging ----------------------------------------------------------------------------------
+
+
+def load_prior(connection: sqlite3.Connection, list_number: int, body: Body) -> dict[int, Prior]:
+    """Return, for each row whose entry the list has known, the operation in force on it."""
+    prior: dict[int, Prior] = {}
+    for group in body.groups:
+        type_name = group.shape.key_type
+        code = _type_code(connection, type_name) if type_name else _ID_TYPE
+        if type_name and code == _ID_TYPE:
+            continue
+        keys = _index_column(group.key_column, group.shape.key_width)
+        if not _may_overlap(connection, list_number, code, keys, group):
+            continue
+        width = len(keys) // group.count
+        # Ascending positions: the last one read for a row is the newest, and in force.
+        for index, position, row, op in connection.execute(
+            """SELECT n.n, p.position, p.row, p.op FROM number AS n CROSS JOIN posting AS p
+            ON p.digest = substr(?1, n.n * ?2 + 1, ?2) AND p.kind = ?3 AND p.list = ?4
+            WHERE n.n < ?5 ORDER BY n.n, p.position""",
+            (keys, width, _key_kind(code), list_number, group.count),
+        ):
+            prior[group.first_row + index] = Prior(position, row, OpKind(op))
+    return prior
+
+
+def _may_overlap(
+    connection: sqlite3.Connection, list_number: int, code: int, keys: bytes, group: Group
+) -> bool:
+    """Say whether the list may have an entry between a group's first and last key.
+
+    A list that is loaded in the order of its keys never has, and one look at the index is much
+    cheaper than one for each key. The look is cut short where other lists have many keys there.
+    """
+    width = len(keys) // group.count
+    if width != group.shape.key_width:
+        return True
+    near = connection.execute(
+        "SELECT kind, list FROM posting WHERE digest BETWEEN ? AND ? LIMIT ?",
+        (keys[:width], keys[-width:], group.count),
+    ).fetchall()
+    return len(near) == group.count or (_key_kind(code), list_number) in near
+
+
+def _index_column(column: bytes, width: int) -> bytes:
+    if width <= _LONGEST_KEY:
+        return column
+    return b"".join([sha256(digest).digest() for digest in cut(column, width)])
+
+
+def index_body(
+    transaction: Transaction,
+    list_number: int,
+    position: int,
+    body: Body,
+    prior: Mapping[int, Prior],
+) -> None:
+    """Put a delta's operations in force, and in the index."""
+    connection = transaction.connection
+    for group, keys, kind in _index_columns(connection, body, _ensure_type_code):
+        # In the order of the digests: the index is a tree by digest.
+        connection.execute(
+            """INSERT INTO posting (digest, kind, list, position, row, op)
+            SELECT substr(?1, n * ?2 + 1, ?2) AS digest, ?3, ?4, ?5, ?6 + n, ?7
+            FROM number WHERE n < ?8 ORDER BY digest""",
+            (
+                keys,
+                len(keys) // group.count,
+                kind,
+                list_number,
+                position,
+                group.first_row,
+                group.shape.kind,
+                group.count,
+            ),
+        )
+    if prior:
+        connection.executemany(
+            "INSERT INTO superseded (list, position, row, op, by_position, by_row) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                (list_number, before.position, before.row, before.kind, position, row)
+                for row, before in prior.items()
+            ),
+        )
+
+
+def _index_columns(
+    connection: sqlite3.Connection, body: Body, code_of: Callable[[sqlite3.Connection, str], int]
+) -> Iterator[tuple[Group, bytes, int]]:
+    """Yield (group, index keys end to end, kind) for all that a body puts in the index."""
+    for group in body.groups:
+        if not group.shape.named:
+            yield group, _index_column(group.ids, group.shape.id_width), _key_kind(_ID_TYPE)
+        for number, ((type_name, width), column) in enumerate(
+            zip(group.shape.columns, group.columns, strict=True)
+        ):
+            code = code_of(connection, type_name)
+            naming = group.shape.named and number == 0
+            yield group, _index_column(column, width), _key_kind(code) if naming else 2 * code
+
+
+def check_index(
+    connection: sqlite3.Connection, list_number: int, position: int, body: Body
+) -> tuple[int, int]:
+    """Return (rows that a delta must have in the index, rows that are there as they must be)."""
+    expected = found = 0
+    for group, keys, kind in _index_columns(connection, body, _type_code):
+        expected += group.count
+        (rows,) = connection.execute(
+            """SELECT count(*) FROM number AS n CROSS JOIN posting AS p
+            ON p.digest = substr(?1, n.n * ?2 + 1, ?2) AND p.kind = ?3 AND p.list = ?4
+                AND p.position = ?5 AND p.row = ?6 + n.n AND p.op = ?7
+            WHERE n.n < ?8""",
+            (
+                keys,
+                len(keys) // group.count,
+                kind,
+                list_number,
+                position,
+                group.first_row,
+                group.shape.kind,
+                group.count,
+            ),
+        ).fetchone()
+        found += rows
+    return expected, found
+
+
+def load_superseded_by(
+    connection: sqlite3.Connection, list_number: int, position: int
+) -> dict[int, Prior]:
+    """Return what `load_prior` returned when the delta at that position was merged."""
+    return {
+        by_row: Prior(before, row, OpKind(op))
+        for by_row, before, row, op in connection.execute(
+            "SELECT by_row, position, row, op FROM superseded WHERE list = ? AND by_position = ?",
+            (list_number, position),
+        )
+    }
+
+
+# --- looking up -------------------------------------------------------------------------------
+
+
+def find_fingerprint(connection: sqlite3.Connection, fingerprint: Fingerprint) -> list[Place]:
+    """Return the assertions in force that have a fingerprint, in all lists, by place.
+
+    A digest of more than 64 bytes is found by its SHA-256: the caller compares the digest itself.
+    """
+    code = _type_code(connection, fingerprint.type)
+    if code == _ID_TYPE:
+        return []
+    return sorted(
+        Place(*row)
+        for row in connection.execute(
+            """SELECT p.list, p.position, p.row FROM posting AS p
+            LEFT JOIN superseded AS s USING (list, position, row)
+            WHERE p.digest = ? AND p.kind IN (?, ?) AND p.op = ? AND s.list IS NULL""",
+            (_index_key(fingerprint.digest), 2 * code, 2 * code + 1, OpKind.ASSERT),
+        )
+    )
+
+
+def find_many(
+    connection: sqlite3.Connection, type_name: str, digests: Iterable[bytes]
+) -> Iterator[tuple[bytes, Place]]:
+    """Yield (digest, place) of every assertion in force that has one of the digests.
+
+    Args:
+        connection: where to look.
+        type_name: the hash type of all of them.
+        digests: at most 10,000, of one width.
+    """
+    code = _type_code(connection, type_name)
+    ordered = sorted({_index_key(digest): digest for digest in digests}.items())
+    if code == _ID_TYPE or not ordered:
+        return
+    width = len(ordered[0][0])
+    for index, *place in connection.execute(
+        """SELECT n.n, p.list, p.position, p.row FROM number AS n CROSS JOIN posting AS p
+        ON p.digest = substr(?1, n.n * ?2 + 1, ?2) AND p.kind IN (?3, ?3 + 1)
+        LEFT JOIN superseded AS s USING (list, position, row)
+        WHERE n.n < ?4 AND p.op = ?5 AND s.list IS NULL""",
+        (b"".join(key for key, _ in ordered), width, 2 * code, len(ordered), OpKind.ASSERT),
+    ):
+        yield ordered[index][1], Place(*place)
+
+
+def find_entries(
+    connection: sqlite3.Connection, list_number: int, fingerprint: Fingerprint
+) -> list[Place]:
+    """Return every assertion of a list that ever had a fingerprint, in force or not."""
+    code = _type_code(connection, fingerprint.type)
+    if code == _ID_TYPE:
+        return []
+    return [
+        Place(*row)
+        for row in connection.execute(
+            "SELECT list, position, row FROM posting WHERE digest = ? AND kind IN (?, ?) "
+            "AND list = ? AND op = ? ORDER BY position, row",
+            (_index_key(fingerprint.digest), 2 * code, 2 * code + 1, list_number, OpKind.ASSERT),
+        )
+    ]
+
+
+def load_versions(
+    connection: sqlite3.Connection, list_number: int, entry: EntryId
+) -> list[Version]:
+    """Return every operation of a list on an entry, oldest first."""
+    code = _type_code(connection, entry.type) if entry.type else _ID_TYPE
+    if entry.type and code == _ID_TYPE:
+        return []
+    return [
+        Version(Place(list_number, position, row), OpKind(op), until)
+        for position, row, op, until in connection.execute(
+            """SELECT p.position, p.row, p.op, s.by_position FROM posting AS p
+            LEFT JOIN superseded AS s USING (list, position, row)
+            WHERE p.digest = ? AND p.kind = ? AND p.list = ? ORDER BY p.position""",
+            (_index_key(entry.key), _key_kind(code), list_number),
+        )
+    ]
+
+
+def load_in_force(
+    connection: sqlite3.Connection, list_number: int, entry: EntryId
+) -> Version | None:
+    """Return the operation in force on an entry of a list, or None."""
+    versions = load_versions(connection, list_number, entry)
+    return versions[-1] if versions else None

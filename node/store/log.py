@@ -1,0 +1,170 @@
+"""The signed bytes of every accepted delta, verbatim, and what they came with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from federation import limits, wire
+from federation.body import Body
+from federation.names import OrgName
+from federation.replica import SignedDelta
+from node.errors import DamageError
+from node.store.connection import Transaction
+from node.store.schema import POSITION_BITS
+from node.store.sqlite import sqlite3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeltaRecord:
+    """An accepted delta without its body.
+
+    Attributes:
+        position: its place in the log.
+        version: the store version that it came in with.
+        received_ms: when.
+        via: from which peer; None for our own.
+        body_size: bytes of the body.
+        header: the signed record.
+        checkpoint: the signed note of the log right after it.
+    """
+
+    position: int
+    version: int
+    received_ms: int
+    via: OrgName | None
+    body_size: int
+    header: bytes
+    checkpoint: bytes
+
+
+def delta_id(list_number: int, position: int) -> int:
+    """Return the row id of a delta."""
+    return list_number << POSITION_BITS | position
+
+
+def append(
+    transaction: Transaction,
+    list_number: int,
+    position: int,
+    delta: SignedDelta,
+    via: OrgName | None,
+) -> None:
+    """Keep the signed bytes of an accepted delta."""
+    connection = transaction.connection
+    at = delta_id(list_number, position)
+    connection.execute("INSERT INTO body (id, bytes) VALUES (?, ?)", (at, delta.body))
+    connection.execute(
+        """INSERT INTO delta (id, version, received_ms, via, body_size, header, checkpoint)
+        VALUES (?, ?, ?, (SELECT org FROM org WHERE name = ?), ?, ?, ?)""",
+        (
+            at,
+            transaction.version,
+            transaction.now_ms,
+            via,
+            len(delta.body),
+            delta.header,
+            delta.checkpoint,
+        ),
+    )
+
+
+def read_frame(
+    connection: sqlite3.Connection,
+    list_number: int,
+    start: int,
+    stop: int,
+    max_bytes: int = limits.FRAME_TARGET_BYTES,
+) -> list[SignedDelta]:
+    """Return deltas from `start` on, before `stop`: as many as fit, but at least one.
+
+    A frame ends with the delta that makes it reach `max_bytes`.
+    """
+    frame: list[SignedDelta] = []
+    size = 0
+    for header, checkpoint, body in connection.execute(
+        """SELECT delta.header, delta.checkpoint, body.bytes FROM delta JOIN body USING (id)
+        WHERE delta.id >= ? AND delta.id < ? ORDER BY delta.id LIMIT ?""",
+        (delta_id(list_number, start), delta_id(list_number, stop), limits.MAX_FRAME_DELTAS),
+    ):
+        frame.append(SignedDelta(header, body, checkpoint))
+        size += len(header) + len(checkpoint) + len(body)
+        if size >= max_bytes:
+            break
+    return frame
+
+
+def load_record(
+    connection: sqlite3.Connection, list_number: int, position: int
+) -> DeltaRecord | None:
+    """Return one delta without its body, or None."""
+    for record in iter_records(connection, list_number, position, position + 1):
+        return record
+    return None
+
+
+_RECORDS: Final = """SELECT d.id, d.version, d.received_ms, o.name, d.body_size, d.header,
+    d.checkpoint FROM delta AS d LEFT JOIN org AS o ON o.org = d.via
+    WHERE d.id >= ? AND d.id < ? ORDER BY d.id"""
+_RECORDS_NEWEST_FIRST: Final = f"{_RECORDS} DESC"
+
+
+def iter_records(
+    connection: sqlite3.Connection, list_number: int, start: int, stop: int, *, newest: bool = False
+) -> Iterator[DeltaRecord]:
+    """Yield deltas without their bodies from `start` on, before `stop`; newest first if asked."""
+    statement = _RECORDS_NEWEST_FIRST if newest else _RECORDS
+    for at, version, received_ms, via, body_size, header, checkpoint in connection.execute(
+        statement,
+        (delta_id(list_number, start), delta_id(list_number, stop)),
+    ):
+        yield DeltaRecord(
+            position=at - delta_id(list_number, 0),
+            version=version,
+            received_ms=received_ms,
+            via=None if via is None else OrgName(via),
+            body_size=body_size,
+            header=header,
+            checkpoint=checkpoint,
+        )
+
+
+def load_body_bytes(
+    connection: sqlite3.Connection, list_number: int, position: int
+) -> bytes | None:
+    """Return the exact bytes of one body, or None."""
+    row = connection.execute(
+        "SELECT bytes FROM body WHERE id = ?", (delta_id(list_number, position),)
+    ).fetchone()
+    return None if row is None else bytes(row[0])
+
+
+def load_body(connection: sqlite3.Connection, list_number: int, position: int) -> Body:
+    """Return one body, decoded; it was verified when it was accepted.
+
+    Raises:
+        DamageError: it is not there, or cannot be decoded any more.
+    """
+    data = load_body_bytes(connection, list_number, position)
+    if data is None:
+        raise DamageError(f"the body of position {position} is missing", hint="run 'hashfed fsck'")
+    return wire.decode_body(data)
+
+
+def position_at_version(connection: sqlite3.Connection, list_number: int, version: int) -> int:
+    """Return how many deltas of a list were here at a store version."""
+    row = connection.execute(
+        "SELECT id FROM delta WHERE id >= ? AND id < ? AND version <= ? ORDER BY id DESC LIMIT 1",
+        (delta_id(list_number, 0), delta_id(list_number + 1, 0), version),
+    ).fetchone()
+    return 0 if row is None else int(row[0]) - delta_id(list_number, 0) + 1
+
+
+def version_at_time(connection: sqlite3.Connection, time_ms: int) -> int:
+    """Return the store version that was in force at a time; 0 before the first."""
+    row = connection.execute(
+        "SELECT version FROM version WHERE committed_ms <= ? ORDER BY version DESC LIMIT 1",
+        (time_ms,),
+    ).fetchone()
+    return 0 if row is None else int(row[0])

@@ -1,0 +1,123 @@
+"""What lies in the store, as sqlite-utils migrations. Times are milliseconds since 1970 (UTC).
+
+A delta's place is one integer, `list << 32 | position`, so that a list's deltas lie together and
+in order without a second index.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlite_utils import Database, Migrations
+
+POSITION_BITS: Final = 32
+NUMBERS: Final = 10_000
+"""Rows of the table `number`: one for each operation that a body can have."""
+
+migrations = Migrations("hashfed")
+
+_INITIAL: Final = (
+    # What this store is: schema, and whose.
+    "CREATE TABLE node (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT",
+    # Organizations whose root is pinned here, this node's own among them.
+    """CREATE TABLE org (
+        org INTEGER PRIMARY KEY,
+        name TEXT NOT NULL UNIQUE,
+        root BLOB NOT NULL,
+        pinned_ms INTEGER NOT NULL
+    ) STRICT""",
+    # Nodes that may call here and that can be called.
+    """CREATE TABLE peer (
+        org INTEGER PRIMARY KEY REFERENCES org,
+        address TEXT NOT NULL,
+        certificate TEXT NOT NULL,
+        certificate_sha256 BLOB NOT NULL UNIQUE,
+        added_ms INTEGER NOT NULL
+    ) STRICT""",
+    # Lists: our own and those that we follow; each with where its log stands.
+    """CREATE TABLE list (
+        list INTEGER PRIMARY KEY,
+        org INTEGER NOT NULL REFERENCES org,
+        name TEXT NOT NULL,
+        own INTEGER NOT NULL,
+        via INTEGER REFERENCES org,
+        charter BLOB,
+        charter_version INTEGER NOT NULL,
+        frontier BLOB NOT NULL,
+        size INTEGER NOT NULL,
+        last_leaf BLOB NOT NULL,
+        last_time_ms INTEGER NOT NULL,
+        live_count INTEGER NOT NULL,
+        state_digest BLOB NOT NULL,
+        checked INTEGER NOT NULL,
+        UNIQUE (org, name)
+    ) STRICT""",
+    # How following a list goes. Changes with every contact, so it is not part of any version.
+    """CREATE TABLE follow_state (
+        list INTEGER PRIMARY KEY REFERENCES list,
+        state TEXT NOT NULL,
+        reason TEXT NOT NULL,
+        detail TEXT NOT NULL,
+        since_ms INTEGER NOT NULL,
+        contact_ms INTEGER NOT NULL,
+        head INTEGER NOT NULL
+    ) STRICT""",
+    # One row for each committed change of this store.
+    """CREATE TABLE version (
+        version INTEGER PRIMARY KEY,
+        committed_ms INTEGER NOT NULL,
+        kind TEXT NOT NULL,
+        detail TEXT NOT NULL
+    ) STRICT""",
+    # Accepted deltas: the signed bytes, and how they came. `via` is null for our own.
+    """CREATE TABLE delta (
+        id INTEGER PRIMARY KEY,
+        version INTEGER NOT NULL,
+        received_ms INTEGER NOT NULL,
+        via INTEGER REFERENCES org,
+        body_size INTEGER NOT NULL,
+        header BLOB NOT NULL,
+        checkpoint BLOB NOT NULL
+    ) STRICT""",
+    # Their bodies, apart, so that reading headers does not wade through them.
+    "CREATE TABLE body (id INTEGER PRIMARY KEY, bytes BLOB NOT NULL) STRICT",
+    # Hash types by a small number of this store's own.
+    "CREATE TABLE hash_type (code INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT",
+    # Where each fingerprint and each entry name was ever stated. `kind` is twice the code of the
+    # hash type, plus one where the fingerprint names the entry; code 0 is an id. Rows are only
+    # ever added: whether an operation is still in force is for `superseded` to say.
+    """CREATE TABLE posting (
+        digest BLOB NOT NULL,
+        kind INTEGER NOT NULL,
+        list INTEGER NOT NULL,
+        position INTEGER NOT NULL,
+        row INTEGER NOT NULL,
+        op INTEGER NOT NULL,
+        PRIMARY KEY (digest, kind, list, position, row)
+    ) STRICT, WITHOUT ROWID""",
+    # Operations that are no longer in force, and the ones that took their place. An operation's
+    # validity is the interval from its own position to `by_position`.
+    """CREATE TABLE superseded (
+        list INTEGER NOT NULL,
+        position INTEGER NOT NULL,
+        row INTEGER NOT NULL,
+        op INTEGER NOT NULL,
+        by_position INTEGER NOT NULL,
+        by_row INTEGER NOT NULL,
+        PRIMARY KEY (list, position, row)
+    ) STRICT, WITHOUT ROWID""",
+    "CREATE UNIQUE INDEX superseded_by ON superseded (list, by_position, by_row)",
+    # 0, 1, 2 ...: lets SQL cut columns into rows, many times faster than binding each row.
+    "CREATE TABLE number (n INTEGER PRIMARY KEY) STRICT",
+)
+
+
+@migrations(name="0001_initial")
+def _initial(db: Database) -> None:
+    for statement in _INITIAL:
+        db.execute(statement)
+    db.execute(
+        "WITH RECURSIVE counted (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM counted "
+        "WHERE n + 1 < ?) INSERT INTO number (n) SELECT n FROM counted",
+        [NUMBERS],
+    )

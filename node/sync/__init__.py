@@ -1,0 +1,1 @@
+"""The gRPC client that follows peers' lists. Knows nothing of who calls this node."""

@@ -1,0 +1,374 @@
+"""Calls one peer: channels, streams, and what gRPC's statuses mean for this node.
+
+What a peer sends is checked here for its form only; whether it is true is for `federation.replica`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2  # type: ignore[import-untyped]  # stubs not marked as such
+from grpc_status import rpc_status  # type: ignore[import-untyped]  # ships no types
+
+from federation import limits
+from federation.names import OrgName
+from federation.replica import SignedDelta
+from federation.v1 import log_service_pb2
+from federation.v1.log_service_pb2 import (
+    FollowRequest,
+    FollowResponse,
+    ListLogsRequest,
+    ListLogsResponse,
+    LogInfo,
+)
+from node.errors import NodeError, ProtocolError, RefusedError, UnreachableError
+from node.serving import Cursor, Outcome
+from node.store.registry import Peer
+
+CONNECT_SECONDS: Final = 20.0
+"""For name resolution, connection, handshake and the first answer."""
+
+CALL_SECONDS: Final = 30.0
+"""For a call with one answer."""
+
+MAX_LIST_PAGES: Final = 64
+"""Pages of a peer's lists that are fetched: more than any peer has."""
+
+MAX_RETRY_SECONDS: Final = 3600.0
+"""The longest wait that a peer can ask for: it must not switch itself off for ever."""
+
+_KEEPALIVE_SECONDS: Final = 120
+"""Between pings; servers of this program call it abuse below half of that."""
+
+# gRPC writes what it retries by itself to stderr; what it means is in the errors here.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
+_MAX_TEXT: Final = 200
+_FOLLOW: Final = "/federation.v1.LogService/Follow"
+_LIST_LOGS: Final = "/federation.v1.LogService/ListLogs"
+
+_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
+    ("grpc.max_receive_message_length", limits.MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", limits.MAX_MESSAGE_BYTES),
+    ("grpc.keepalive_time_ms", _KEEPALIVE_SECONDS * 1000),
+    ("grpc.keepalive_permit_without_calls", 0),
+    ("grpc.compression_enabled_algorithms_bitset", 1),
+    # A proxy of the environment would end the pinned TLS, and DNS has no say in how we call.
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.service_config_disable_resolution", 1),
+    # The session decides when to try again, and does so with a new channel.
+    ("grpc.enable_retries", 0),
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
+_OUTCOMES: Final = {
+    log_service_pb2.OUTCOME_UP_TO_DATE: Outcome.UP_TO_DATE,
+    log_service_pb2.OUTCOME_DELTAS: Outcome.DELTAS,
+    log_service_pb2.OUTCOME_UNAVAILABLE: Outcome.UNAVAILABLE,
+    log_service_pb2.OUTCOME_CURSOR_AHEAD: Outcome.CURSOR_AHEAD,
+    log_service_pb2.OUTCOME_DIVERGED: Outcome.DIVERGED,
+}
+
+
+class IdleError(UnreachableError):
+    """A peer is connected and says nothing."""
+
+
+class PeerBusyError(UnreachableError):
+    """A peer asks to be called later.
+
+    Attributes:
+        retry_seconds: after how long, at least.
+    """
+
+    def __init__(self, message: str, *, retry_seconds: float) -> None:
+        super().__init__(message, hint="try again later")
+        self.retry_seconds = retry_seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsIdentity:
+    """What this node shows to peers.
+
+    Attributes:
+        key: the TLS key, PEM.
+        certificate: the TLS certificate, PEM.
+    """
+
+    key: bytes
+    certificate: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """How the peer stands to one cursor. `checkpoint` and `charter` are as on the wire."""
+
+    origin: str
+    outcome: Outcome
+    checkpoint: bytes
+    charter: bytes
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivered:
+    """Deltas of one list, not verified."""
+
+    origin: str
+    deltas: tuple[SignedDelta, ...]
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alive:
+    """Nothing new. `sent_ms` is what the peer's clock says."""
+
+    sent_ms: int
+    size_bytes: int
+
+
+Event = Opened | Delivered | Alive
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfferedList:
+    """A list that a peer offers, not verified. The bytes are as on the wire."""
+
+    origin: str
+    checkpoint: bytes
+    charter: bytes
+
+
+def open_channel(peer: Peer, identity: TlsIdentity) -> grpc.aio.Channel:
+    """Return a channel to a peer that trusts that peer's one certificate; connects when called."""
+    credentials = grpc.ssl_channel_credentials(
+        root_certificates=peer.certificate.encode(),
+        private_key=identity.key,
+        certificate_chain=identity.certificate,
+    )
+    # A node is called under an address, its certificate is for its organization's name.
+    options = (*_OPTIONS, ("grpc.ssl_target_name_override", str(peer.org)))
+    return grpc.aio.secure_channel(peer.address, credentials, options=options)
+
+
+async def follow(
+    channel: grpc.aio.Channel,
+    org: OrgName,
+    cursors: Sequence[Cursor],
+    *,
+    live: bool,
+    idle_timeout_seconds: float,
+) -> AsyncIterator[Event]:
+    """Ask a peer for what comes after the cursors, and yield what it sends, as it is asked for.
+
+    Raises:
+        UnreachableError: it cannot be reached, went away, is busy, or said nothing for too long.
+        RefusedError: it does not know this node.
+        ProtocolError: it sent what is no message of this protocol.
+    """
+    request = FollowRequest(
+        cursors=[
+            log_service_pb2.Cursor(
+                origin=cursor.origin,
+                size=cursor.size,
+                root_hash=cursor.root_hash,
+                charter_version=cursor.charter_version,
+            )
+            for cursor in cursors
+        ],
+        live=live,
+    )
+    # Bytes, not messages: their length is needed, and a parse error has to be told from a status.
+    method = channel.unary_stream(
+        _FOLLOW,
+        request_serializer=FollowRequest.SerializeToString,
+        response_deserializer=_keep,
+    )
+    call = method(request)
+    patience = max(CONNECT_SECONDS, idle_timeout_seconds)
+    try:
+        while True:
+            try:
+                async with asyncio.timeout(patience):
+                    data = await call.read()
+            except TimeoutError:
+                raise IdleError(
+                    f"{org} said nothing for {patience:g} s",
+                    hint="it is connected: ask them whether their node works",
+                ) from None
+            except grpc.aio.AioRpcError as error:
+                raise translate(error, org) from error
+            if not isinstance(data, bytes):
+                return
+            patience = idle_timeout_seconds
+            event = _parse(data, org)
+            if event is not None:
+                yield event
+    finally:
+        call.cancel()
+
+
+def _parse(data: bytes, org: OrgName) -> Event | None:
+    """Return the event of a message; None for one of a later version of the protocol."""
+    try:
+        message = FollowResponse.FromString(data)
+    except DecodeError as error:
+        raise ProtocolError(f"{org} sent what is no message of this protocol") from error
+    match message.WhichOneof("event"):
+        case "opening":
+            opening = message.opening
+            outcome = _OUTCOMES.get(opening.outcome)
+            if outcome is None:
+                raise ProtocolError(f"{org} gave an answer that does not exist")
+            return Opened(
+                origin=opening.origin,
+                outcome=outcome,
+                checkpoint=opening.checkpoint,
+                charter=opening.charter,
+                size_bytes=len(data),
+            )
+        case "frame":
+            frame = message.frame
+            if len(frame.deltas) > limits.MAX_FRAME_DELTAS:
+                raise ProtocolError(
+                    f"{org} sent {len(frame.deltas)} deltas in one frame, "
+                    f"at most {limits.MAX_FRAME_DELTAS} are allowed"
+                )
+            return Delivered(
+                origin=frame.origin,
+                deltas=tuple(
+                    SignedDelta(delta.header, delta.body, delta.checkpoint)
+                    for delta in frame.deltas
+                ),
+                size_bytes=len(data),
+            )
+        case "heartbeat":
+            return Alive(sent_ms=message.heartbeat.sent_ms, size_bytes=len(data))
+        case None:
+            return None
+
+
+async def fetch_logs(channel: grpc.aio.Channel, org: OrgName) -> list[OfferedList]:
+    """Ask a peer which of its lists this node may follow.
+
+    Raises:
+        UnreachableError, RefusedError, ProtocolError: as `follow`.
+    """
+    method = channel.unary_unary(
+        _LIST_LOGS,
+        request_serializer=ListLogsRequest.SerializeToString,
+        response_deserializer=_keep,
+    )
+    found: list[OfferedList] = []
+    token = ""
+    for _ in range(MAX_LIST_PAGES):
+        try:
+            data = await method(ListLogsRequest(page_token=token), timeout=CALL_SECONDS)
+            page = ListLogsResponse.FromString(data)
+        except grpc.aio.AioRpcError as error:
+            raise translate(error, org) from error
+        except DecodeError as error:
+            raise ProtocolError(f"{org} sent what is no message of this protocol") from error
+        found.extend(map(_offered, page.logs))
+        token = page.next_page_token
+        if not token:
+            return found
+    raise ProtocolError(f"{org} offers lists without an end")
+
+
+def _keep(data: bytes) -> bytes:
+    return data
+
+
+def _offered(info: LogInfo) -> OfferedList:
+    return OfferedList(origin=info.origin, checkpoint=info.checkpoint, charter=info.charter)
+
+
+# --- errors -----------------------------------------------------------------------------------
+
+
+def translate(error: grpc.aio.AioRpcError, org: OrgName) -> NodeError:
+    """Return what a call's failure means, with what to do about it."""
+    text = _clean(error.details() or "")
+    reason, retry_seconds = _details(error)
+    match error.code():
+        case grpc.StatusCode.PERMISSION_DENIED | grpc.StatusCode.UNAUTHENTICATED:
+            return RefusedError(
+                f"{org} refuses this node: {text}",
+                hint="ask them to add the invitation of this node, which 'hashfed invite' writes",
+                reason=reason,
+            )
+        case grpc.StatusCode.RESOURCE_EXHAUSTED if reason is None and "larger than max" in text:
+            return ProtocolError(f"{org} sent a message larger than the protocol allows")
+        case grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return PeerBusyError(
+                f"{org} asks to be called later: {text}", retry_seconds=retry_seconds or 1.0
+            )
+        case grpc.StatusCode.UNIMPLEMENTED:
+            return ProtocolError(
+                f"{org} does not offer what was asked for: {text}",
+                hint="one of the two nodes may run an older hashfed",
+            )
+        case grpc.StatusCode.INVALID_ARGUMENT | grpc.StatusCode.FAILED_PRECONDITION:
+            return ProtocolError(f"{org} does not take our request: {text}", reason=reason)
+        case grpc.StatusCode.INTERNAL | grpc.StatusCode.UNKNOWN | grpc.StatusCode.DATA_LOSS:
+            return UnreachableError(
+                f"the node of {org} failed: {text}", hint="tell them: the reason is in their log"
+            )
+        case _ if retry_seconds is not None:
+            return PeerBusyError(
+                f"{org} asks to be called later: {text}", retry_seconds=retry_seconds
+            )
+        case _ if _is_handshake(text):
+            return UnreachableError(
+                f"{org} cannot be connected to: the TLS handshake failed",
+                hint="one side does not have the certificate that the other shows: exchange "
+                "invitations anew ('hashfed invite', 'hashfed peer add')",
+            )
+        case _:
+            return UnreachableError(
+                f"{org} cannot be reached: {text}",
+                hint="check the address with 'hashfed peer list', and that their node runs",
+            )
+
+
+def _is_handshake(text: str) -> bool:
+    lowered = text.lower()
+    return any(word in lowered for word in ("handshake", "certificate", "ssl_", "tls"))
+
+
+def _details(error: grpc.aio.AioRpcError) -> tuple[str | None, float | None]:
+    """Return the reason and the wait that a status carries. The peer may have written anything."""
+    try:
+        status = rpc_status.from_call(error)
+    except (ValueError, DecodeError):
+        return None, None
+    reason: str | None = None
+    retry_seconds: float | None = None
+    for detail in [] if status is None else status.details[:8]:
+        info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+        try:
+            if detail.Unpack(info) and _is_word(info.reason):
+                reason = info.reason
+            elif detail.Unpack(retry):
+                seconds = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
+                retry_seconds = min(max(seconds, 0.0), MAX_RETRY_SECONDS)
+        except DecodeError:
+            continue
+    return reason, retry_seconds
+
+
+def _is_word(text: str) -> bool:
+    return 0 < len(text) <= 63 and text.isascii() and text.replace("_", "").isalnum()
+
+
+def _clean(text: str) -> str:
+    """Return a peer's text as one that can be shown and kept."""
+    shown = "".join(character if character.isprintable() else "?" for character in text)
+    return shown if len(shown) <= _MAX_TEXT else f"{shown[:_MAX_TEXT]}..."

@@ -1,0 +1,423 @@
+"""What one stream of a peer does to the lists that are followed by it. Runs in the writer's thread.
+
+A list that fails is dropped for the rest of the stream; the others go on. Nothing here waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from federation.checkpoint import open_checkpoint
+from federation.errors import FederationError, ForkError, PeerError, Reason
+from federation.header import Header
+from federation.names import OrgName, Origin
+from federation.replica import SignedDelta
+from node import accepting, serving
+from node.clock import Clock
+from node.errors import NodeError, ProtocolError, UsageError
+from node.logs import get_logger
+from node.serving import Cursor, Outcome
+from node.store import registry
+from node.store.connection import Store
+from node.store.registry import FollowState, FollowStatus, ListRecord
+from node.sync.client import Alive, Delivered, Event, Opened
+
+CONTACT_MS: Final = 30_000
+"""How fresh the time of the last contact is kept. Noting it with every message would cost a write
+to disk for each."""
+
+UNAVAILABLE: Final = "UNAVAILABLE"
+CURSOR_AHEAD: Final = "CURSOR_AHEAD"
+DIVERGED: Final = "DIVERGED"
+
+_FOLLOWABLE: Final = (Outcome.UP_TO_DATE, Outcome.DELTAS)
+_PUBLISHER_AT_FAULT: Final = (Reason.OPS_ROOT_MISMATCH, Reason.STATE_DIGEST_MISMATCH)
+
+_log = get_logger()
+
+
+def is_frozen(status: FollowStatus) -> bool:
+    """Say whether a list waits for a person: fetching it again would not change what is wrong."""
+    return status.state is FollowState.FORKED or (
+        status.state is FollowState.QUARANTINED and status.reason in _PUBLISHER_AT_FAULT
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class Progress:
+    """How one list comes along on one stream.
+
+    Attributes:
+        origin: the list.
+        before: deltas that were here when the stream began.
+        size: deltas that are here.
+        head: deltas that the peer said it has; 0 before it answered.
+        deltas: deltas that this stream brought.
+        ops: operations in them.
+        bytes: bytes that the peer sent for it.
+        state: how following it goes.
+        reason: the stable word of what is wrong, or empty.
+        detail: the same in a sentence.
+    """
+
+    origin: Origin
+    before: int
+    size: int
+    head: int = 0
+    deltas: int = 0
+    ops: int = 0
+    bytes: int = 0
+    state: FollowState = FollowState.CATCHING_UP
+    reason: str = ""
+    detail: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Followed:
+    """One list on the stream. `expected` is the position that the peer should send next."""
+
+    progress: Progress
+    expected: int
+    outcome: Outcome | None = None
+    dropped: bool = False
+    pending: list[SignedDelta] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """What a batch of events did.
+
+    Attributes:
+        progress: of each list that the batch was about.
+        accepted: whether the store has new deltas.
+        refused: lists of which something was refused, with the reason.
+    """
+
+    progress: tuple[Progress, ...]
+    accepted: tuple[tuple[Origin, int, int], ...]
+    refused: tuple[tuple[Origin, str], ...]
+
+
+class Intake:
+    """The lists of one stream, as they stand here.
+
+    Attributes:
+        reopen: whether a list needs a new stream to go on, with a new cursor.
+        diverged: lists that the peer said to have another history of.
+    """
+
+    def __init__(self, via: OrgName, clock: Clock) -> None:
+        self.reopen = False
+        self.diverged: set[Origin] = set()
+        self._via = via
+        self._clock = clock
+        self._lists: dict[str, _Followed] = {}
+        self._touched: dict[str, _Followed] = {}
+        self._accepted: list[tuple[Origin, int, int]] = []
+        self._refused: list[tuple[Origin, str]] = []
+        self._contact_ms = 0
+
+    @property
+    def progress(self) -> tuple[Progress, ...]:
+        """How all lists of the stream come along."""
+        return tuple(item.progress for item in self._lists.values())
+
+    @property
+    def active(self) -> set[Origin]:
+        """The lists that the stream still brings something of."""
+        return {item.progress.origin for item in self._lists.values() if not item.dropped}
+
+    def open(
+        self,
+        store: Store,
+        *,
+        only: Callable[[Origin], bool] = lambda _origin: True,
+        from_start: Collection[Origin] = (),
+    ) -> list[Cursor]:
+        """Return where this node stands in each list that it follows by the peer.
+
+        Args:
+            store: the store.
+            only: which lists are wanted.
+            from_start: lists to be compared delta by delta, from the first one.
+        """
+        cursors = []
+        for record in list(registry.iter_lists(store.connection)):
+            if record.own or record.via != self._via or not only(record.origin):
+                continue
+            status = registry.load_follow_status(store.connection, record.list)
+            size = record.log.size
+            item = _Followed(
+                progress=Progress(
+                    origin=record.origin,
+                    before=size,
+                    size=size,
+                    state=status.state,
+                    reason=status.reason,
+                    detail=status.detail,
+                ),
+                expected=size,
+            )
+            self._lists[str(record.origin)] = item
+            if is_frozen(status):
+                item.dropped = True
+                continue
+            known = size and record.origin not in from_start
+            if not known:
+                item.expected = 0
+            cursors.append(
+                Cursor(
+                    origin=str(record.origin),
+                    size=item.expected,
+                    root_hash=record.log.frontier.root() if known else b"",
+                    charter_version=record.charter_version,
+                )
+            )
+        return cursors
+
+    def apply(self, store: Store, events: Iterable[Event]) -> Applied:
+        """Take what the peer sent: all deltas of a list among it in one transaction.
+
+        Raises:
+            ProtocolError: it sent what nobody asked for. What came before that is kept.
+            StoreError: the store could not be written.
+        """
+        self._touched, self._accepted, self._refused = {}, [], []
+        broken: ProtocolError | None = None
+        try:
+            for event in events:
+                self._take(store, event)
+        except ProtocolError as error:
+            broken = error
+        for item in self._touched.values():
+            self._flush(store, item)
+            self._settle(store, item)
+        self._keep_contact(store)
+        if broken is not None:
+            raise broken
+        return Applied(
+            progress=tuple(item.progress for item in self._touched.values()),
+            accepted=tuple(self._accepted),
+            refused=tuple(self._refused),
+        )
+
+    def fail(self, store: Store, error: NodeError) -> None:
+        """Note that the peer cannot be followed now."""
+        for item in self._lists.values():
+            record = registry.load_list(store.connection, item.progress.origin)
+            if item.dropped or record is None:
+                continue
+            held = registry.load_follow_status(store.connection, record.list)
+            # What was wrong with the list stays wrong while nobody can be asked.
+            if held.state in {FollowState.QUARANTINED, FollowState.FORKED}:
+                self._show(item, held.state, held.reason, held.detail)
+                continue
+            self._show(item, FollowState.STALE, error.reason, str(error))
+            if (held.state, held.reason) != (FollowState.STALE, error.reason):
+                self._note(store, item)
+
+    # --- events -------------------------------------------------------------------------------
+
+    def _take(self, store: Store, event: Event) -> None:
+        match event:
+            case Alive():
+                return
+            case Opened():
+                item = self._find(event.origin)
+                self._flush(store, item)
+                if not item.dropped:
+                    item.progress.bytes += event.size_bytes
+                    self._open(store, item, event)
+            case Delivered():
+                item = self._find(event.origin)
+                if item.outcome is None and not item.dropped:
+                    raise ProtocolError(f"{self._via} sent deltas before it answered")
+                if not item.dropped and item.outcome in _FOLLOWABLE:
+                    item.progress.bytes += event.size_bytes
+                    item.pending.extend(event.deltas)
+
+    def _find(self, origin: str) -> _Followed:
+        item = self._lists.get(origin)
+        if item is None:
+            raise ProtocolError(f"{self._via} sent a list that it was not asked for")
+        self._touched[origin] = item
+        return item
+
+    def _open(self, store: Store, item: _Followed, event: Opened) -> None:
+        record = self._load(store, item)
+        if record is None:
+            return
+        item.outcome = event.outcome
+        try:
+            if event.charter:
+                accepting.accept_charter(store, record.origin, event.charter)
+            if event.checkpoint:
+                item.progress.head = _check_checkpoint(store, record, event.checkpoint)
+        except PeerError as error:
+            self._park(store, item, error)
+        except UsageError:
+            # Not followed any more, since a moment ago.
+            item.dropped = True
+
+    def _flush(self, store: Store, item: _Followed) -> None:
+        """Verify and commit the deltas that wait."""
+        if not item.pending:
+            return
+        deltas, item.pending = item.pending, []
+        start, item.expected = item.expected, item.expected + len(deltas)
+        record = self._load(store, item)
+        if record is None:
+            return
+        if record.log.size < start and _position(deltas[0]) == start:
+            # The peer goes on rightly, but what came before did not stay here.
+            item.dropped = self.reopen = True
+            return
+        try:
+            acceptance = accepting.accept(
+                store, record.origin, deltas, via=self._via, clock=self._clock
+            )
+        except UsageError:
+            # Not followed any more, since a moment ago.
+            item.dropped = True
+            return
+        progress = item.progress
+        progress.size = acceptance.size
+        progress.deltas += acceptance.deltas
+        progress.ops += acceptance.ops
+        if acceptance.deltas:
+            self._accepted.append((record.origin, acceptance.deltas, acceptance.ops))
+        if acceptance.error is not None:
+            self._drop(store, item, acceptance.error)
+
+    # --- states -------------------------------------------------------------------------------
+
+    def _load(self, store: Store, item: _Followed) -> ListRecord | None:
+        """Return the record of a list; None, and drop it, if it is not followed by this peer."""
+        record = registry.load_list(store.connection, item.progress.origin)
+        if record is None or record.own or record.via != self._via:
+            item.dropped = True
+            return None
+        return record
+
+    def _park(self, store: Store, item: _Followed, error: FederationError) -> None:
+        accepting.park(store, item.progress.origin, error, clock=self._clock)
+        self._drop(store, item, error)
+
+    def _drop(self, store: Store, item: _Followed, error: FederationError) -> None:
+        """Take nothing more of a list that was parked."""
+        item.dropped = True
+        item.pending.clear()
+        origin = item.progress.origin
+        self._refused.append((origin, str(error.reason)))
+        record = registry.load_list(store.connection, origin)
+        if record is not None:
+            held = registry.load_follow_status(store.connection, record.list)
+            self._show(item, held.state, held.reason, held.detail)
+        _log.warning(
+            "list_parked",
+            origin=str(origin),
+            peer=self._via,
+            state=str(item.progress.state),
+            reason=str(error.reason),
+            detail=str(error),
+        )
+
+    def _settle(self, store: Store, item: _Followed) -> None:
+        """Note how following a list goes, if that has changed."""
+        if item.dropped:
+            return
+        progress = item.progress
+        match item.outcome:
+            case None:
+                return
+            case Outcome.UP_TO_DATE | Outcome.DELTAS:
+                # Both: when compared from the start, all may be here and not be compared yet.
+                caught_up = min(progress.size, item.expected) >= progress.head
+                self._show(item, FollowState.CURRENT if caught_up else FollowState.CATCHING_UP)
+            case Outcome.UNAVAILABLE:
+                detail = f"{self._via} does not have it, or not for us"
+                self._show(item, FollowState.STALE, UNAVAILABLE, detail)
+            case Outcome.CURSOR_AHEAD:
+                detail = f"{self._via} has {progress.head} deltas of it, here are {progress.size}"
+                self._show(item, FollowState.DESYNCHRONISED, CURSOR_AHEAD, detail)
+            case Outcome.DIVERGED:
+                # A claim, and no evidence yet: that is in the deltas themselves.
+                detail = f"{self._via} says it has another history; comparing delta by delta"
+                self._show(item, FollowState.QUARANTINED, DIVERGED, detail)
+                self.diverged.add(progress.origin)
+                self._refused.append((progress.origin, DIVERGED))
+                item.dropped = True
+        record = registry.load_list(store.connection, progress.origin)
+        if record is None:
+            return
+        held = registry.load_follow_status(store.connection, record.list)
+        if is_frozen(held):
+            # Found out in the meantime, behind acceptance or by way of another peer.
+            item.dropped = True
+            self._show(item, held.state, held.reason, held.detail)
+        elif (held.state, held.reason, held.detail) != (
+            progress.state,
+            progress.reason,
+            progress.detail,
+        ) or progress.head > max(held.head, progress.size):
+            self._note(store, item)
+
+    @staticmethod
+    def _show(item: _Followed, state: FollowState, reason: str = "", detail: str = "") -> None:
+        progress = item.progress
+        progress.state, progress.reason, progress.detail = state, reason, detail
+
+    def _note(self, store: Store, item: _Followed) -> None:
+        progress = item.progress
+        accepting.note(
+            store,
+            progress.origin,
+            progress.state,
+            clock=self._clock,
+            reason=progress.reason,
+            detail=progress.detail,
+            head=progress.head if item.outcome is not None else None,
+        )
+
+    def _keep_contact(self, store: Store) -> None:
+        """Note, now and then, that the peer has answered for all lists of the stream."""
+        now_ms = self._clock.now_ms()
+        if abs(now_ms - self._contact_ms) < CONTACT_MS:
+            return
+        answered = [item for item in self._lists.values() if item.outcome is not None]
+        if not answered:
+            return
+        self._contact_ms = now_ms
+        with store.note() as connection:
+            for item in answered:
+                record = registry.load_list(connection, item.progress.origin)
+                if record is not None and not item.dropped:
+                    registry.store_contact(connection, record.list, now_ms=now_ms)
+
+
+def _check_checkpoint(store: Store, record: ListRecord, note: bytes) -> int:
+    """Return the size that a peer's newest checkpoint says, once its signature holds.
+
+    Raises:
+        PeerError: it is not signed by the list's owner.
+        ForkError: it contradicts what is held here at that size.
+    """
+    root = registry.load_root(store.connection, record.origin.org)
+    if root is None:
+        raise UsageError(f"no root of {record.origin.org} is pinned here")
+    origin = str(record.origin)
+    checkpoint = open_checkpoint(note, origin, root.document.log_verifiers(record.origin))
+    if 0 < checkpoint.size <= record.log.size:
+        held = serving.root_at(store, record, checkpoint.size)
+        if held != checkpoint.root_hash:
+            raise ForkError(f"{origin} has two signed checkpoints of size {checkpoint.size}")
+    return checkpoint.size
+
+
+def _position(delta: SignedDelta) -> int | None:
+    try:
+        return Header.parse(delta.header).position
+    except FederationError:
+        return None

@@ -1,0 +1,192 @@
+"""Which peers are followed, and a session for each: once (`hashfed sync`) or for ever (`serve`)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Final
+
+from federation.names import OrgName, Origin
+from node import accepting
+from node.errors import UnreachableError
+from node.store import registry
+from node.store.connection import Store
+from node.store.registry import FollowState, Peer
+from node.sync.intake import Progress, is_frozen
+from node.sync.session import ListResult, Session, Tools
+
+NO_PEER: Final = "NO_PEER"
+
+_SETTLE_SECONDS: Final = 0.5
+"""Changes within this time are looked at together: every accepted batch is one."""
+
+
+@dataclass(slots=True)
+class _Plan:
+    """Whom to follow.
+
+    Attributes:
+        wanted: the lists by the peer that they are followed by.
+        peers: those peers.
+        lost: lists whose peer is not known any more.
+    """
+
+    wanted: dict[OrgName, set[Origin]] = field(default_factory=dict)
+    peers: dict[OrgName, Peer] = field(default_factory=dict)
+    lost: list[Progress] = field(default_factory=list)
+
+
+def _load_plan(store: Store, only: Callable[[Origin], bool], *, frozen: bool) -> _Plan:
+    plan = _Plan()
+    plan.peers = {peer.org: peer for peer in registry.iter_peers(store.connection)}
+    for record in list(registry.iter_lists(store.connection)):
+        if record.own or record.via is None or not only(record.origin):
+            continue
+        status = registry.load_follow_status(store.connection, record.list)
+        if record.via not in plan.peers:
+            size = record.log.size
+            plan.lost.append(
+                Progress(
+                    origin=record.origin,
+                    before=size,
+                    size=size,
+                    state=status.state,
+                    reason=status.reason,
+                )
+            )
+        elif frozen or not is_frozen(status):
+            plan.wanted.setdefault(record.via, set()).add(record.origin)
+    return plan
+
+
+def _all(_origin: Origin) -> bool:
+    return True
+
+
+async def sync_once(tools: Tools, only: Collection[Origin] | None = None) -> list[ListResult]:
+    """Fetch what all peers have, all of them at the same time.
+
+    Args:
+        tools: what the sessions share.
+        only: the lists that are wanted; None for all.
+
+    Returns:
+        What became of each list, by origin. A peer that fails is an error of its lists alone.
+
+    Raises:
+        StoreError: the store cannot be written.
+    """
+    wanted = _all if only is None else frozenset(only).__contains__
+    plan = await tools.writer.run(lambda store: _load_plan(store, wanted, frozen=True))
+    sessions = [Session(plan.peers[org], tools) for org in plan.wanted]
+    tasks = [asyncio.create_task(session.run_once(wanted)) for session in sessions]
+    try:
+        results = [result for found in await asyncio.gather(*tasks) for result in found]
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    await _note_lost(tools, plan)
+    results.extend(_lost_result(progress) for progress in plan.lost)
+    return sorted(results, key=lambda result: result.origin)
+
+
+def _lost_result(progress: Progress) -> ListResult:
+    return ListResult(
+        origin=progress.origin,
+        via=OrgName(""),
+        before=progress.size,
+        after=progress.size,
+        head=0,
+        ops=0,
+        bytes=0,
+        state=FollowState.STALE,
+        reason=NO_PEER,
+        error=UnreachableError(
+            f"{progress.origin}: the peer that it was followed by is not known any more",
+            hint=f"run 'hashfed follow {progress.origin} --via PEER'",
+            reason=NO_PEER,
+        ),
+    )
+
+
+async def _note_lost(tools: Tools, plan: _Plan) -> None:
+    news = [progress for progress in plan.lost if progress.reason != NO_PEER]
+    if not news:
+        return
+
+    def note(store: Store) -> None:
+        for progress in news:
+            accepting.note(
+                store,
+                progress.origin,
+                FollowState.STALE,
+                clock=tools.clock,
+                reason=NO_PEER,
+                detail="the peer that it was followed by is not known any more",
+            )
+
+    await tools.writer.run(note)
+
+
+class Follower:
+    """Keeps a session for each peer that lists are followed by."""
+
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
+        self._sessions: dict[OrgName, tuple[Session, asyncio.Task[None]]] = {}
+        self._changed = asyncio.Event()
+
+    def wake(self) -> None:
+        """Say that what is followed may have changed."""
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Follow until cancelled.
+
+        Raises:
+            StoreError: the store cannot be written.
+        """
+        try:
+            while True:
+                self._changed.clear()
+                plan = await self._tools.writer.run_aside(
+                    lambda store: _load_plan(store, _all, frozen=False)
+                )
+                await _note_lost(self._tools, plan)
+                await self._reconcile(plan)
+                await self._wait()
+        finally:
+            tasks = [task for _, task in self._sessions.values()]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _reconcile(self, plan: _Plan) -> None:
+        for org, (session, task) in list(self._sessions.items()):
+            # Another address or certificate is another session.
+            if org not in plan.wanted or plan.peers[org] != session.peer:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+                del self._sessions[org]
+        for org, origins in plan.wanted.items():
+            held = self._sessions.get(org)
+            if held is not None:
+                held[0].update(origins)
+                continue
+            session = Session(plan.peers[org], self._tools)
+            self._sessions[org] = (session, asyncio.create_task(session.run()))
+
+    async def _wait(self) -> None:
+        """Wait for a change; raise what a session raised."""
+        changed = asyncio.create_task(self._changed.wait())
+        tasks = [task for _, task in self._sessions.values()]
+        try:
+            await asyncio.wait([changed, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            changed.cancel()
+        for task in tasks:
+            if task.done():
+                await task
+        await asyncio.sleep(_SETTLE_SECONDS)

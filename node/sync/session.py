@@ -1,0 +1,391 @@
+"""Follows all lists of one peer by one stream, once or for ever. One code path for both.
+
+A session shares nothing with those of other peers but the writer, so that a failing peer delays
+nobody else's lists.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from functools import partial
+from random import SystemRandom
+from typing import TYPE_CHECKING, Final
+
+from federation.names import OrgName, Origin
+from node.clock import Clock
+from node.errors import (
+    LockedError,
+    NodeError,
+    ProtocolError,
+    RefusedError,
+    StoreError,
+    UnreachableError,
+)
+from node.logs import get_logger
+from node.metrics import Metrics
+from node.store.connection import Store
+from node.store.registry import FollowState, Peer
+from node.sync.backoff import Backoff
+from node.sync.buffer import Buffer
+from node.sync.client import IdleError, PeerBusyError, TlsIdentity, follow, open_channel
+from node.sync.intake import UNAVAILABLE, Applied, Intake, Progress
+from node.sync.writer import Writer
+
+if TYPE_CHECKING:
+    from random import Random
+
+BUFFER_BYTES: Final = 8 * 1024 * 1024
+"""Bytes of frames that wait for the writer: a second of its work, and what a transaction holds."""
+
+MAX_ATTEMPTS: Final = 4
+"""Streams of one `sync`: lists that need another cursor are asked for again."""
+
+_log = get_logger()
+
+
+def _ignore(*_: object) -> None:
+    return
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tools:
+    """What all sessions of a process share.
+
+    Attributes:
+        writer: writes what is fetched.
+        identity: what this node shows to peers.
+        clock: the time of day.
+        idle_timeout_seconds: how long a stream may be silent before it counts as broken.
+        interval_seconds: the longest wait before a peer is contacted again.
+        random: draws waits.
+        monotonic: measures waits.
+        metrics: where to count, or None.
+        on_accepted: called when the store has new deltas.
+        on_progress: told how a list comes along, after each batch.
+    """
+
+    writer: Writer
+    identity: TlsIdentity
+    clock: Clock
+    idle_timeout_seconds: float
+    interval_seconds: float
+    random: Random = field(default_factory=SystemRandom)
+    monotonic: Callable[[], float] = time.monotonic
+    metrics: Metrics | None = None
+    on_accepted: Callable[[], None] = _ignore
+    on_progress: Callable[[Progress], None] = _ignore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListResult:
+    """What one `sync` did for one list.
+
+    Attributes:
+        origin: the list.
+        via: the peer that it is followed by.
+        before: deltas that were here before.
+        after: deltas that are here now.
+        head: deltas that the peer said it has.
+        ops: operations that are new.
+        bytes: bytes that the peer sent for it.
+        state: how following it goes.
+        reason: the stable word of what is wrong, or empty.
+        error: what is wrong, with a hint and an exit code; None when the list is current.
+    """
+
+    origin: Origin
+    via: OrgName
+    before: int
+    after: int
+    head: int
+    ops: int
+    bytes: int
+    state: FollowState
+    reason: str
+    error: NodeError | None
+
+
+@dataclass(slots=True)
+class _Resting:
+    backoff: Backoff
+    until: float
+
+
+class Session:
+    """Follows the lists of one peer.
+
+    Attributes:
+        peer: the peer.
+    """
+
+    def __init__(self, peer: Peer, tools: Tools) -> None:
+        self.peer = peer
+        self._tools = tools
+        self._log = _log.bind(peer=peer.org)
+        self._backoff = Backoff(tools.random, tools.interval_seconds)
+        # Lists of which something was refused: asked for again later, each at its own time.
+        self._resting: dict[Origin, _Resting] = {}
+        self._from_start: set[Origin] = set()
+        self._intake = Intake(peer.org, tools.clock)
+        self._buffer: Buffer | None = None
+        self._changed = asyncio.Event()
+        self._answered = False
+
+    # --- once ---------------------------------------------------------------------------------
+
+    async def run_once(self, only: Callable[[Origin], bool]) -> list[ListResult]:
+        """Fetch what the peer has, and return what became of each list.
+
+        Raises:
+            StoreError: the store cannot be written.
+        """
+        results: dict[Origin, Progress] = {}
+        error: NodeError | None = None
+        for _ in range(MAX_ATTEMPTS):
+            wanted = only if not results else self._again
+            try:
+                await self._stream(wanted, live=False)
+                error = None
+            except StoreError:
+                raise
+            except NodeError as caught:
+                error = caught
+                await self._give_up(caught)
+            for progress in self._intake.progress:
+                _add(results, progress)
+            if error is not None or not self._again_any():
+                break
+        return [self._result(progress, error) for _, progress in sorted(results.items())]
+
+    def _again_any(self) -> bool:
+        return self._intake.reopen or bool(self._intake.diverged)
+
+    def _again(self, origin: Origin) -> bool:
+        return origin in self._from_start or self._intake.reopen
+
+    def _result(self, progress: Progress, error: NodeError | None) -> ListResult:
+        if progress.state is FollowState.CURRENT:
+            error = None
+        elif progress.state in {FollowState.QUARANTINED, FollowState.FORKED} or error is None:
+            error = _describe(progress)
+        return ListResult(
+            origin=progress.origin,
+            via=self.peer.org,
+            before=progress.before,
+            after=progress.size,
+            head=progress.head,
+            ops=progress.ops,
+            bytes=progress.bytes,
+            state=progress.state,
+            reason=progress.reason,
+            error=error,
+        )
+
+    # --- for ever -----------------------------------------------------------------------------
+
+    def update(self, wanted: Collection[Origin]) -> None:
+        """Say which lists are followed by this peer now; opens a new stream if that is news."""
+        known = self._intake.active | self._resting.keys()
+        active = self._intake.active
+        if not set(wanted) <= known or not active <= set(wanted):
+            for origin in self._resting.keys() - set(wanted):
+                del self._resting[origin]
+            self._changed.set()
+            if self._buffer is not None:
+                self._buffer.interrupt()
+
+    async def run(self) -> None:
+        """Follow the peer until cancelled.
+
+        Raises:
+            StoreError: the store cannot be written.
+        """
+        while True:
+            self._changed.clear()
+            try:
+                opened = await self._stream(self._is_due, live=True)
+            except NodeError as error:
+                await self._rest(await self._after(error))
+                continue
+            if not opened:
+                due = self._until_due()
+                await self._rest(self._tools.interval_seconds if due is None else due)
+            elif not self._changed.is_set() and self._until_due() != 0:
+                # Ended by the peer, or for a list that somebody else moved on.
+                await self._rest(self._backoff.draw())
+
+    async def _after(self, error: NodeError) -> float:
+        """Note a failure; return how long to wait."""
+        if isinstance(error, StoreError) and not isinstance(error, LockedError):
+            raise error
+        # A connection that has worked may end, by its age or with a restart of the peer: that is
+        # news only if the next one cannot be opened.
+        lasted = self._answered and not isinstance(error, IdleError | ProtocolError)
+        if not lasted:
+            await self._give_up(error)
+        asked = error.retry_seconds if isinstance(error, PeerBusyError) else 0.0
+        delay = self._backoff.draw(at_least=asked)
+        self._log.info(
+            "peer_retry", reason=error.reason, detail=str(error), delay_seconds=round(delay, 3)
+        )
+        return delay
+
+    async def _rest(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
+        except TimeoutError:
+            return
+
+    def _is_due(self, origin: Origin) -> bool:
+        resting = self._resting.get(origin)
+        return resting is None or resting.until <= self._tools.monotonic()
+
+    def _until_due(self) -> float | None:
+        """Return how long until a list that rests is to be asked for; None if none rests."""
+        waiting = [
+            resting.until
+            for origin, resting in self._resting.items()
+            if origin not in self._intake.active
+        ]
+        if not waiting:
+            return None
+        return max(0.0, min(waiting) - self._tools.monotonic())
+
+    # --- one stream ---------------------------------------------------------------------------
+
+    async def _stream(self, wanted: Callable[[Origin], bool], *, live: bool) -> bool:
+        """Open a stream and take what it brings, until it ends or another is needed.
+
+        Returns:
+            Whether there was a list to open it for.
+
+        Raises:
+            UnreachableError, RefusedError, ProtocolError: as `node.sync.client.follow`.
+            StoreError: the store cannot be written.
+        """
+        tools = self._tools
+        intake = Intake(self.peer.org, tools.clock)
+        from_start = frozenset(self._from_start)
+        cursors = await tools.writer.run(
+            lambda store: intake.open(store, only=wanted, from_start=from_start)
+        )
+        # Only now: `update` compares what is wanted with what the stream is open for.
+        self._intake, self._answered = intake, False
+        if not cursors:
+            return False
+        buffer = self._buffer = Buffer(BUFFER_BYTES)
+        channel = open_channel(self.peer, tools.identity)
+
+        async def read() -> None:
+            events = follow(
+                channel,
+                self.peer.org,
+                cursors,
+                live=live,
+                idle_timeout_seconds=tools.idle_timeout_seconds,
+            )
+            try:
+                async for event in events:
+                    await buffer.put(event)
+            except Exception as error:  # noqa: BLE001  # raised by who takes from the buffer
+                buffer.end(error)
+            else:
+                buffer.end()
+
+        reading = asyncio.create_task(read())
+        try:
+            await self._drain(buffer, intake, live=live)
+        finally:
+            self._buffer = None
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+            await channel.close()
+        return True
+
+    async def _drain(self, buffer: Buffer, intake: Intake, *, live: bool) -> None:
+        """Write down what comes, until the stream ends or a new one is needed."""
+        while True:
+            events = await buffer.take(self._until_due() if live else None)
+            if events is None:
+                return
+            if events:
+                self._report(await self._tools.writer.run(partial(intake.apply, events=events)))
+                if not self._answered:
+                    self._answered = True
+                    self._backoff.reset()
+            if live and (self._changed.is_set() or intake.reopen or self._until_due() == 0):
+                return
+
+    def _report(self, applied: Applied) -> None:
+        tools = self._tools
+        for origin, reason in applied.refused:
+            resting = self._resting.setdefault(
+                origin, _Resting(Backoff(tools.random, tools.interval_seconds), 0.0)
+            )
+            resting.until = tools.monotonic() + resting.backoff.draw()
+            if tools.metrics is not None:
+                tools.metrics.deltas_refused.labels(str(origin), reason).inc()
+        self._from_start |= self._intake.diverged
+        for origin, deltas, ops in applied.accepted:
+            self._log.info("deltas_accepted", origin=str(origin), deltas=deltas, ops=ops)
+            if tools.metrics is not None:
+                tools.metrics.deltas_accepted.labels(str(origin)).inc(deltas)
+                tools.metrics.ops_accepted.labels(str(origin)).inc(ops)
+        for progress in applied.progress:
+            if progress.state is FollowState.CURRENT:
+                self._resting.pop(progress.origin, None)
+                self._from_start.discard(progress.origin)
+            tools.on_progress(progress)
+        if applied.accepted:
+            tools.on_accepted()
+
+    async def _give_up(self, error: NodeError) -> None:
+        """Note with each list that its peer cannot be followed now."""
+
+        def note(store: Store) -> None:
+            self._intake.fail(store, error)
+
+        await self._tools.writer.run(note)
+        self._log.warning("peer_failed", reason=error.reason, detail=str(error))
+
+
+def _add(results: dict[Origin, Progress], progress: Progress) -> None:
+    """Add what a further stream did to what those before did."""
+    before = results.get(progress.origin)
+    if before is not None:
+        progress.before = before.before
+        progress.ops += before.ops
+        progress.deltas += before.deltas
+        progress.bytes += before.bytes
+        progress.head = max(progress.head, before.head)
+    results[progress.origin] = progress
+
+
+def _describe(progress: Progress) -> NodeError:
+    """Return what is wrong with a list whose peer answered."""
+    kind: type[NodeError] = UnreachableError
+    match progress.state:
+        case FollowState.FORKED:
+            kind = ProtocolError
+            hint = (
+                "two signed histories of one list exist: it stays where it is; tell its owner, "
+                "and keep this store"
+            )
+        case FollowState.QUARANTINED:
+            kind = ProtocolError
+            hint = "nothing of it was kept; tell the peer, and its owner, what was refused"
+        case FollowState.DESYNCHRONISED:
+            hint = "the peer lags, or was restored from an old copy: try again later"
+        case FollowState.STALE if progress.reason == UNAVAILABLE:
+            kind = RefusedError
+            hint = "ask its owner whether this node is in the list's audience"
+        case FollowState.STALE:
+            hint = "compare the two machines' clocks"
+        case _:
+            hint = "try again: the peer ended before all had come"
+    text = f"{progress.origin}: {progress.detail or progress.state}"
+    return kind(text, hint=hint, reason=progress.reason or None)
