@@ -45,9 +45,9 @@ class Context:
         """The node's folder."""
         return Home.locate(self.home_option, self.environ)
 
-    def config(self) -> Config:
-        """Return the node's configuration."""
-        return load_config(self.home, self.environ, {})
+    def config(self, overrides: Mapping[str, str | None] | None = None) -> Config:
+        """Return the node's configuration; options come before the environment and the file."""
+        return load_config(self.home, self.environ, overrides)
 
     def keys(self) -> PublishingKeys:
         """Return the keys that publishing needs."""

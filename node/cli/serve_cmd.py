@@ -11,10 +11,27 @@ from node.cli.context import Context, pass_context
 
 
 @click.command("serve")
+@click.option("--listen", metavar="HOST:PORT", help="Where peers are served [node.listen].")
+@click.option("--metrics", metavar="HOST:PORT", help="Where metrics are served [metrics.listen].")
+@click.option("--log-level", metavar="LEVEL", help="debug, info, warning or error [log.level].")
+@click.option("--log-format", metavar="FORMAT", help="auto, json or console [log.format].")
 @pass_context
-def serve(context: Context) -> None:
+def serve(
+    context: Context,
+    listen: str | None,
+    metrics: str | None,
+    log_level: str | None,
+    log_format: str | None,
+) -> None:
     """Serve peers and keep following lists, until SIGTERM or Ctrl-C."""
-    config = context.config()
+    config = context.config(
+        {
+            "node.listen": listen,
+            "metrics.listen": metrics,
+            "log.level": log_level,
+            "log.format": log_format,
+        }
+    )
     logs.configure(config.log.level, config.log.format)
     asyncio.run(daemon.serve(context.home, config, clock=context.clock))
 

@@ -23,8 +23,8 @@ from node.sync.writer import Writer
 
 EXIT_PARTLY = 3
 
-_CHECK_SECONDS: Final = 5.0
-"""How long a `sync` checks ops trees after it has caught up: the next one goes on, so does `serve`."""
+_CHECK_SECONDS: Final = 1.0
+"""How long a `sync` checks ops trees after it has caught up; the next one goes on from there."""
 
 
 def _tls_identity(context: Context) -> TlsIdentity:
