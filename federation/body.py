@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256, shake_256
 from itertools import pairwise
-from operator import lt
+from operator import itemgetter, lt
 from sys import byteorder
 from typing import Final, NamedTuple
 
@@ -450,17 +450,24 @@ def build_body(packed: Iterable[PackedOp], salt_seed: bytes) -> Body:
     if len(salt_seed) != SALT_SEED_BYTES:
         raise UsageError(f"salt seed: got {len(salt_seed)} bytes, need {SALT_SEED_BYTES}")
     by_shape: dict[Shape, list[tuple[bytes, Annotation]]] = {}
+    # Runs of one shape are common, and hashing a shape for each row costs more than all else here;
+    # so does hashing annotations, which are told apart by identity first.
+    current: Shape | None = None
+    rows: list[tuple[bytes, Annotation]] = []
     for shape, record, annotation in packed:
-        by_shape.setdefault(shape, []).append((record, annotation))
-    used = {annotation for rows in by_shape.values() for _, annotation in rows}
-    annotations = tuple(sorted(used, key=Annotation.canonical))
-    code_of = {annotation: code for code, annotation in enumerate(annotations)}
+        if shape is not current:
+            current, rows = shape, by_shape.setdefault(shape, [])
+        rows.append((record, annotation))
+    by_identity = {id(said): said for rows in by_shape.values() for _, said in rows}
+    annotations = tuple(sorted(set(by_identity.values()), key=Annotation.canonical))
+    code_of_equal = {said: code for code, said in enumerate(annotations)}
+    code_of = {identity: code_of_equal[said] for identity, said in by_identity.items()}
     groups: list[Group] = []
     row = 0
     for shape in sorted(by_shape):
         rows = by_shape[shape]
         # The key is the start of the record, so that records sort as their keys do.
-        rows.sort(key=lambda pair: pair[0])
+        rows.sort(key=itemgetter(0))
         records = [record for record, _ in rows]
         at = shape.id_width
         columns = []
@@ -474,7 +481,7 @@ def build_body(packed: Iterable[PackedOp], salt_seed: bytes) -> Body:
                 len(rows),
                 b"".join([record[: shape.id_width] for record in records]),
                 tuple(columns),
-                [code_of[annotation] for _, annotation in rows],
+                [code_of[id(said)] for _, said in rows],
             )
         )
         row += len(rows)

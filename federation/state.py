@@ -38,10 +38,12 @@ def advance(digest: bytes, body: Body, position: int, prior: Mapping[int, Prior]
         head = _TAG + len(key_type).to_bytes() + key_type + group.shape.key_width.to_bytes(4)
         rows = range(group.first_row, group.first_row + group.count)
         if group.shape.kind is OpKind.ASSERT:
-            total += sum(
-                int.from_bytes(sha256(head + key + at + row.to_bytes(4)).digest())
-                for key, row in zip(group.keys, rows, strict=True)
-            )
+            places = [at + row.to_bytes(4) for row in rows]
+            digests = [
+                sha256(head + key + place).digest()
+                for key, place in zip(group.keys, places, strict=True)
+            ]
+            total += sum(map(int.from_bytes, digests))
         if prior:
             for key, row in zip(group.keys, rows, strict=True):
                 before = prior.get(row)

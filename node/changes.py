@@ -293,6 +293,9 @@ class ChangeReader:
 
     def _learn_end(self, line: bytes, end: bytes, *, has_id: bool) -> PackedOp:
         packed = pack(parse_change(line))
+        # An id may also stand behind the fingerprints, or its key be written with an escape.
+        if not has_id and (b'"id"' in end or b"\\" in end):
+            return packed
         ends = self._ends[has_id]
         if len(ends) >= MAX_CACHED_ANNOTATIONS:
             ends.clear()

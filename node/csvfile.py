@@ -48,8 +48,13 @@ class CsvReader:
         Raises:
             MalformedError: it is not the header of such a file.
         """
-        columns = _split(line)
-        if columns == [""] or not set(columns) & set(COLUMNS):
+        try:
+            columns = _split(line)
+        except MalformedError as error:
+            raise MalformedError(
+                f"the first line must be the header {HEADER!r}: {error}"
+            ) from error
+        if not set(columns) & set(COLUMNS):
             other = " (columns are separated by commas)" if b";" in line or b"\t" in line else ""
             raise MalformedError(f"the first line must be the header {HEADER!r}{other}")
         for column in columns:

@@ -19,6 +19,7 @@ from node import wake
 from node.checking import check_behind
 from node.clock import Clock, SystemClock
 from node.config import Address, Config
+from node.errors import LockedError
 from node.home import Home
 from node.identity import load_certificate, load_tls_key
 from node.locks import hold
@@ -218,9 +219,13 @@ class _Node:
             if self._writer.idle_seconds < _IDLE_SECONDS and time.monotonic() < due:
                 await asyncio.sleep(_IDLE_SECONDS / 5)
                 continue
-            checked = await self._writer.run_aside(
-                lambda store: check_behind(store, _CHECK_STEP_SECONDS, clock=self._clock)
-            )
+            try:
+                checked = await self._writer.run_aside(
+                    lambda store: check_behind(store, _CHECK_STEP_SECONDS, clock=self._clock)
+                )
+            except LockedError:
+                # Another process writes for long: what is not checked now is checked later.
+                checked = 0
             if not checked:
                 await asyncio.sleep(_POLL_SECONDS)
                 due = time.monotonic() + self._config.sync.check_budget_seconds

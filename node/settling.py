@@ -46,6 +46,12 @@ _CODE_BYTES: Final = 4
 _MAX_RECORD_BYTES: Final = limits.MAX_BODY_BYTES - 32 * 1024
 """Bytes of one operation: it has to fit in a body, with what a body has around it."""
 
+_BATCH_BYTES: Final = 4 * 1024 * 1024
+"""Bytes of operations after which a batch ends."""
+
+_COMPARED: Final = 500
+"""Assertions of live entries that are compared, and then staged, at a time."""
+
 _MAX_CACHED_ANNOTATIONS: Final = 4096
 
 
@@ -91,6 +97,12 @@ class Pile:
     """Operations on their way to be settled, in the order in which they were said.
 
     Use it in a `with` statement, which frees its temporary file.
+
+    Attributes:
+        merge_repeats: assertions of one entry add up their labels.
+        shapes: the operations' shapes, by what stands for them in the pile.
+        sorter: where the encoded operations go.
+        collapsed: operations that repeat the one before, of those that were read.
     """
 
     def __init__(self, directory: Path, *, merge_repeats: bool = False) -> None:
@@ -101,6 +113,7 @@ class Pile:
             merge_repeats: assertions of one entry add up their labels, as the rows of a CSV do.
         """
         self.merge_repeats = merge_repeats
+        self.collapsed = 0
         self.shapes: list[Shape] = []
         self.sorter = Sorter(directory)
         self._codes: dict[Shape, int] = {}
@@ -175,35 +188,35 @@ class Pile:
     def iter_batches(self) -> Iterator[dict[bytes, list[tuple[int, Row]]]]:
         """Yield the operations by ascending key, as (number, row) lists of some thousand keys.
 
-        All operations of one entry are in one batch.
+        All operations of one entry are in one batch. One that says just what the one before it on
+        that entry said is left out, and counted in `collapsed`.
         """
         batch: dict[bytes, list[tuple[int, Row]]] = {}
         shapes = self.shapes
-        prefix, width = b"\xff", 0
+        prefix, width, size = b"\xff", 0, 0
         for block in self.sorter.iter_blocks():
-            if len(batch) + len(block) > compare.MAX_NAMES and batch:
+            if batch and (len(batch) + len(block) > compare.MAX_NAMES or size > _BATCH_BYTES):
                 # The block may go on with the last entry.
                 last, rows = batch.popitem()
                 if batch:
                     yield batch
-                batch = {last: rows}
+                batch, size = {last: rows}, 0
+            size += sum(map(len, block))
             for item in block:
                 if not item.startswith(prefix):
                     prefix, width = item[: prefix_width(item)], key_width(item)
                 key = item[:width]
                 at = width + _NUMBER_BYTES
-                row = (
-                    int.from_bytes(item[width:at]),
-                    Row(
-                        key,
-                        shapes[int.from_bytes(item[at : at + _CODE_BYTES])],
-                        item[at + _CODE_BYTES :],
-                    ),
-                )
-                if key in batch:
-                    batch[key].append(row)
+                number = int.from_bytes(item[width:at])
+                shape = shapes[int.from_bytes(item[at : at + _CODE_BYTES])]
+                row = Row(key, shape, item[at + _CODE_BYTES :])
+                said = batch.get(key)
+                if said is None:
+                    batch[key] = [(number, row)]
+                elif said[-1][1] == row:
+                    self.collapsed += 1
                 else:
-                    batch[key] = [row]
+                    said.append((number, row))
         if batch:
             yield batch
 
@@ -241,7 +254,7 @@ class Settlement:
         self._staging = staging
         self._pile = pile
         self._on_refusal = on_refusal
-        self._any_staged = not staging.is_empty
+        self._any_staged = True
 
     def run(self, edit: Edit) -> None:
         """Stage what has to be; refusals are told one by one, and leave it to the caller to undo.
@@ -249,14 +262,16 @@ class Settlement:
         Raises:
             StoreError: the store or the staged changes cannot be read or written.
         """
-        # Assertions of live entries: whether they say anything new is asked body by body.
+        self._any_staged = not self._staging.is_empty
         with (
             self._store.snapshot(),
+            # Assertions of live entries, to be compared with what is in force, body by body.
             Sorter(self._staging.path.parent) as revisions,
         ):
             for batch in self._pile.iter_batches():
                 self._settle_batch(batch, edit, revisions)
             self._settle_revisions(edit, revisions)
+        self.effect.duplicates += self._pile.collapsed
 
     def _settle_batch(
         self, batch: dict[bytes, list[tuple[int, Row]]], edit: Edit, revisions: Sorter
@@ -390,7 +405,7 @@ class Settlement:
             body = log.load_body(
                 self._store.connection, self._record.list, int.from_bytes(position)
             )
-            while some := list(islice(group, compare.MAX_NAMES)):
+            while some := list(islice(group, _COMPARED)):
                 changed = []
                 for item in some:
                     row_number, row = self._decode_revision(item)

@@ -23,6 +23,7 @@ from node.store.sqlite import sqlite3
 _BUSY_SECONDS: Final = 30.0
 _FORMAT: Final = 1
 _PAGE_ROWS: Final = 1_000
+_PAGE_BYTES: Final = 4 * 1024 * 1024
 _CODE_BYTES: Final = 2
 """Bytes that each operation takes in a body to name its annotation."""
 
@@ -298,17 +299,28 @@ class Staging:
         """Yield every (edit, row) by ascending key, in pages: a reader holds no lock between."""
         after = b""
         while True:
-            with _errors(self.path):
-                page = self._connection.execute(
-                    "SELECT key, edit, shape, content FROM staged WHERE key > ? "
-                    "ORDER BY key LIMIT ?",
-                    (after, _PAGE_ROWS),
-                ).fetchall()
+            page = self._read_page(after)
             for key, edit, shape, content in page:
                 yield edit, Row(key, self._shape(shape), content)
-            if len(page) < _PAGE_ROWS:
+            if not page:
                 return
             after = page[-1][0]
+
+    def _read_page(self, after: bytes) -> list[tuple[bytes, int, int, bytes]]:
+        page: list[tuple[bytes, int, int, bytes]] = []
+        size = 0
+        with _errors(self.path):
+            cursor = self._connection.execute(
+                "SELECT key, edit, shape, content FROM staged WHERE key > ? ORDER BY key LIMIT ?",
+                (after, _PAGE_ROWS),
+            )
+            for row in cursor:
+                page.append(row)
+                size += len(row[0]) + len(row[3])
+                if size >= _PAGE_BYTES:
+                    break
+            cursor.close()
+        return page
 
     def _shape(self, code: int) -> Shape:
         shape = self._shapes.get(code)

@@ -331,6 +331,11 @@ def translate(error: grpc.aio.AioRpcError, org: OrgName) -> NodeError:
                 hint="one side does not have the certificate that the other shows: exchange "
                 "invitations anew ('hashfed invite', 'hashfed peer add')",
             )
+        case _ if _is_hang_up(text):
+            return UnreachableError(
+                f"{org} ends the connection at once: its node may not know this one",
+                hint="ask them to add the invitation of this node, which 'hashfed invite' writes",
+            )
         case _:
             return UnreachableError(
                 f"{org} cannot be reached: {text}",
@@ -341,6 +346,18 @@ def translate(error: grpc.aio.AioRpcError, org: OrgName) -> NodeError:
 def _is_handshake(text: str) -> bool:
     lowered = text.lower()
     return any(word in lowered for word in ("handshake", "certificate", "ssl_", "tls"))
+
+
+def _is_hang_up(text: str) -> bool:
+    """Say whether the peer ended the connection before it was open.
+
+    In TLS 1.3 a server looks at the client's certificate when the client is done already, so its
+    refusal looks like a connection that breaks.
+    """
+    lowered = text.lower()
+    return "failed to connect" in lowered and any(
+        word in lowered for word in ("socket closed", "connection reset", "broken pipe")
+    )
 
 
 def _details(error: grpc.aio.AioRpcError) -> tuple[str | None, float | None]:

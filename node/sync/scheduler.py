@@ -9,7 +9,8 @@ from typing import Final
 
 from federation.names import OrgName, Origin
 from node import accepting
-from node.errors import UnreachableError
+from node.errors import LockedError, UnreachableError
+from node.logs import get_logger
 from node.store import registry
 from node.store.connection import Store
 from node.store.registry import FollowState, Peer
@@ -20,6 +21,8 @@ NO_PEER: Final = "NO_PEER"
 
 _SETTLE_SECONDS: Final = 0.5
 """Changes within this time are looked at together: every accepted batch is one."""
+
+_log = get_logger()
 
 
 @dataclass(slots=True)
@@ -76,6 +79,7 @@ async def sync_once(tools: Tools, only: Collection[Origin] | None = None) -> lis
 
     Raises:
         StoreError: the store cannot be written.
+        LockedError: another process keeps it.
     """
     wanted = _all if only is None else frozenset(only).__contains__
     plan = await tools.writer.run(lambda store: _load_plan(store, wanted, frozen=True))
@@ -151,11 +155,17 @@ class Follower:
         try:
             while True:
                 self._changed.clear()
-                plan = await self._tools.writer.run_aside(
-                    lambda store: _load_plan(store, _all, frozen=False)
-                )
-                await _note_lost(self._tools, plan)
-                await self._reconcile(plan)
+                try:
+                    plan = await self._tools.writer.run_aside(
+                        lambda store: _load_plan(store, _all, frozen=False)
+                    )
+                    await _note_lost(self._tools, plan)
+                except LockedError as error:
+                    # By a long import, perhaps: what is followed already goes on.
+                    _log.warning("store_locked", detail=str(error))
+                    self.wake()
+                else:
+                    await self._reconcile(plan)
                 await self._wait()
         finally:
             tasks = [task for _, task in self._sessions.values()]

@@ -141,6 +141,7 @@ class Session:
 
         Raises:
             StoreError: the store cannot be written.
+            LockedError: another process keeps it.
         """
         results: dict[Origin, Progress] = {}
         error: NodeError | None = None
@@ -149,7 +150,7 @@ class Session:
             try:
                 await self._stream(wanted, live=False)
                 error = None
-            except StoreError:
+            except (StoreError, LockedError):
                 raise
             except NodeError as caught:
                 error = caught
@@ -219,13 +220,16 @@ class Session:
 
     async def _after(self, error: NodeError) -> float:
         """Note a failure; return how long to wait."""
-        if isinstance(error, StoreError) and not isinstance(error, LockedError):
+        if isinstance(error, StoreError):
             raise error
         # A connection that has worked may end, by its age or with a restart of the peer: that is
         # news only if the next one cannot be opened.
         lasted = self._answered and not isinstance(error, IdleError | ProtocolError)
-        if not lasted:
-            await self._give_up(error)
+        if not lasted and not isinstance(error, LockedError):
+            try:
+                await self._give_up(error)
+            except LockedError as locked:
+                self._log.warning("store_locked", detail=str(locked))
         asked = error.retry_seconds if isinstance(error, PeerBusyError) else 0.0
         delay = self._backoff.draw(at_least=asked)
         self._log.info(
@@ -275,6 +279,10 @@ class Session:
         )
         # Only now: `update` compares what is wanted with what the stream is open for.
         self._intake, self._answered = intake, False
+        for origin in [origin for origin in self._resting if self._is_due(origin)]:
+            if origin not in intake.active:
+                # Not followed any more, or not by this peer.
+                del self._resting[origin]
         if not cursors:
             return False
         buffer = self._buffer = Buffer(BUFFER_BYTES)
@@ -322,13 +330,19 @@ class Session:
 
     def _report(self, applied: Applied) -> None:
         tools = self._tools
+        forked = {item.origin for item in applied.progress if item.state is FollowState.FORKED}
         for origin, reason in applied.refused:
+            if tools.metrics is not None:
+                tools.metrics.deltas_refused.labels(str(origin), reason).inc()
+            if origin in forked:
+                # For a person to decide; not asked for again.
+                self._resting.pop(origin, None)
+                self._from_start.discard(origin)
+                continue
             resting = self._resting.setdefault(
                 origin, _Resting(Backoff(tools.random, tools.interval_seconds), 0.0)
             )
             resting.until = tools.monotonic() + resting.backoff.draw()
-            if tools.metrics is not None:
-                tools.metrics.deltas_refused.labels(str(origin), reason).inc()
         self._from_start |= self._intake.diverged
         for origin, deltas, ops in applied.accepted:
             self._log.info("deltas_accepted", origin=str(origin), deltas=deltas, ops=ops)

@@ -1,0 +1,101 @@
+"""A list of our own in a real store, with real keys, and what a command would do with it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from pathlib import Path
+
+from federation.entry import EntryId, Operation
+from federation.names import Origin
+from federation.orgroot import Role
+from node.changes import Format, format_change
+from node.importing import ImportReport, import_changes
+from node.publishing import Publication, PublishingKeys, publish
+from node.staging import Staging
+from node.store import history, registry
+from node.store.connection import Store
+from node.store.registry import ListRecord
+from tests.federation.worlds import T0, pin_root, role_key
+
+ORIGIN = Origin.parse("hotline.example/main")
+
+
+class TickingClock:
+    """A clock that goes on by a second whenever it is read."""
+
+    def __init__(self) -> None:
+        self._now_ms = T0
+
+    def now_ms(self) -> int:
+        self._now_ms += 1000
+        return self._now_ms
+
+
+class OwnList:
+    """One list of our own.
+
+    Attributes:
+        store: the store it lies in.
+        staging: its staged changes.
+        clock: the store's clock.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.clock = TickingClock()
+        self.store = Store.create(folder / "store.db", self.clock)
+        self.staging = Staging.open(folder / "main.staged")
+        with self.store.write("list", str(ORIGIN)) as transaction:
+            registry.pin_org(transaction, pin_root(ORIGIN.org))
+            registry.add_list(transaction, ORIGIN, via=None)
+
+    def close(self) -> None:
+        self.staging.close()
+        self.store.close()
+
+    @property
+    def record(self) -> ListRecord:
+        found = registry.load_list(self.store.connection, ORIGIN)
+        assert found is not None
+        return found
+
+    def import_text(
+        self,
+        text: str | bytes,
+        *,
+        file_format: Format | None = None,
+        dry_run: bool = False,
+    ) -> ImportReport:
+        data = text if isinstance(text, bytes) else text.encode()
+        return import_changes(
+            self.store,
+            self.record,
+            self.staging,
+            io.BytesIO(data),
+            file_format=file_format,
+            dry_run=dry_run,
+        )
+
+    def import_operations(self, *operations: Operation) -> ImportReport:
+        return self.import_text(to_lines(operations))
+
+    def publish(self) -> Publication:
+        keys = PublishingKeys(
+            publisher=role_key(ORIGIN.org, Role.PUBLISHER), log=role_key(ORIGIN.org, Role.LOG)
+        )
+        return publish(self.store, self.staging, ORIGIN, keys, clock=self.clock)
+
+    def live(self) -> dict[EntryId, Operation]:
+        record = self.record
+        return {
+            operation.entry: operation
+            for _, _, operation in history.iter_live(
+                self.store.connection, record.list, record.log.size
+            )
+        }
+
+
+def to_lines(operations: Iterable[Operation]) -> str:
+    """Return operations as JSON Lines."""
+    return "".join(f"{format_change(operation)}\n" for operation in operations)
