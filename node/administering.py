@@ -9,8 +9,9 @@ from federation import dsse, wire
 from federation.charter import Audience, Charter
 from federation.keys import Signer
 from federation.names import OrgName, Origin, parse_list_name, parse_org
-from federation.orgroot import PinnedRoot
+from federation.orgroot import PinnedRoot, Role
 from node.errors import UsageError
+from node.identity import require_role
 from node.invitation import Invitation
 from node.store import registry
 from node.store.connection import Store
@@ -122,8 +123,10 @@ def create_list(
     Raises:
         MalformedError: not a name of a list.
         UsageError: there is such a list already.
+        ConfigError: the key is not one that our org root names.
     """
     root = own_root(store)
+    require_role(publisher, Role.PUBLISHER, root.document)
     origin = Origin(root.document.org, parse_list_name(name))
     envelope = _sign_charter(
         Charter(origin=origin, version=1, created_ms=now_ms, audience=audience), publisher
@@ -139,7 +142,12 @@ def create_list(
 def change_audience(
     store: Store, record: ListRecord, audience: Audience, publisher: Signer, *, now_ms: int
 ) -> int:
-    """Sign a new charter for one of our lists; return its version."""
+    """Sign a new charter for one of our lists; return its version.
+
+    Raises:
+        ConfigError: the key is not one that our org root names.
+    """
+    require_role(publisher, Role.PUBLISHER, own_root(store).document)
     version = record.charter_version + 1
     envelope = _sign_charter(
         Charter(origin=record.origin, version=version, created_ms=now_ms, audience=audience),

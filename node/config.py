@@ -642,7 +642,7 @@ def render_initial(config: Config) -> str:
     lines = [
         "# The configuration of this node. A flag wins over an environment variable, and that over",
         "# this file; HASHFED_LOG_LEVEL stands for `level` in [log], and so on. What is commented",
-        "# out is the default. `hashfed config show` shows what is in force, and why.",
+        "# out is the default. `hashfed config` shows what is in force, and why.",
     ]
     for section, comment in _SECTIONS.items():
         lines += ["", f"# {comment}", f"[{section}]"]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from federation.orgroot import Role
 from node import administering, auditing, identity
 from node.clock import Clock, format_ms
 from node.config import Config, load_config
@@ -77,7 +78,7 @@ def examine(home: Home, environ: Mapping[str, str], clock: Clock) -> Iterator[Fi
     if store is None:
         return
     try:
-        yield from _examine_store(store, config)
+        yield from _examine_store(store, home, config)
     finally:
         store.close()
 
@@ -121,7 +122,7 @@ def _examine_disk(home: Home) -> Finding:
     )
 
 
-def _examine_store(store: Store, config: Config | None) -> Iterator[Finding]:
+def _examine_store(store: Store, home: Home, config: Config | None) -> Iterator[Finding]:
     def compare_org() -> str:
         org = administering.own_root(store).document.org
         if config is not None and config.node.org != org:
@@ -131,7 +132,14 @@ def _examine_store(store: Store, config: Config | None) -> Iterator[Finding]:
             )
         return org
 
+    def compare_keys() -> str:
+        root = administering.own_root(store).document
+        for role, path in ((Role.PUBLISHER, home.publisher_key), (Role.LOG, home.log_key)):
+            identity.require_role(identity.load_signer(path), role, root)
+        return f"publisher and log key are those of org root version {root.version}"
+
     yield _try("organization", compare_org)
+    yield _try("role keys", compare_keys)
     for peer in registry.iter_peers(store.connection):
         host, _, port = peer.address.rpartition(":")
         try:

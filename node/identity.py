@@ -34,7 +34,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from federation import limits, wire
 from federation.dsse import sign_envelope
 from federation.errors import FederationError
-from federation.keys import SEED_BYTES, Signer, SigningKey
+from federation.keys import SEED_BYTES, Signer, SigningKey, key_id
 from federation.names import OrgName
 from federation.orgroot import MEDIA_TYPE, OrgRoot, Role, RoleKeys
 from node.clock import format_ms
@@ -228,6 +228,21 @@ def load_signer(path: Path) -> SigningKey:
             hint="restore the file from the backup of your keys",
         )
     return SigningKey.from_seed(private_key.private_bytes_raw())
+
+
+def require_role(signer: Signer, role: Role, root: OrgRoot) -> None:
+    """Check that a key is one that an organization has named for a role.
+
+    Raises:
+        ConfigError: the org root in force names other keys: whatever this one signs is refused.
+    """
+    if signer.public_key not in root.roles[role].public_keys:
+        name = role.name.lower()
+        raise ConfigError(
+            f"the {name} key {key_id(signer.public_key).hex()[:16]} is none of {root.org}: "
+            f"its org root names {', '.join(i.hex()[:16] for i in root.roles[role].by_id)}",
+            hint=f"put this node's own key back as keys/{name}.key",
+        )
 
 
 def load_tls_key(path: Path) -> str:

@@ -20,10 +20,11 @@ from federation.entry import OpKind
 from federation.keys import Signer
 from federation.merge import Prior
 from federation.names import Origin
-from federation.orgroot import PinnedRoot
+from federation.orgroot import PinnedRoot, Role
 from federation.replica import Replica
 from node.clock import Clock
 from node.errors import UsageError
+from node.identity import require_role
 from node.staging import Staging
 from node.store import entries, log, registry
 from node.store.connection import Store, Transaction
@@ -95,6 +96,7 @@ def publish(
 
     Raises:
         UsageError: the list is not ours.
+        ConfigError: a key is not one that our org root names.
         NodeError: the clock runs behind, the store cannot be written, or a check of our own delta
             failed. What was published before that stays published.
     """
@@ -104,6 +106,8 @@ def publish(
         raise UsageError(
             f"{origin} is not a list of this node", hint="run 'hashfed list' to see its lists"
         )
+    require_role(keys.publisher, Role.PUBLISHER, root.document)
+    require_role(keys.log, Role.LOG, root.document)
     author = Author(origin, root, publisher=keys.publisher, log=keys.log)
     first = record.log.size
     ops = dropped = 0
@@ -112,9 +116,10 @@ def publish(
         with store.write("publish", str(origin)) as transaction:
             signing = _Signing(transaction, origin, author, root, clock, first)
             for batch, is_last in group:
-                signing.add([packed for _, packed in batch], is_last=is_last)
+                signing.add(batch.packed, is_last=is_last)
             signing.finish()
-        staging.remove([token for batch, _ in group for token, _ in batch])
+        for batch, _ in group:
+            staging.remove(batch)
         ops += signing.ops
         dropped += signing.dropped
         on_progress(ops + dropped)

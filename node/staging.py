@@ -12,6 +12,9 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
@@ -77,12 +80,25 @@ class Row(NamedTuple):
     content: bytes
 
 
-class Token(NamedTuple):
-    """Names a staged operation that was taken, and no other that took its place since."""
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Staged operations that were taken, all that there were between two keys.
 
-    key: bytes
-    edit: int
-    kind: OpKind
+    Attributes:
+        packed: the operations, by ascending key.
+        first: the key of the first.
+        last: the key of the last.
+        newest_edit: the number of the newest edit that staged one of them.
+    """
+
+    packed: list[PackedOp]
+    first: bytes
+    last: bytes
+    newest_edit: int
+
+
+_StagedRow = tuple[bytes, int, int, bytes]
+"""Key, edit, shape, content, as they are stored."""
 
 
 def key_prefix(shape: Shape) -> bytes:
@@ -205,10 +221,11 @@ class Staging:
 
     def iter_packed(self) -> Iterator[PackedOp]:
         """Yield every staged operation, by ascending key."""
-        for _, row in self._iter_rows():
-            yield from_row(row)
+        for page in self._iter_pages():
+            for key, _, shape, content in page:
+                yield from_row(Row(key, self._shape(shape), content))
 
-    def iter_batches(self, max_ops: int, max_bytes: int) -> Iterator[list[tuple[Token, PackedOp]]]:
+    def iter_batches(self, max_ops: int, max_bytes: int) -> Iterator[Batch]:
         """Yield staged operations by ascending key, in batches; they stay staged.
 
         What was yielded may be removed while this goes on.
@@ -218,40 +235,29 @@ class Staging:
             max_bytes: at most so many bytes as a body has them: records, annotation codes and each
                 annotation once. A batch has at least one operation, whatever its size.
         """
-        batch: list[tuple[Token, PackedOp]] = []
-        annotations: dict[bytes, Annotation] = {}
-        size = key_size = further = fixed = 0
-        last: Shape | None = None
-        for edit, (key, shape, content) in self._iter_rows():
-            if shape is not last:
-                last, key_size = shape, shape.key_width
-                further, fixed = shape.record_width - key_size, shape.record_width + _CODE_BYTES
-            said = content[further:]
-            annotation = annotations.get(said)
-            more = fixed + (0 if annotation is not None else len(said) + _ANNOTATION_OVERHEAD)
-            if batch and (len(batch) >= max_ops or size + more > max_bytes):
-                yield batch
-                more = fixed + len(said) + _ANNOTATION_OVERHEAD
-                batch, annotations, annotation, size = [], {}, None, 0
-            if annotation is None:
-                annotation = annotations[said] = parse_annotation(said)
-            size += more
-            record = key[len(key) - key_size :] + content[:further]
-            batch.append((Token(key, edit, shape.kind), PackedOp(shape, record, annotation)))
-        if batch:
-            yield batch
+        filling = _Filling(max_ops, max_bytes)
+        for page in self._iter_pages():
+            for code, run in groupby(page, key=itemgetter(2)):
+                yield from filling.add(self._shape(code), list(run))
+        if filling.packed:
+            yield filling.take()
 
-    def remove(self, tokens: Iterable[Token]) -> int:
+    def remove(self, batch: Batch) -> int:
         """Let go of operations that were taken; return how many there were.
 
-        One that was replaced since it was taken stays.
+        One that was replaced since it was taken stays: its edit is a later one.
         """
-        alike: dict[tuple[OpKind, int], list[bytes]] = {}
-        for token in tokens:
-            alike.setdefault((token.kind, token.edit), []).append(token.key)
         with self.edit() as edit:
-            for (kind, number), keys in alike.items():
-                edit.tally[kind] -= _delete(self._connection, keys, number)
+            taken = (batch.first, batch.last, batch.newest_edit)
+            for code, count in self._connection.execute(
+                "SELECT shape, count(*) FROM staged WHERE key BETWEEN ? AND ? AND edit <= ? "
+                "GROUP BY shape",
+                taken,
+            ):
+                edit.tally[self._shape(code).kind] -= count
+            self._connection.execute(
+                "DELETE FROM staged WHERE key BETWEEN ? AND ? AND edit <= ?", taken
+            )
         return -edit.tally.total()
 
     def clear(self) -> int:
@@ -295,19 +301,15 @@ class Staging:
                     connection.execute("ROLLBACK")
                 raise
 
-    def _iter_rows(self) -> Iterator[tuple[int, Row]]:
-        """Yield every (edit, row) by ascending key, in pages: a reader holds no lock between."""
+    def _iter_pages(self) -> Iterator[list[_StagedRow]]:
+        """Yield every row by ascending key, in pages: a reader holds no lock between."""
         after = b""
-        while True:
-            page = self._read_page(after)
-            for key, edit, shape, content in page:
-                yield edit, Row(key, self._shape(shape), content)
-            if not page:
-                return
+        while page := self._read_page(after):
+            yield page
             after = page[-1][0]
 
-    def _read_page(self, after: bytes) -> list[tuple[bytes, int, int, bytes]]:
-        page: list[tuple[bytes, int, int, bytes]] = []
+    def _read_page(self, after: bytes) -> list[_StagedRow]:
+        page: list[_StagedRow] = []
         size = 0
         with _errors(self.path):
             cursor = self._connection.execute(
@@ -334,6 +336,67 @@ class Staging:
             )
             self._shapes[code] = shape
         return shape
+
+
+class _Filling:
+    """A batch that is being filled.
+
+    Attributes:
+        packed: what is in it so far.
+    """
+
+    def __init__(self, max_ops: int, max_bytes: int) -> None:
+        self._max_ops = max_ops
+        self._max_bytes = max_bytes
+        self._clear()
+
+    def _clear(self) -> None:
+        self.packed: list[PackedOp] = []
+        self._annotations: dict[bytes, Annotation] = {}
+        self._size = self._newest_edit = 0
+        self._first = self._last = b""
+
+    def take(self) -> Batch:
+        """Return the batch, and begin another."""
+        batch = Batch(self.packed, self._first, self._last, self._newest_edit)
+        self._clear()
+        return batch
+
+    def add(self, shape: Shape, run: list[_StagedRow]) -> Iterator[Batch]:
+        """Add rows of one shape; yield each batch that is full before one of them."""
+        if self._cost(shape, run) is not None:
+            self._append(shape, run)
+            return
+        for row in run:
+            if self.packed and self._cost(shape, [row]) is None:
+                yield self.take()
+            self._append(shape, [row])
+
+    def _cost(self, shape: Shape, run: list[_StagedRow]) -> int | None:
+        """Return the bytes of the batch with these rows in it; None if they do not fit."""
+        further = shape.record_width - shape.key_width
+        said = {content[further:] for _, _, _, content in run}
+        size = self._size + len(run) * (shape.record_width + _CODE_BYTES)
+        size += sum(len(a) + _ANNOTATION_OVERHEAD for a in said if a not in self._annotations)
+        fits = len(self.packed) + len(run) <= self._max_ops and size <= self._max_bytes
+        return size if fits else None
+
+    def _append(self, shape: Shape, run: list[_StagedRow]) -> None:
+        start = len(key_prefix(shape))
+        further = shape.record_width - shape.key_width
+        saids = [content[further:] for _, _, _, content in run]
+        for said in set(saids).difference(self._annotations):
+            self._annotations[said] = parse_annotation(said)
+            self._size += len(said) + _ANNOTATION_OVERHEAD
+        self._size += len(run) * (shape.record_width + _CODE_BYTES)
+        annotations = self._annotations
+        self.packed += [
+            PackedOp(shape, key[start:] + content[:further], annotations[said])
+            for (key, _, _, content), said in zip(run, saids, strict=True)
+        ]
+        self._first = self._first or run[0][0]
+        self._last = run[-1][0]
+        self._newest_edit = max(self._newest_edit, *(edit for _, edit, _, _ in run))
 
 
 class Edit:
@@ -415,18 +478,15 @@ def _columns(keys: Iterable[bytes]) -> Iterator[tuple[int, list[bytes]]]:
             yield width, alike[start : start + _NUMBERS]
 
 
-def _delete(connection: sqlite3.Connection, keys: Iterable[bytes], edit: int | None = None) -> int:
-    """Delete staged operations, of one edit or of any; return how many there were."""
-    deleted = 0
+def _delete(connection: sqlite3.Connection, keys: Iterable[bytes]) -> None:
+    """Delete staged operations."""
     for width, some in _columns(keys):
-        cursor = connection.execute(
+        connection.execute(
             """DELETE FROM staged WHERE key IN (
                 SELECT substr(?1, n * ?2 + 1, ?2) FROM number WHERE n < ?3
-            ) AND (?4 IS NULL OR edit = ?4)""",
-            (b"".join(some), width, len(some), edit),
+            )""",
+            (b"".join(some), width, len(some)),
         )
-        deleted += cursor.rowcount
-    return deleted
 
 
 def _ensure_schema(connection: sqlite3.Connection, path: Path) -> None:

@@ -179,6 +179,8 @@ def _root(version: Provenance) -> str:
 @pass_context
 def log(context: Context, name: tuple[str, ...], limit: int | None) -> None:
     """Show the deltas of a list's log, newest first."""
+    if len(name) > 1:
+        raise click.UsageError(f"got {len(name)} lists, at most one")
     with context.reader() as store:
         record = administering.choose_list(store, name)
         lines = auditing.read_log(store, record, limit)
@@ -247,8 +249,10 @@ def diff(context: Context, arguments: tuple[str, ...]) -> None:
     A point is position:N, version:N or time:T, as in position:3..position:9.
     """
     *name, span = arguments
+    if len(name) > 1:
+        raise click.UsageError(f"got {len(name)} lists, at most one")
     start, dots, stop = span.partition("..")
-    if not dots or len(name) > 1:
+    if not dots:
         raise UsageError(
             f"{span!r} is not a span", hint="write it as position:3..position:9, after the list"
         )
@@ -263,8 +267,8 @@ def diff(context: Context, arguments: tuple[str, ...]) -> None:
                 output.emit_json({"list": str(record.origin), **_change(change)})
             else:
                 click.echo(output.safe(f"{mark} {_change_text(change)}"))
-    if not context.as_json and not context.quiet:
-        output.say(
+    if not context.as_json:
+        context.remark(
             f"{record.origin} from position {points[0]} to {points[1]}: "
             f"{counts['+']} added, {counts['~']} revised, {counts['-']} removed"
         )

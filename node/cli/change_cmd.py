@@ -98,8 +98,9 @@ def import_command(
     if report.error_count:
         hidden = report.error_count - len(report.errors)
         raise NodeError(
-            f"{report.error_count} of {report.rows} rows cannot be imported, nothing was staged"
-            + (f" ({hidden} more are not shown)" if hidden else ""),
+            # A header that cannot be read is no row, but all that was looked at.
+            f"{report.error_count} of {max(report.rows, report.error_count)} rows cannot be "
+            "imported, nothing was staged" + (f" ({hidden} more are not shown)" if hidden else ""),
             hint="mend these rows, or leave them out, and import the file again",
             reason="BAD_ROWS",
         )
@@ -107,7 +108,7 @@ def import_command(
         word = "would change" if dry_run else "staged"
         click.echo(f"{record.origin}: {report.rows} rows; {word}: {_effect_text(report.effect)}")
         if not dry_run and staged:
-            output.say(f"next: 'hashfed publish {name}' signs {staged} staged changes")
+            context.remark(f"next: 'hashfed publish {name}' signs {staged} staged changes")
 
 
 @click.command("retract")
@@ -135,8 +136,8 @@ def retract(context: Context, name: str, target: str, cause: str, reason: str) -
         return
     click.echo(f"{record.origin}: {output.safe(done.entry.format())}: {_effect_text(done.effect)}")
     for other in done.others:
-        output.say(f"note: {output.safe(other.format())} has that hash too, and stays")
-    output.say(f"next: 'hashfed publish {name}' signs it")
+        context.remark(f"note: {output.safe(other.format())} has that hash too, and stays")
+    context.remark(f"next: 'hashfed publish {name}' signs it")
 
 
 @click.command("purge")
@@ -154,7 +155,7 @@ def purge(context: Context, name: str, entry: str) -> None:
         output.emit_json({"list": str(record.origin), "id": entry, "effect": asdict(effect)})
     else:
         click.echo(f"{record.origin}: {output.safe(entry)}: {_effect_text(effect)}")
-        output.say(f"next: 'hashfed publish {name}' signs it")
+        context.remark(f"next: 'hashfed publish {name}' signs it")
 
 
 @click.command("staged")
@@ -226,7 +227,7 @@ def publish(context: Context, name: str) -> None:
         f"{result.live_count} live entries"
     )
     if result.dropped:
-        output.say(f"{result.dropped} staged changes were in force already")
+        context.remark(f"{result.dropped} staged changes were in force already")
 
 
 @click.command("export")
@@ -254,7 +255,7 @@ def export(
             sys.stdout.buffer if path is None else path,
         )
     if path is not None:
-        output.say(f"wrote {lines} lines: {record.origin} as of position {position}")
+        context.remark(f"wrote {lines} lines: {record.origin} as of position {position}")
 
 
 COMMANDS = (import_command, retract, purge, staged_command, publish, export)

@@ -10,6 +10,7 @@ from typing import TypeVar
 import click
 
 from node import identity
+from node.cli import output
 from node.clock import SystemClock
 from node.config import Config, load_config
 from node.errors import StoreError
@@ -55,6 +56,11 @@ class Context:
             publisher=identity.load_signer(self.home.publisher_key),
             log=identity.load_signer(self.home.log_key),
         )
+
+    def remark(self, message: str) -> None:
+        """Tell the person something that can be left out; `--quiet` leaves it out."""
+        if not self.quiet:
+            output.say(message)
 
     @contextmanager
     def store(self) -> Iterator[Store]:

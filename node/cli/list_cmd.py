@@ -47,7 +47,7 @@ def _show_all(context: Context) -> None:
             )
         return
     if not rows:
-        output.say(
+        context.remark(
             "no lists here yet: 'hashfed list create' makes one, 'hashfed follow' fetches one"
         )
         return
@@ -95,7 +95,7 @@ def create(context: Context, name: str, audience: str) -> None:
         output.emit_json({"list": str(origin), "audience": _audience_text(chosen)})
         return
     click.echo(f"created {origin} for {_audience_text(chosen)}")
-    output.say(f"next: 'hashfed import {name} FILE', then 'hashfed publish {name}'")
+    context.remark(f"next: 'hashfed import {name} FILE', then 'hashfed publish {name}'")
 
 
 @list_group.command("audience")
@@ -144,7 +144,7 @@ def follow(context: Context, origin: str, via: str | None) -> None:
         output.emit_json({"list": str(record.origin), "via": record.via})
         return
     click.echo(f"following {record.origin} via {record.via}")
-    output.say("next: 'hashfed sync' once, or 'hashfed serve' to keep following")
+    context.remark("next: 'hashfed sync' once, or 'hashfed serve' to keep following")
 
 
 @click.command("unfollow")

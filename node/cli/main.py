@@ -83,6 +83,8 @@ def main() -> None:
     as_json = "--json" in sys.argv
     try:
         code = cli.main(standalone_mode=False)
+        # Now: when the interpreter ends, nobody could say what went wrong.
+        sys.stdout.flush()
     except click.exceptions.Abort:
         code = EXIT_INTERRUPTED
     except click.ClickException as error:
@@ -108,6 +110,19 @@ def main() -> None:
         code = 2
     except BrokenPipeError:
         # The reader of our output has had enough.
-        sys.stderr.close()
+        _abandon_output()
         code = 1
+    except OSError as error:
+        # Files have their own errors; what is left is our output, such as to a full disk.
+        _abandon_output()
+        failure = NodeError(f"{error.filename or 'the output'}: {error.strerror or error}")
+        output.emit_error(failure, reason=failure.reason, hint="", exit_code=1, as_json=as_json)
+        code = failure.exit_code
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _abandon_output() -> None:
+    """Let go of what is still to be written, so that the interpreter does not try it again."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

@@ -31,13 +31,13 @@ def init(context: Context, org: str, listen: str, advertise: str | None) -> None
     home = context.home
     name = parse_org(org)
     listens = parse_address(listen, allow_port_0=True)
-    config = Config(
-        node=NodeConfig(
-            org=name,
-            listen=listens,
-            advertise=listens if advertise is None else parse_address(advertise),
+    called = listens if advertise is None else parse_address(advertise)
+    if advertise is not None and not called.is_callable:
+        raise ConfigError(
+            f"address {advertise!r} is none that a peer can call",
+            hint="name the host under which peers reach this node",
         )
-    )
+    config = Config(node=NodeConfig(org=name, listen=listens, advertise=called))
     if home.config.exists():
         raise UsageError(
             f"there is a node in {home.path} already", hint="name another folder with --home"
@@ -78,7 +78,7 @@ def init(context: Context, org: str, listen: str, advertise: str | None) -> None
         return
     click.echo(f"made the node of {name} in {home.path}")
     click.echo(f"fingerprint: {root.short_fingerprint}")
-    output.say(
+    context.remark(
         f"keep {home.root_key} offline: it is not needed to run\n"
         "next: 'hashfed invite' for your peers, 'hashfed list create' for a list of your own"
     )

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import click
 
-from node.errors import NodeError
+from node.errors import UsageError
 
 
 def safe(text: str) -> str:
@@ -43,9 +43,9 @@ def emit_facts(facts: Mapping[str, object], *, indent: str = "") -> None:
         click.echo(f"{indent}{name.ljust(width)}  {safe(str(value))}".rstrip())
 
 
-def say(message: str, *, err: bool = True) -> None:
+def say(message: str) -> None:
     """Tell the person something that is no result."""
-    click.echo(message, err=err)
+    click.echo(message, err=True)
 
 
 def emit_error(
@@ -65,7 +65,7 @@ def read_lines(path: str) -> Iterator[str]:
     """Yield the lines of a file, or of stdin for `-`, stripped; no empty ones.
 
     Raises:
-        NodeError: the file cannot be read, or is not UTF-8.
+        UsageError: the file cannot be read, or is not UTF-8.
     """
     try:
         with click.open_file(path, encoding="utf-8-sig") as lines:
@@ -73,6 +73,7 @@ def read_lines(path: str) -> Iterator[str]:
                 if text := line.strip():
                     yield text
     except (OSError, UnicodeDecodeError) as error:
-        raise NodeError(
-            f"cannot read {path}: {error}", hint="name a text file, or - for stdin"
+        why = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise UsageError(
+            f"cannot read {path}: {why}", hint="name a text file, or - for stdin"
         ) from error

@@ -32,7 +32,9 @@ def invite(context: Context) -> None:
         address=str(context.config().node.advertise),
         certificate=identity.load_certificate(context.home.tls_certificate),
     )
-    click.echo(invitation.format())
+    # As whoever gets it will: what they would refuse is to be mended here.
+    invitation.verify(context.clock.now_ms())
+    click.echo(invitation.format(), nl=False)
     output.say(f"fingerprint of {root.document.org}: {root.short_fingerprint}")
 
 
@@ -80,7 +82,7 @@ def _show_all(context: Context) -> None:
             ((row["org"], row["address"], row["fingerprint"], row["added"]) for row in rows),
         )
     else:
-        output.say("no peers yet: 'hashfed peer add FILE' takes another node's invitation")
+        context.remark("no peers yet: 'hashfed peer add FILE' takes another node's invitation")
 
 
 @peer_group.command("add")

@@ -107,11 +107,11 @@ def _report(context: Context, results: list[ListResult], seconds: float) -> None
         )
         return
     if not results:
-        output.say("no lists are followed here: 'hashfed follow ORG/LIST' starts one")
+        context.remark("no lists are followed here: 'hashfed follow ORG/LIST' starts one")
     for result in results:
         click.echo(
-            f"{result.origin} via {result.via}: {result.state}, position {result.before} to "
-            f"{result.after}, {result.ops} operations, {result.bytes} bytes, {seconds:.2f} s"
+            f"{result.origin} via {result.via or 'nobody'}: {result.state}, "
+            f"position {result.before} to {result.after}, {result.ops} operations, {result.bytes} bytes, {seconds:.2f} s"
         )
 
 

@@ -82,7 +82,7 @@ def backup(context: Context, path: Path) -> None:
     click.echo(
         f"{result.path}: {result.size_bytes} bytes, store version {result.version}, verified"
     )
-    output.say("the keys are not in it: keep a copy of the folder keys/ apart, offline")
+    context.remark("the keys are not in it: keep a copy of the folder keys/ apart, offline")
 
 
 @click.command("doctor")

@@ -115,7 +115,7 @@ class Store:
             if migrations.pending(Database(store.connection)):
                 raise StoreError(
                     f"{path} is from an older hashfed",
-                    hint="run a command that writes, such as 'hashfed status', once",
+                    hint="run a command that writes, such as 'hashfed sync', once",
                 )
         return store
 

@@ -118,6 +118,12 @@ def _index_column(column: bytes, width: int) -> bytes:
     return b"".join([sha256(digest).digest() for digest in cut(column, width)])
 
 
+_INSERT_ASCENDING: Final = """INSERT INTO posting (digest, kind, list, position, row, op)
+    SELECT substr(?1, n * ?2 + 1, ?2) AS digest, ?3, ?4, ?5, ?6 + n, ?7
+    FROM number WHERE n < ?8 ORDER BY n"""
+_INSERT: Final = _INSERT_ASCENDING.removesuffix("n") + "digest"
+
+
 def index_body(
     transaction: Transaction,
     list_number: int,
@@ -128,11 +134,10 @@ def index_body(
     """Put a delta's operations in force, and in the index."""
     connection = transaction.connection
     for group, keys, kind in _index_columns(connection, body, _ensure_type_code):
-        # In the order of the digests: the index is a tree by digest.
+        # In the order of the digests, since the index is a tree by digest. Those that name entries
+        # ascend as they stand.
         connection.execute(
-            """INSERT INTO posting (digest, kind, list, position, row, op)
-            SELECT substr(?1, n * ?2 + 1, ?2) AS digest, ?3, ?4, ?5, ?6 + n, ?7
-            FROM number WHERE n < ?8 ORDER BY digest""",
+            _INSERT_ASCENDING if kind % 2 and len(keys) == len(group.key_column) else _INSERT,
             (
                 keys,
                 len(keys) // group.count,

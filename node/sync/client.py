@@ -339,7 +339,7 @@ def translate(error: grpc.aio.AioRpcError, org: OrgName) -> NodeError:
         case _:
             return UnreachableError(
                 f"{org} cannot be reached: {text}",
-                hint="check the address with 'hashfed peer list', and that their node runs",
+                hint="check the address with 'hashfed peer', and that their node runs",
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -90,8 +91,8 @@ def test_staging_is_a_sorted_dictionary(
                     edit.drop(list(staging.load(keys).values()))
                 model = {key: model[key] for key in model if key not in keys}
             case "remove":
-                first = next(staging.iter_batches(2, 10**6), [])
-                assert staging.remove([token for token, _ in first]) == len(first)
+                for first in itertools.islice(staging.iter_batches(2, 10**6), 1):
+                    assert staging.remove(first) == len(first.packed)
                 model = {key: model[key] for key in sorted(model)[2:]}
             case "clear":
                 assert staging.clear() == len(model)
@@ -114,27 +115,27 @@ def test_batches_ascend_by_type_and_digest(staging: Staging) -> None:
     ]
     put(staging, *random.Random(1).sample(drawn, len(drawn)))
     batches = list(staging.iter_batches(70, 10**6))
-    assert [len(batch) for batch in batches] == [70] * 8 + [40]
-    entries = [unpack(packed).entry for batch in batches for _, packed in batch]
+    assert [len(batch.packed) for batch in batches] == [70] * 8 + [40]
+    entries = [unpack(packed).entry for batch in batches for packed in batch.packed]
     assert entries == sorted(operation.entry for operation in drawn)
 
 
 def test_batches_end_by_bytes(staging: Staging) -> None:
     put(staging, *(assertion(number, labels=(f"label {number}",)) for number in range(50)))
     for batch in staging.iter_batches(10_000, 500):
-        size = sum(len(packed.record) + 2 for _, packed in batch)
-        assert size + sum(len(packed.annotation.canonical()) for _, packed in batch) <= 500
-    assert max(len(batch) for batch in staging.iter_batches(10_000, 500)) > 1
+        size = sum(len(packed.record) + 2 for packed in batch.packed)
+        assert size + sum(len(packed.annotation.canonical()) for packed in batch.packed) <= 500
+    assert max(len(batch.packed) for batch in staging.iter_batches(10_000, 500)) > 1
     # One that is too large all the same comes alone.
-    assert [len(batch) for batch in staging.iter_batches(10_000, 1)] == [1] * 50
+    assert [len(batch.packed) for batch in staging.iter_batches(10_000, 1)] == [1] * 50
 
 
 def test_batches_go_on_while_what_came_is_removed(staging: Staging) -> None:
     put(staging, *(assertion(number) for number in range(2_500)))
     seen = 0
     for batch in staging.iter_batches(100, 10**6):
-        assert staging.remove([token for token, _ in batch]) == len(batch)
-        seen += len(batch)
+        assert staging.remove(batch) == len(batch.packed)
+        seen += len(batch.packed)
     assert seen == 2_500
     assert staging.is_empty
     assert staging.count_by_kind() == {}
@@ -145,7 +146,7 @@ def test_what_took_the_place_of_a_taken_operation_is_not_removed(staging: Stagin
     (batch,) = staging.iter_batches(10, 10**6)
     newer = Operation.retraction(assertion(1).entry, Cause.WITHDRAWN)
     put(staging, newer)
-    assert staging.remove([token for token, _ in batch]) == 1
+    assert staging.remove(batch) == 1
     assert staged(staging) == [newer]
     assert staging.count_by_kind() == {OpKind.RETRACT: 1}
 

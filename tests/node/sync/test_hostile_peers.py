@@ -1,0 +1,355 @@
+"""What a dishonest peer can send, and what becomes of it: its list stops, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import grpc
+import pytest
+
+from federation import limits, wire
+from federation.charter import MEDIA_TYPE
+from federation.names import OrgName, Origin
+from federation.orgroot import Role
+from federation.replica import SignedDelta
+from federation.v1.log_service_pb2 import (
+    OUTCOME_CURSOR_AHEAD,
+    OUTCOME_DELTAS,
+    OUTCOME_DIVERGED,
+    OUTCOME_UP_TO_DATE,
+    FollowRequest,
+    FollowResponse,
+    Heartbeat,
+)
+from node.errors import NodeError, ProtocolError, UnreachableError
+from node.store import registry
+from node.store.registry import FollowState
+from node.sync.client import translate
+from node.sync.scheduler import sync_once
+from node.sync.session import ListResult
+from tests.federation.worlds import (
+    Forgery,
+    Publisher,
+    assertion,
+    make_charter,
+    role_key,
+    seal_charter,
+    signing_key,
+)
+from tests.node.peering import (
+    Script,
+    Send,
+    Site,
+    Sites,
+    frame,
+    misbehaving,
+    opening,
+    published,
+    run,
+)
+
+MAIN = Origin.parse("a.example/main")
+GOOD = Origin.parse("a.example/good")
+
+
+def tampered(publisher: Publisher) -> SignedDelta:
+    delta = publisher.publish(assertion("tampered"))
+    return delta._replace(body=delta.body[:-1] + bytes([delta.body[-1] ^ 1]))
+
+
+def of_another_list(_publisher: Publisher) -> SignedDelta:
+    return published("a.example/other", 1).log[0]
+
+
+def too_large(publisher: Publisher) -> SignedDelta:
+    return publisher.forge(Forgery(sent_body=bytes(limits.MAX_BODY_BYTES + 1)))
+
+
+def by_another_key(publisher: Publisher) -> SignedDelta:
+    return publisher.forge(Forgery(publisher=signing_key("thief"), keep_key_id=True))
+
+
+def with_a_gap(publisher: Publisher) -> SignedDelta:
+    publisher.publish(assertion("kept back"))
+    return publisher.publish(assertion("sent"))
+
+
+def no_delta(_publisher: Publisher) -> SignedDelta:
+    return SignedDelta(b"no header", b"", b"")
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (tampered, "BODY_DIGEST_MISMATCH"),
+        (of_another_list, "ORIGIN_MISMATCH"),
+        (too_large, "LIMIT_EXCEEDED"),
+        (by_another_key, "SIGNATURE_INVALID"),
+        (with_a_gap, "POSITION_GAP"),
+        (no_delta, "HEADER_MALFORMED"),
+    ],
+)
+def test_a_list_that_does_not_verify_is_quarantined_and_others_go_on(
+    sites: Sites, make: Callable[[Publisher], SignedDelta], reason: str
+) -> None:
+    async def main() -> None:
+        bad, good = published(str(MAIN), 1), published(str(GOOD), 1, 1)
+        honest = list(bad.log)
+        wrong = make(bad)
+
+        async def script(request: FollowRequest, send: Send) -> None:
+            for cursor in request.cursors:
+                await send(opening(Origin.parse(cursor.origin), OUTCOME_DELTAS))
+            await send(frame(GOOD, good.log[:1]))
+            await send(frame(MAIN, honest))
+            await send(frame(MAIN, [wrong]))
+            await send(frame(MAIN, [wrong]))
+            await send(frame(GOOD, good.log[1:]))
+
+        peer, reader = sites("a.example"), sites("b.example")
+        kept, parked = await fetch(peer, reader, script, [GOOD, MAIN])
+        assert (kept.state, kept.after) == (FollowState.CURRENT, 2)
+        assert (parked.state, parked.reason, parked.after) == (
+            FollowState.QUARANTINED,
+            reason,
+            1,
+        )
+        assert isinstance(parked.error, ProtocolError)
+        assert parked.error.exit_code == 14
+        assert reader.deltas(MAIN) == honest
+        assert reader.deltas(GOOD) == good.log
+        assert reader.status(MAIN).reason == reason
+
+    run(main())
+
+
+async def fetch(
+    peer: Site,
+    reader: Site,
+    script: Script,
+    origins: Sequence[Origin],
+    *,
+    seconds: float = 5.0,
+) -> list[ListResult]:
+    async with misbehaving(peer, script):
+        reader.enroll(peer)
+        for origin in origins:
+            if origin not in known(reader):
+                reader.follow(origin, peer)
+        async with reader.tools(idle_timeout_seconds=seconds) as tools:
+            return await sync_once(tools)
+
+
+def known(site: Site) -> list[Origin]:
+    return [record.origin for record in registry.iter_lists(site.store.connection)]
+
+
+def test_a_peer_that_never_says_anything_makes_its_lists_stale(
+    sites: Sites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.sync.client.CONNECT_SECONDS", 0.3)
+
+    async def script(request: FollowRequest, send: Send) -> None:
+        await asyncio.sleep(60)
+
+    async def main() -> None:
+        (result,) = await fetch(sites("a.example"), sites("b.example"), script, [MAIN], seconds=0.2)
+        assert (result.state, result.reason) == (FollowState.STALE, "UNREACHABLE")
+        assert isinstance(result.error, UnreachableError)
+
+    run(main())
+
+
+def test_a_peer_that_stalls_in_the_middle_makes_its_lists_stale_and_keeps_what_came(
+    sites: Sites,
+) -> None:
+    publisher = published(str(MAIN), 1, 1)
+
+    async def script(request: FollowRequest, send: Send) -> None:
+        await send(opening(MAIN, OUTCOME_DELTAS, publisher.log[-1].checkpoint))
+        await send(frame(MAIN, publisher.log[:1]))
+        await asyncio.sleep(60)
+
+    async def main() -> None:
+        reader = sites("b.example")
+        (result,) = await fetch(sites("a.example"), reader, script, [MAIN], seconds=0.2)
+        assert (result.state, result.after, result.head) == (FollowState.STALE, 1, 2)
+        assert reader.deltas(MAIN) == publisher.log[:1]
+
+    run(main())
+
+
+def test_a_stream_that_ends_early_is_no_success(sites: Sites) -> None:
+    publisher = published(str(MAIN), 1, 1)
+
+    async def script(request: FollowRequest, send: Send) -> None:
+        await send(opening(MAIN, OUTCOME_DELTAS, publisher.log[-1].checkpoint))
+        await send(frame(MAIN, publisher.log[:1]))
+
+    async def main() -> None:
+        (result,) = await fetch(sites("a.example"), sites("b.example"), script, [MAIN])
+        assert (result.state, result.after) == (FollowState.CATCHING_UP, 1)
+        assert isinstance(result.error, UnreachableError)
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [frame(MAIN, published(str(MAIN), 1).log)],
+        [opening(Origin.parse("a.example/unasked"), OUTCOME_UP_TO_DATE)],
+        [frame("a.example/unasked", [])],
+        [opening(MAIN, OUTCOME_UP_TO_DATE), frame(MAIN, [SignedDelta(b"", b"", b"")] * 1025)],
+        [opening(MAIN, 99)],  # type: ignore[arg-type]  # no outcome
+        [opening(MAIN, OUTCOME_UP_TO_DATE, checkpoint=bytes(limits.MAX_MESSAGE_BYTES))],
+    ],
+    ids=["unanswered", "unasked opening", "unasked frame", "many deltas", "outcome", "too large"],
+)
+def test_a_peer_that_breaks_the_protocol_is_left(
+    sites: Sites, messages: list[FollowResponse]
+) -> None:
+    async def script(request: FollowRequest, send: Send) -> None:
+        for message in messages:
+            await send(message)
+
+    async def main() -> None:
+        reader = sites("b.example")
+        (result,) = await fetch(sites("a.example"), reader, script, [MAIN])
+        assert isinstance(result.error, ProtocolError), result
+        assert (result.state, result.reason, result.after) == (FollowState.STALE, "PROTOCOL", 0)
+
+    run(main())
+
+
+def test_messages_of_a_later_version_and_signs_of_life_are_passed_over(sites: Sites) -> None:
+    publisher = published(str(MAIN), 1)
+
+    async def script(request: FollowRequest, send: Send) -> None:
+        await send(FollowResponse())
+        await send(opening(MAIN, OUTCOME_DELTAS))
+        await send(FollowResponse(heartbeat=Heartbeat(sent_ms=1)))
+        await send(frame(MAIN, []))
+        await send(frame(MAIN, publisher.log))
+
+    async def main() -> None:
+        (result,) = await fetch(sites("a.example"), sites("b.example"), script, [MAIN])
+        assert (result.state, result.after) == (FollowState.CURRENT, 1)
+
+    run(main())
+
+
+def forked_history() -> tuple[Publisher, Publisher]:
+    """Two histories of one list that agree in their first delta, both signed by its owner."""
+    left, right = published(str(MAIN), 1), published(str(MAIN), 1)
+    left.publish(assertion("left"))
+    right.publish(assertion("right"))
+    right.publish(assertion("more"))
+    return left, right
+
+
+def answering(publisher: Publisher) -> Script:
+    """Serve a list as a node does, whatever the cursor's root."""
+
+    async def script(request: FollowRequest, send: Send) -> None:
+        (cursor,) = request.cursors
+        checkpoint = publisher.log[-1].checkpoint
+        if cursor.size:
+            await send(opening(MAIN, OUTCOME_DIVERGED, checkpoint))
+            return
+        await send(opening(MAIN, OUTCOME_DELTAS, checkpoint))
+        await send(frame(MAIN, publisher.log))
+
+    return script
+
+
+def test_a_fork_is_proved_by_the_deltas_and_freezes_the_list(sites: Sites) -> None:
+    left, right = forked_history()
+
+    async def main() -> None:
+        owner, reader = sites("a.example"), sites("b.example")
+        await fetch(owner, reader, answering(left), [MAIN])
+        assert reader.deltas(MAIN) == left.log
+        (result,) = await fetch(owner, reader, answering(right), [MAIN])
+        assert (result.state, result.reason) == (FollowState.FORKED, "FORK")
+        assert reader.deltas(MAIN) == left.log
+        # Nobody is asked again: only a person can decide.
+        (again,) = await fetch(owner, reader, answering(left), [MAIN])
+        assert (again.state, again.bytes) == (FollowState.FORKED, 0)
+
+    run(main())
+
+
+def test_a_peer_that_only_claims_another_history_cannot_freeze_a_list(sites: Sites) -> None:
+    left, _ = forked_history()
+
+    async def main() -> None:
+        owner, reader = sites("a.example"), sites("b.example")
+        await fetch(owner, reader, answering(left), [MAIN])
+        # It says so of every cursor, and then serves the very same history.
+        (result,) = await fetch(owner, reader, answering(left), [MAIN])
+        assert result.state is FollowState.CURRENT
+        assert reader.deltas(MAIN) == left.log
+
+    run(main())
+
+
+def test_a_signed_checkpoint_of_our_size_with_another_root_is_a_fork(sites: Sites) -> None:
+    left, right = forked_history()
+
+    async def script(request: FollowRequest, send: Send) -> None:
+        await send(opening(MAIN, OUTCOME_UP_TO_DATE, right.log[1].checkpoint))
+
+    async def main() -> None:
+        owner, reader = sites("a.example"), sites("b.example")
+        await fetch(owner, reader, answering(left), [MAIN])
+        (result,) = await fetch(owner, reader, script, [MAIN])
+        assert result.state is FollowState.FORKED
+
+    run(main())
+
+
+def test_a_peer_that_has_less_than_we_is_desynchronised(sites: Sites) -> None:
+    left, _ = forked_history()
+
+    async def script(request: FollowRequest, send: Send) -> None:
+        await send(opening(MAIN, OUTCOME_CURSOR_AHEAD, left.log[0].checkpoint))
+
+    async def main() -> None:
+        owner, reader = sites("a.example"), sites("b.example")
+        await fetch(owner, reader, answering(left), [MAIN])
+        (result,) = await fetch(owner, reader, script, [MAIN])
+        assert (result.state, result.head) == (FollowState.DESYNCHRONISED, 1)
+
+    run(main())
+
+
+@pytest.mark.parametrize("signer", ["thief", "relay"])
+def test_a_charter_that_its_owner_did_not_sign_is_refused(sites: Sites, signer: str) -> None:
+    key = signing_key("thief") if signer == "thief" else role_key("b.example", Role.PUBLISHER)
+    envelope = seal_charter(make_charter(MAIN, all_peers=True), key)
+    assert envelope.payload_type == MEDIA_TYPE
+
+    async def script(request: FollowRequest, send: Send) -> None:
+        charter = wire.encode_envelope(envelope)
+        await send(opening(MAIN, OUTCOME_UP_TO_DATE, charter=charter))
+
+    async def main() -> None:
+        reader = sites("b.example")
+        (result,) = await fetch(sites("a.example"), reader, script, [MAIN])
+        assert result.state is FollowState.QUARANTINED
+        assert reader.record(MAIN).charter is None
+
+    run(main())
+
+
+def test_what_a_peer_writes_into_an_error_cannot_drive_a_terminal() -> None:
+    metadata = grpc.aio.Metadata(("grpc-status-details-bin", b"\xff garbage"))
+    error = grpc.aio.AioRpcError(
+        grpc.StatusCode.PERMISSION_DENIED, None, metadata, details="\x1b[2J" + "x" * 10_000
+    )
+    shown = translate(error, OrgName("a.example"))
+    assert isinstance(shown, NodeError)
+    assert str(shown).isprintable()
+    assert len(str(shown)) < 300
