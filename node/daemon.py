@@ -16,9 +16,10 @@ from contextlib import AsyncExitStack, contextmanager
 from typing import Final
 
 from node import wake
+from node.address import Address
 from node.checking import check_behind
 from node.clock import Clock, SystemClock
-from node.config import Address, Config
+from node.config import Config
 from node.errors import LockedError
 from node.home import Home
 from node.identity import load_certificate, load_tls_key

@@ -18,7 +18,7 @@ from typing import Final, Self
 from federation import limits, wire
 from federation.errors import FederationError
 from federation.orgroot import PinnedRoot
-from node.config import parse_address
+from node.address import parse_address
 from node.errors import ConfigError, UsageError
 from node.identity import certificate_sha256, verify_certificate
 

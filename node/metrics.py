@@ -26,7 +26,7 @@ from prometheus_client import (
 )
 
 from federation.errors import Reason
-from node.config import Address
+from node.address import Address
 from node.errors import ConfigError
 
 _DURATION_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)

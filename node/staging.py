@@ -20,9 +20,10 @@ from typing import Final, NamedTuple, Self
 
 from federation.body import PackedOp, Shape
 from federation.entry import Annotation, Cause, OpKind
-from node.errors import DamageError, LockedError, StoreError, StoreFullError
-from node.store.sqlite import sqlite3
+from node.errors import DamageError, StoreError
+from node.store.sqlite import sqlite3, sqlite_errors
 
+_DAMAGED: Final = "what was staged there is lost: remove the file and import again"
 _BUSY_SECONDS: Final = 30.0
 _FORMAT: Final = 1
 _PAGE_ROWS: Final = 1_000
@@ -173,7 +174,7 @@ class Staging:
             StoreError: it is from a newer version, or cannot be opened.
             LockedError: another process is writing to it and does not come to an end.
         """
-        with _errors(path):
+        with sqlite_errors(path, _DAMAGED):
             connection = sqlite3.connect(
                 f"{path.absolute().as_uri()}?mode=rwc",
                 uri=True,
@@ -197,19 +198,19 @@ class Staging:
     @property
     def is_empty(self) -> bool:
         """Whether nothing is staged."""
-        with _errors(self.path):
+        with sqlite_errors(self.path, _DAMAGED):
             return self._connection.execute("SELECT 1 FROM staged LIMIT 1").fetchone() is None
 
     def count_by_kind(self) -> dict[OpKind, int]:
         """Return how many operations of each kind are staged; kinds without any are left out."""
-        with _errors(self.path):
+        with sqlite_errors(self.path, _DAMAGED):
             rows = self._connection.execute("SELECT kind, staged FROM tally WHERE staged > 0")
             return {OpKind(kind): count for kind, count in rows}
 
     def load(self, keys: Iterable[bytes]) -> dict[bytes, Row]:
         """Return the staged operations on the entries of these keys, by key."""
         found = {}
-        with _errors(self.path):
+        with sqlite_errors(self.path, _DAMAGED):
             for width, some in _columns(keys):
                 for key, code, content in self._connection.execute(
                     """SELECT s.key, s.shape, s.content FROM number AS n CROSS JOIN staged AS s
@@ -278,7 +279,7 @@ class Staging:
             StoreError: the file could not be written.
         """
         connection = self._connection
-        with _errors(self.path):
+        with sqlite_errors(self.path, _DAMAGED):
             connection.execute("BEGIN IMMEDIATE")
             try:
                 (number,) = connection.execute("SELECT max(edit) FROM edit").fetchone()
@@ -311,7 +312,7 @@ class Staging:
     def _read_page(self, after: bytes) -> list[_StagedRow]:
         page: list[_StagedRow] = []
         size = 0
-        with _errors(self.path):
+        with sqlite_errors(self.path, _DAMAGED):
             cursor = self._connection.execute(
                 "SELECT key, edit, shape, content FROM staged WHERE key > ? ORDER BY key LIMIT ?",
                 (after, _PAGE_ROWS),
@@ -517,29 +518,3 @@ def _make_schema(connection: sqlite3.Connection, path: Path) -> None:
         connection.execute(statement)
     connection.execute(_INSERT_NUMBERS, (_NUMBERS,))
     connection.execute(f"PRAGMA user_version = {_FORMAT}")
-
-
-@contextmanager
-def _errors(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors into ours, with what to do about them."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        text = str(error)
-        if "locked" in text or "busy" in text:
-            raise LockedError(
-                f"{path} is being written by another process", hint="try again when it is done"
-            ) from error
-        if "full" in text:
-            raise StoreFullError(
-                f"no room left for {path}: nothing of this change was kept",
-                hint="make room on that disk and run the command again",
-            ) from error
-        raise StoreError(
-            f"{path}: {text}", hint="check the disk and who may write there"
-        ) from error
-    except sqlite3.DatabaseError as error:
-        raise DamageError(
-            f"{path}: {error}",
-            hint="what was staged there is lost: remove the file and import again",
-        ) from error

@@ -7,13 +7,13 @@ import click
 from federation import wire
 from federation.names import parse_org
 from node import administering, identity
+from node.address import parse_address
 from node.cli import output
 from node.cli.context import Context, json_option, pass_context
 from node.config import (
     Config,
     NodeConfig,
     describe,
-    parse_address,
     render_initial,
 )
 from node.errors import ConfigError, UsageError

@@ -111,7 +111,8 @@ def _report(context: Context, results: list[ListResult], seconds: float) -> None
     for result in results:
         click.echo(
             f"{result.origin} via {result.via or 'nobody'}: {result.state}, "
-            f"position {result.before} to {result.after}, {result.ops} operations, {result.bytes} bytes, {seconds:.2f} s"
+            f"position {result.before} to {result.after}, {result.ops} operations, "
+            f"{result.bytes} bytes, {seconds:.2f} s"
         )
 
 

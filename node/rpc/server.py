@@ -18,8 +18,8 @@ from grpc_health.v1._async import HealthServicer  # type: ignore[import-untyped]
 
 from federation import limits
 from node._grpc.federation.v1.log_service_pb2_grpc import add_LogServiceServicer_to_server
+from node.address import Address
 from node.clock import Clock
-from node.config import Address
 from node.errors import ConfigError
 from node.metrics import Metrics
 from node.rpc.interceptors import (

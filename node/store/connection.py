@@ -16,9 +16,9 @@ from typing import Final, Self
 from sqlite_utils import Database
 
 from node.clock import Clock
-from node.errors import DamageError, LockedError, StoreError, StoreFullError
+from node.errors import DamageError, StoreError
 from node.store.schema import migrations
-from node.store.sqlite import sqlite3
+from node.store.sqlite import sqlite3, sqlite_errors
 
 OLDEST_SQLITE: Final = (3, 51, 3)
 """Older versions can lose committed data: the WAL-reset bug (sqlite.org, 2026-03-13)."""
@@ -79,7 +79,7 @@ class Store:
         # Nobody else on this machine may read a list.
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         store = cls._connect(path, clock)
-        with _store_errors(path):
+        with sqlite_errors(path):
             store.connection.execute("PRAGMA journal_mode = WAL")
             migrations.apply(Database(store.connection))
         return store
@@ -93,7 +93,7 @@ class Store:
             DamageError: the file is no store of this program.
         """
         store = cls._connect(path, clock)
-        with _store_errors(path):
+        with sqlite_errors(path):
             store.check_schema()
             database = Database(store.connection)
             if migrations.pending(database):
@@ -109,7 +109,7 @@ class Store:
             DamageError: the file is no store of this program.
         """
         store = cls._connect(path, clock)
-        with _store_errors(path):
+        with sqlite_errors(path):
             store.connection.execute("PRAGMA query_only = ON")
             store.check_schema()
             if migrations.pending(Database(store.connection)):
@@ -132,7 +132,7 @@ class Store:
                 f"there is no store at {path}",
                 hint="run 'hashfed --home DIR init --org ORG' first, or check --home",
             )
-        with _store_errors(path):
+        with sqlite_errors(path):
             connection = sqlite3.connect(
                 f"{path.absolute().as_uri()}?mode=rw",
                 uri=True,
@@ -192,7 +192,7 @@ class Store:
             StoreError: the database could not be written.
         """
         connection = self.connection
-        with _store_errors(self.path):
+        with sqlite_errors(self.path):
             connection.execute("BEGIN IMMEDIATE")
             try:
                 newest = connection.execute(
@@ -220,7 +220,7 @@ class Store:
     @contextmanager
     def note(self) -> Iterator[sqlite3.Connection]:
         """Run a block that changes no content, such as `follow_state`: it makes no version."""
-        with _store_errors(self.path):
+        with sqlite_errors(self.path):
             self.connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self.connection
@@ -233,30 +233,9 @@ class Store:
     @contextmanager
     def snapshot(self) -> Iterator[sqlite3.Connection]:
         """Run a block of reads that all see the same version."""
-        with _store_errors(self.path):
+        with sqlite_errors(self.path):
             self.connection.execute("BEGIN")
             try:
                 yield self.connection
             finally:
                 self.connection.execute("ROLLBACK")
-
-
-@contextmanager
-def _store_errors(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors into ours, with what to do about them."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        text = str(error)
-        if "locked" in text or "busy" in text:
-            raise LockedError(
-                f"{path} is being written by another process", hint="try again when it is done"
-            ) from error
-        if "full" in text:
-            raise StoreFullError(
-                f"no room left for {path}: nothing of this change was kept",
-                hint="make room on that disk and run the command again",
-            ) from error
-        raise StoreError(f"{path}: {text}", hint="run 'hashfed doctor'") from error
-    except sqlite3.DatabaseError as error:
-        raise DamageError(f"{path}: {error}", hint="run 'hashfed fsck'") from error

@@ -5,11 +5,50 @@ The standard library's is not used: SQLite before 3.51.3 can lose committed data
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from node.errors import DamageError, LockedError, StoreError, StoreFullError
 
 if TYPE_CHECKING:
     import sqlite3
 else:
     from sqlite_utils.utils import sqlite3
 
-__all__ = ["sqlite3"]
+__all__ = ["sqlite3", "sqlite_errors"]
+
+
+@contextmanager
+def sqlite_errors(path: Path, if_damaged: str = "run 'hashfed fsck'") -> Iterator[None]:
+    """Turn SQLite's errors about a file into ours, with what to do about them.
+
+    Args:
+        path: the file.
+        if_damaged: what to do when it is damaged.
+
+    Raises:
+        LockedError: another process is writing and does not come to an end.
+        StoreFullError: no room left.
+        DamageError: the file is not what it should be.
+        StoreError: anything else that keeps the file from being used.
+    """
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        text = str(error)
+        if "locked" in text or "busy" in text:
+            raise LockedError(
+                f"{path} is being written by another process", hint="try again when it is done"
+            ) from error
+        if "full" in text:
+            raise StoreFullError(
+                f"no room left for {path}: nothing of this change was kept",
+                hint="make room on that disk and run the command again",
+            ) from error
+        raise StoreError(
+            f"{path}: {text}", hint="check the disk and who may write there"
+        ) from error
+    except sqlite3.DatabaseError as error:
+        raise DamageError(f"{path}: {error}", hint=if_damaged) from error

@@ -26,8 +26,8 @@ from federation.v1.log_service_pb2 import (
     Opening,
     Outcome,
 )
+from node.address import Address
 from node.clock import SystemClock
-from node.config import Address
 from node.home import Home
 from node.identity import build_certificate, certificate_sha256
 from node.metrics import Metrics

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federation.names import parse_org
+from node.address import Address, parse_address
 from node.config import (
-    Address,
     Config,
     LogConfig,
     LogFormat,
@@ -21,7 +21,6 @@ from node.config import (
     SyncConfig,
     describe,
     load_config,
-    parse_address,
     render_initial,
 )
 from node.errors import ConfigError

@@ -25,7 +25,8 @@ from tests.node.peering import Site, Sites, acquaint, eventually, published, run
 PROGRAM = """
 import asyncio, sys
 from pathlib import Path
-from node.config import Address, Config, LogFormat, LogLevel, MetricsConfig, NodeConfig, SyncConfig
+from node.address import Address
+from node.config import Config, LogFormat, LogLevel, MetricsConfig, NodeConfig, SyncConfig
 from node.daemon import serve
 from node.errors import NodeError
 from node.home import Home

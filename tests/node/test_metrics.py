@@ -11,7 +11,7 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from federation.errors import Reason
-from node.config import Address
+from node.address import Address
 from node.errors import ConfigError
 from node.metrics import Metrics
 

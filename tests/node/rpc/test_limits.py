@@ -21,7 +21,7 @@ from federation.v1.log_service_pb2 import (
 )
 from node import serving
 from node._grpc.federation.v1.log_service_pb2_grpc import LogServiceStub
-from node.config import Address
+from node.address import Address
 from node.errors import ConfigError
 from node.rpc.interceptors import CALL_BURST, MAX_STREAMS, Limits
 from node.rpc.server import MAX_REQUEST_BYTES
