@@ -129,7 +129,7 @@ def decode_org_root(payload: bytes) -> orgroot.OrgRoot:
 
 
 def open_org_root(data: bytes) -> orgroot.PinnedRoot:
-    """Decode and verify the envelope of an org root, version 1.
+    """Decode and verify the envelope of an org root that its own root keys sign.
 
     Raises:
         PeerError: anything is wrong with it.

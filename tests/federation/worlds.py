@@ -1,0 +1,376 @@
+"""Small worlds for tests: an organization with its keys, a publisher and a subscriber, in memory.
+
+Everything follows from names and numbers, so two runs make the same bytes. `Publisher.forge` is the
+dishonest one: it really signs what no honest publisher would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import sha256, shake_256
+from typing import Final, TypedDict
+
+from federation import charter as charters
+from federation import dsse, header, orgroot, wire
+from federation.author import Author, ChangeSet
+from federation.body import Body, PackedOp, build_body, pack
+from federation.charter import Audience, Charter
+from federation.checkpoint import Checkpoint, sign_checkpoint
+from federation.entry import Annotation, EntryId, Operation, OpKind
+from federation.fingerprint import Fingerprint
+from federation.header import Header
+from federation.keys import SigningKey, key_id
+from federation.merge import Prior
+from federation.names import OrgName, Origin, parse_org
+from federation.note import NoteSigner
+from federation.orgroot import OrgRoot, PinnedRoot, Role, RoleKeys
+from federation.replica import Candidate, LogState, Replica, SignedDelta
+
+T0: Final = 1_750_000_000_000
+"""When the worlds begin, in milliseconds since 1970-01-01T00:00:00Z."""
+
+LATER: Final = T0 + 10**10
+"""A time after all that happens in a world."""
+
+
+def key_seed(name: str) -> bytes:
+    """Return the seed of the key of that name: the same in every run."""
+    return sha256(f"test key {name}".encode()).digest()
+
+
+def signing_key(name: str) -> SigningKey:
+    """Return the key of that name."""
+    return SigningKey.from_seed(key_seed(name))
+
+
+def salt_seed(number: int) -> bytes:
+    """Return the salt seed of that number."""
+    return sha256(b"test salt seed %d" % number).digest()
+
+
+def digest(number: int | str, type_name: str = "sha256", width: int = 32) -> bytes:
+    """Return a digest that looks like one; vpdq frames get a quality that is possible."""
+    raw = shake_256(f"test digest {type_name} {number}".encode()).digest(width)
+    if type_name != "vpdq":
+        return raw
+    frames = bytearray(raw)
+    for at in range(32, width, 37):
+        frames[at] %= 101
+    return bytes(frames)
+
+
+def fingerprint(
+    number: int | str, type_name: str = "sha256", width: int | None = None
+) -> Fingerprint:
+    """Return the fingerprint of that number."""
+    usual = {"md5": 16, "sha1": 20, "sha256": 32, "sha512": 64, "pdq": 32, "vpdq": 37}
+    wide = width if width is not None else usual.get(type_name, 24)
+    return Fingerprint.from_digest(type_name, digest(number, type_name, wide))
+
+
+def assertion(
+    number: int | str,
+    *further: Fingerprint,
+    labels: tuple[str, ...] = ("A1",),
+    entry: str | None = None,
+) -> Operation:
+    """Return the assertion of an entry with a sha256 of that number."""
+    return Operation.assertion(
+        (fingerprint(number), *further),
+        Annotation(labels=labels, vocabulary="industry" if labels else ""),
+        None if entry is None else EntryId.parse(entry),
+    )
+
+
+def org_root(
+    org: str = "hotline.example",
+    *,
+    keys: Mapping[Role, Sequence[SigningKey]] | None = None,
+    thresholds: Mapping[Role, int] | None = None,
+    version: int = 1,
+) -> OrgRoot:
+    """Return an org root with one key a role, or with those given."""
+    held = keys if keys is not None else {role: [role_key(org, role)] for role in Role}
+    return OrgRoot(
+        org=OrgName(org),
+        version=version,
+        created_ms=T0,
+        roles={
+            role: RoleKeys(
+                public_keys=tuple(key.public_key for key in of_role),
+                threshold=(thresholds or {}).get(role, 1),
+            )
+            for role, of_role in held.items()
+        },
+        tls_certificates=(sha256(f"certificate of {org}".encode()).digest(),),
+    )
+
+
+def role_key(org: str, role: Role) -> SigningKey:
+    """Return the one key that an organization of `org_root` has for a role."""
+    return signing_key(f"{org} {role.name}")
+
+
+def seal(media_type: str, payload: bytes, *signers: SigningKey) -> dsse.Envelope:
+    """Sign a payload, whatever it says."""
+    return dsse.sign_envelope(media_type, payload, signers)
+
+
+def pin_root(org: str = "hotline.example") -> PinnedRoot:
+    """Return the pinned org root of an organization."""
+    payload = wire.encode_org_root(org_root(org))
+    envelope = seal(orgroot.MEDIA_TYPE, payload, role_key(org, Role.ROOT))
+    return wire.open_org_root(wire.encode_envelope(envelope))
+
+
+def make_charter(
+    origin: Origin, *, orgs: Iterable[str] = (), all_peers: bool = False, version: int = 1
+) -> Charter:
+    """Return the charter of a list."""
+    audience = Audience(all_peers=all_peers, orgs=tuple(sorted(map(parse_org, orgs))))
+    return Charter(origin=origin, version=version, created_ms=T0, audience=audience)
+
+
+def seal_charter(charter: Charter, signer: SigningKey | None = None) -> dsse.Envelope:
+    """Sign a charter with its owner's publisher key, or with another."""
+    key = signer if signer is not None else role_key(charter.origin.org, Role.PUBLISHER)
+    return seal(charters.MEDIA_TYPE, wire.encode_charter(charter), key)
+
+
+@dataclass
+class Entries:
+    """What a store knows of one list's entries: which operation is in force on each.
+
+    Attributes:
+        in_force: the operation in force on each entry that the list has known.
+        bodies: the bodies by position.
+    """
+
+    in_force: dict[EntryId, Prior] = field(default_factory=dict)
+    bodies: list[Body] = field(default_factory=list)
+
+    def prior(self, body: Body) -> dict[int, Prior]:
+        """Return the operation in force for each row whose entry the list has known."""
+        return {
+            row: self.in_force[operation.entry]
+            for row, operation in body.operations()
+            if operation.entry in self.in_force
+        }
+
+    def apply(self, body: Body) -> None:
+        """Put a delta's operations in force."""
+        for row, operation in body.operations():
+            self.in_force[operation.entry] = Prior(len(self.bodies), row, operation.kind)
+        self.bodies.append(body)
+
+    def places(self) -> dict[EntryId, tuple[int, int]]:
+        """Return the place (position, row) of the assertion of each live entry."""
+        return {
+            entry: (at.position, at.row)
+            for entry, at in self.in_force.items()
+            if at.kind is OpKind.ASSERT
+        }
+
+    def live(self) -> dict[EntryId, Operation]:
+        """Return the live entries, each as last asserted."""
+        return {
+            entry: self.bodies[position].operation(row)
+            for entry, (position, row) in self.places().items()
+        }
+
+
+class HeaderFields(TypedDict, total=False):
+    """Fields of a header that a forger sets."""
+
+    origin_hash: bytes
+    position: int
+    previous: bytes
+    change_set: int
+    ends_change_set: bool
+    time_ms: int
+    op_count: int
+    body_size: int
+    body_digest: bytes
+    ops_root: bytes
+    live_count: int
+    state_digest: bytes
+    root_version: int
+    root_hash: bytes
+    key_id: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forgery:
+    """What a dishonest publisher changes. All is signed, but for what names say otherwise.
+
+    Attributes:
+        ops: the operations; one new assertion if None.
+        body: the bytes of the body, whose digest and size are signed; those of `ops` if None.
+        sent_body: the bytes that are sent in place of those that were signed.
+        fields: fields of the header.
+        raw: bytes of the header by their offset, set before it is signed.
+        publisher: who signs the header.
+        keep_key_id: the header names the honest key, whoever signs.
+        checkpoint_size, checkpoint_root: what the checkpoint says.
+        log: who signs the checkpoint.
+        checkpoint_origin: the list that the checkpoint is of.
+        checkpoint: the bytes of the checkpoint.
+    """
+
+    ops: tuple[Operation | PackedOp, ...] | None = None
+    body: bytes | None = None
+    sent_body: bytes | None = None
+    fields: HeaderFields = field(default_factory=HeaderFields)
+    raw: Mapping[int, int] = field(default_factory=dict)
+    publisher: SigningKey | None = None
+    keep_key_id: bool = False
+    checkpoint_size: int | None = None
+    checkpoint_root: bytes | None = None
+    log: SigningKey | None = None
+    checkpoint_origin: Origin | None = None
+    checkpoint: bytes | None = None
+
+
+class Publisher:
+    """The owner of one list.
+
+    Attributes:
+        origin: the list.
+        root: its owner's org root.
+        state: where its log stands.
+        log: its deltas.
+        entries: its entries.
+    """
+
+    def __init__(self, origin: str = "hotline.example/main") -> None:
+        self.origin = Origin.parse(origin)
+        self.root = pin_root(self.origin.org)
+        self.state = LogState.empty()
+        self.log: list[SignedDelta] = []
+        self.entries = Entries()
+        self.publisher_key = role_key(self.origin.org, Role.PUBLISHER)
+        self.log_key = role_key(self.origin.org, Role.LOG)
+
+    def publish(self, *operations: Operation, after_ms: int = 1000) -> SignedDelta:
+        """Sign one delta of these operations, honestly, and keep it."""
+        body = build_body(map(pack, operations), salt_seed(self.state.size))
+        delta = self.sign(body, after_ms=after_ms)
+        self.state = self.state.after(Header.parse(delta.header), delta.header)
+        self.entries.apply(body)
+        self.log.append(delta)
+        return delta
+
+    def sign(self, body: Body, *, after_ms: int = 1000) -> SignedDelta:
+        """Sign a body as the next delta, without keeping it."""
+        author = Author(self.origin, self.root, publisher=self.publisher_key, log=self.log_key)
+        return author.sign(
+            body,
+            self.entries.prior(body),
+            self.state,
+            change_set=ChangeSet(first=self.state.size, last=True),
+            now_ms=max(T0, self.state.last_time_ms) + after_ms,
+        )
+
+    def forge(self, forgery: Forgery) -> SignedDelta:
+        """Sign what no honest publisher would, as the next delta."""
+        ops = forgery.ops if forgery.ops is not None else (assertion(f"of {self.state.size}"),)
+        packed = [op if isinstance(op, PackedOp) else pack(op) for op in ops]
+        body = build_body(packed, salt_seed(self.state.size))
+        data = forgery.body if forgery.body is not None else wire.encode_body(body)
+        signer = forgery.publisher or self.publisher_key
+        prior = {
+            row: before
+            for row, before in self.entries.prior(body).items()
+            if before.kind is OpKind.ASSERT
+        }
+        claimed = Header(
+            origin_hash=self.origin.hash,
+            position=self.state.size,
+            previous=self.state.last_leaf,
+            change_set=self.state.size,
+            ends_change_set=True,
+            time_ms=max(T0, self.state.last_time_ms) + 1000,
+            op_count=body.count,
+            body_size=len(data),
+            body_digest=sha256(data).digest(),
+            ops_root=body.ops_root(),
+            live_count=self.state.live_count + body.count - len(prior),
+            state_digest=self.state.state_digest,
+            root_version=self.root.document.version,
+            root_hash=self.root.hash,
+            key_id=key_id((self.publisher_key if forgery.keep_key_id else signer).public_key),
+        )
+        unsigned = bytearray(replace(claimed, **forgery.fields).encode_unsigned())
+        for offset, value in forgery.raw.items():
+            unsigned[offset] = value
+        record = bytes(unsigned) + signer.sign(dsse.pae(header.MEDIA_TYPE, bytes(unsigned)))
+        grown = self.state.frontier.append(header.leaf_hash(record))
+        origin = str(forgery.checkpoint_origin or self.origin)
+        note = sign_checkpoint(
+            Checkpoint(
+                origin,
+                grown.size if forgery.checkpoint_size is None else forgery.checkpoint_size,
+                grown.root() if forgery.checkpoint_root is None else forgery.checkpoint_root,
+            ),
+            NoteSigner(origin, forgery.log or self.log_key),
+        )
+        return SignedDelta(
+            record,
+            data if forgery.sent_body is None else forgery.sent_body,
+            note if forgery.checkpoint is None else forgery.checkpoint,
+        )
+
+
+class Subscriber:
+    """A follower of one list. `replica` is made anew from what it keeps, as after a restart.
+
+    Attributes:
+        state: where its copy of the log stands.
+        entries: its entries.
+        records: the signed headers it holds.
+    """
+
+    def __init__(self, publisher: Publisher) -> None:
+        self.origin, self.root = publisher.origin, publisher.root
+        self.state = LogState.empty()
+        self.entries = Entries()
+        self.records: list[bytes] = []
+
+    @property
+    def replica(self) -> Replica:
+        """A replica at this subscriber's state."""
+        return Replica(self.origin, self.root, self.state)
+
+    def receive(self, delta: SignedDelta, *, now_ms: int | None = None) -> Candidate:
+        """Check a delta as far as it can be without the entries."""
+        return self.replica.receive(delta, now_ms=LATER if now_ms is None else now_ms)
+
+    def deliver(self, delta: SignedDelta, *, now_ms: int | None = None) -> None:
+        """Check a delta and apply it, or raise and change nothing."""
+        candidate = self.receive(delta, now_ms=now_ms)
+        state = self.replica.conclude(candidate, self.entries.prior(candidate.body))
+        # A node commits these together.
+        self.state = state
+        self.entries.apply(candidate.body)
+        self.records.append(delta.header)
+
+
+def slow_state_digest(places: Mapping[EntryId, tuple[int, int]]) -> bytes:
+    """Compute a state digest as docs/spec/delta.md says, from the whole live set."""
+    total = 0
+    for entry, (position, row) in places.items():
+        name = entry.type.encode()
+        element = b"".join(
+            (
+                b"hashfed/live/v1\x00",
+                bytes([len(name)]),
+                name,
+                len(entry.key).to_bytes(4, "big"),
+                entry.key,
+                position.to_bytes(8, "big"),
+                row.to_bytes(4, "big"),
+            )
+        )
+        total += int.from_bytes(sha256(element).digest(), "big")
+    return (total % 2**256).to_bytes(32, "big")
