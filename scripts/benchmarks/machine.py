@@ -1,0 +1,95 @@
+"""The machine and the programs that a run was made with."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+from processes import BenchError
+
+_PACKAGES: Final = ("grpcio", "protobuf", "pynacl", "pysqlite3")
+_BYTES_PER_ENTRY: Final = 900
+_BYTES_ALWAYS: Final = 300 * 1024 * 1024
+
+
+def describe(sqlite_of_node: str, sqlite_shell: str) -> dict[str, str]:
+    """Return what is to be known about a run, by name."""
+    return {
+        "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        "processor": f"{_processor()}, {os.cpu_count()} cores",
+        "memory": f"{_memory_gib():.0f} GiB",
+        "system": f"{platform.system()} {platform.release()}",
+        "Python": platform.python_version(),
+        "SQLite of the node": sqlite_of_node,
+        "SQLite of the shell": sqlite_shell.partition(" ")[0],
+        "packages": ", ".join(f"{name} {version(name)}" for name in _PACKAGES),
+    }
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _memory_gib() -> float:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+
+
+def check_system() -> None:
+    """Refuse to start where processes cannot be measured.
+
+    Raises:
+        BenchError: this is no Linux.
+    """
+    if platform.system() != "Linux":
+        raise BenchError(f"needs Linux: it reads /proc, and this is {platform.system()}")
+
+
+def check_disk(folder: Path, entries: int) -> None:
+    """Refuse to start without room for the files.
+
+    Raises:
+        BenchError: there is too little.
+    """
+    needed = entries * _BYTES_PER_ENTRY + _BYTES_ALWAYS
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise BenchError(
+            f"{folder} has {free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB are needed; "
+            "name a larger place with TMPDIR, or a smaller --size"
+        )
+
+
+def find_sqlite_shell(say: Callable[[str], None]) -> Path:
+    """Return the `sqlite3` shell; install it where that can be done without asking.
+
+    Raises:
+        BenchError: there is none.
+    """
+    found, installer = shutil.which("sqlite3"), shutil.which("apt-get")
+    if found is None and installer is not None and os.geteuid() == 0:
+        say("installing the sqlite3 shell")
+        for command in (["update"], ["install", "-y", "--no-install-recommends", "sqlite3"]):
+            subprocess.run(  # what it says matters only when the shell is not there afterwards
+                [installer, "-qq", *command],
+                check=False,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+            )
+        found = shutil.which("sqlite3")
+    if found is None:
+        raise BenchError(
+            "the sqlite3 shell is not installed, and it is what a sync is compared with; "
+            "on Debian or Ubuntu: apt-get install sqlite3"
+        )
+    return Path(found)

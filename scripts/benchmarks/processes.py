@@ -1,0 +1,198 @@
+"""Child processes: what they cost, and that none outlives the benchmark.
+
+The measuring process itself stays small: the kernel counts the memory of a parent at the moment of
+the fork as the child's, so a large parent would hide what its children need.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+_MIB: Final = 1024 * 1024
+_READY_SECONDS: Final = 30.0
+_STOP_SECONDS: Final = 15.0
+_POLL_SECONDS: Final = 0.02
+
+_running: set[subprocess.Popen[bytes]] = set()
+
+
+class BenchError(Exception):
+    """The benchmark cannot go on; the message is for the person who started it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What one process cost.
+
+    Attributes:
+        wall_s: seconds from its start to its end.
+        cpu_s: seconds of processor time, user and system.
+        peak_mib: the most memory that was resident at any time.
+        output: what it printed on stdout.
+    """
+
+    wall_s: float
+    cpu_s: float
+    peak_mib: float
+    output: str = ""
+
+
+def run(
+    command: Sequence[str | Path],
+    *,
+    stdin: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    discard_output: bool = False,
+) -> Usage:
+    """Run a command to its end.
+
+    Raises:
+        BenchError: it failed.
+    """
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, _open(stdin) as source:
+        start = time.perf_counter()
+        process = subprocess.Popen(
+            [str(part) for part in command],
+            stdin=source,
+            stdout=subprocess.DEVNULL if discard_output else out,
+            stderr=err,
+            env=None if env is None else {**os.environ, **env},
+        )
+        _running.add(process)
+        try:
+            _, status, used = os.wait4(process.pid, 0)
+            wall_s = time.perf_counter() - start
+            # Popen has not seen the end, since wait4 took it: without this it would signal a
+            # process id that may be another's by now.
+            process.returncode = os.waitstatus_to_exitcode(status)
+        finally:
+            _stop(process)
+        out.seek(0)
+        err.seek(0)
+        if process.returncode != 0:
+            tail = (err.read() + out.read()).decode(errors="replace").strip()[-2000:]
+            raise BenchError(f"{_show(command)} exited with {process.returncode}:\n{tail}")
+        return Usage(
+            wall_s=wall_s,
+            cpu_s=used.ru_utime + used.ru_stime,
+            peak_mib=used.ru_maxrss * 1024 / _MIB,
+            output=out.read().decode(),
+        )
+
+
+@contextmanager
+def _open(stdin: Path | None) -> Iterator[int]:
+    descriptor = os.open(os.devnull if stdin is None else stdin, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _show(command: Sequence[str | Path]) -> str:
+    return " ".join(Path(part).name if at == 0 else str(part) for at, part in enumerate(command))
+
+
+class Server:
+    """A running process that serves, until the end of `serving`."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+
+    @property
+    def cpu_s(self) -> float:
+        """Seconds of processor time until now."""
+        # The name of the program, in parentheses, may have spaces in it.
+        text = Path(f"/proc/{self._process.pid}/stat").read_text(encoding="ascii")
+        fields = text.rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    @property
+    def peak_mib(self) -> float:
+        """The most memory that was resident until now."""
+        text = Path(f"/proc/{self._process.pid}/status").read_text(encoding="ascii")
+        for line in text.splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024 / _MIB
+        raise BenchError("the kernel tells no peak memory of processes (VmHWM)")
+
+
+@contextmanager
+def serving(command: Sequence[str | Path], port: int, log: Path) -> Iterator[Server]:
+    """Run a server for the time of the block, which starts when its port answers.
+
+    Raises:
+        BenchError: it ended, or did not answer in time.
+    """
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [str(part) for part in command],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+    _running.add(process)
+    try:
+        deadline = time.monotonic() + _READY_SECONDS
+        while not _answers(port):
+            if process.poll() is not None or time.monotonic() > deadline:
+                tail = log.read_text(errors="replace").strip()[-2000:]
+                raise BenchError(f"{_show(command)} does not serve:\n{tail}")
+            time.sleep(_POLL_SECONDS)
+        yield Server(process)
+        if process.poll() is not None:
+            tail = log.read_text(errors="replace").strip()[-2000:]
+            raise BenchError(f"{_show(command)} ended early:\n{tail}")
+    finally:
+        _stop(process)
+
+
+def _answers(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End a process in order, or by force if it does not listen."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    _running.discard(process)
+
+
+def stop_all() -> None:
+    """End whatever is still running."""
+    for process in list(_running):
+        _stop(process)
+
+
+def free_port() -> int:
+    """Return a port of the loopback interface that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def end_on_signals() -> None:
+    """Let a termination signal unwind the stack, as Ctrl-C does, so that nothing is left behind."""
+
+    def leave(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGHUP, leave)

@@ -1,0 +1,97 @@
+"""The benchmark itself: it runs, it fails only on collapsed ratios, it leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+_BENCH = Path(__file__).parents[1] / "scripts" / "bench"
+_SECONDS = 200.0
+
+pytestmark = [
+    pytest.mark.slow,
+    # Many processes one after the other: seconds on an idle machine, minutes on a loaded one.
+    pytest.mark.timeout(2 * _SECONDS),
+    pytest.mark.skipif(sys.platform != "linux", reason="the benchmark reads /proc"),
+    pytest.mark.skipif(
+        shutil.which("sqlite3") is None and (os.geteuid() != 0 or shutil.which("apt-get") is None),
+        reason="needs the sqlite3 shell, and may not install it",
+    ),
+]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [_BENCH, "--smoke", "--json", tmp_path / "figures.json"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(_scratch(tmp_path))},
+    )
+    try:
+        yield process
+    finally:
+        # In order, so that it stops what it has started.
+        process.terminate()
+        process.communicate(timeout=_SECONDS)
+
+
+def _scratch(tmp_path: Path) -> Path:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir(exist_ok=True)
+    return scratch
+
+
+def _started_in(scratch: Path) -> list[str]:
+    """Return the command lines of running processes that name a file in a folder."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            line = file.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if str(scratch) in line:
+                found.append(line)
+    return found
+
+
+def test_no_ratio_has_collapsed_and_nothing_is_left_behind(
+    bench: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    out, err = bench.communicate(timeout=_SECONDS)
+
+    assert bench.returncode == 0, f"{err}\n{out}"
+    assert "`hashfed sync`" in out
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    (values,) = figures["rounds"]
+    assert min(values.values()) > 0
+    assert list(_scratch(tmp_path).iterdir()) == []
+    assert _started_in(_scratch(tmp_path)) == []
+
+
+def test_an_interrupted_run_stops_the_nodes_that_it_has_started(
+    bench: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    scratch = _scratch(tmp_path)
+    deadline = time.monotonic() + _SECONDS / 2
+    while not any(line.rstrip().endswith(" serve") for line in _started_in(scratch)):
+        assert bench.poll() is None, bench.communicate()
+        assert time.monotonic() < deadline, "no node was started"
+        time.sleep(0.02)
+
+    bench.send_signal(signal.SIGINT)
+    _, err = bench.communicate(timeout=_SECONDS)
+
+    assert bench.returncode == 130, err
+    assert _started_in(scratch) == []
+    assert list(scratch.iterdir()) == []
