@@ -32,6 +32,7 @@ from federation.hashtypes import (
     opaque_type,
     parse_digest,
     require_type,
+    types_written_like,
 )
 
 PDQ_BYTES: Final = 32
@@ -144,19 +145,10 @@ def candidates(text: str) -> tuple[Fingerprint, ...]:
     """
     if ":" in text:
         return (Fingerprint.parse_tagged(text),)
-    found = []
-    refusals: dict[Reason, FingerprintError] = {}
-    for hash_type in sorted(HASH_TYPES.values(), key=lambda known: -known.strength):
-        if hash_type.kind is Kind.OPAQUE:
-            continue
-        try:
-            found.append(Fingerprint.parse(hash_type.name, text))
-        except FingerprintError as error:
-            if error.reason is Reason.DIGEST_DEGENERATE and hash_type.kind is Kind.EXACT:
-                raise
-            refusals.setdefault(error.reason, error)
+    found, _ = _read_as(text, types_written_like(text))
     if found:
         return tuple(found)
+    _, refusals = _read_as(text, HASH_TYPES.values())
     # A reading that failed late says more about the text than one whose length was wrong.
     for reason in (Reason.DIGEST_DEGENERATE, Reason.FINGERPRINT_ALPHABET):
         if reason in refusals:
@@ -165,6 +157,24 @@ def candidates(text: str) -> tuple[Fingerprint, ...]:
         f"got {len(text)} characters, which no hash type has; name the type, as in sha256:<64 hex>",
         reason=Reason.FINGERPRINT_LENGTH,
     )
+
+
+def _read_as(
+    text: str, hash_types: Iterable[HashType]
+) -> tuple[list[Fingerprint], dict[Reason, FingerprintError]]:
+    """Read a text as each of the types that are not opaque; return what it is and why it is not."""
+    found = []
+    refusals: dict[Reason, FingerprintError] = {}
+    for hash_type in hash_types:
+        if hash_type.kind is Kind.OPAQUE:
+            continue
+        try:
+            found.append(Fingerprint.parse(hash_type.name, text))
+        except FingerprintError as error:
+            if error.reason is Reason.DIGEST_DEGENERATE and hash_type.kind is Kind.EXACT:
+                raise
+            refusals.setdefault(error.reason, error)
+    return found, refusals
 
 
 def strongest(fingerprints: Iterable[Fingerprint]) -> Fingerprint:

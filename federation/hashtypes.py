@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from difflib import get_close_matches
 from enum import StrEnum
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
 
@@ -252,6 +253,27 @@ def parse_digest(hash_type: HashType, text: str) -> bytes:
             reason=Reason.FINGERPRINT_LENGTH,
         )
     return digest
+
+
+def types_written_like(text: str) -> tuple[HashType, ...]:
+    """Return the types that have a form of this text's length, strongest first."""
+    if "," in text or text.startswith("[") or not 0 < len(text) <= MAX_TEXT_CHARS:
+        return tuple(HASH_TYPES.values())
+    return _types_of_length(len(text))
+
+
+@lru_cache(maxsize=256)
+def _types_of_length(length: int) -> tuple[HashType, ...]:
+    any_text = "0" * length
+    return tuple(
+        hash_type
+        for hash_type in HASH_TYPES.values()
+        if any(
+            _fits(hash_type, form, any_text)
+            and (form is not TextForm.HEX or hash_type.has_width(length // 2))
+            for form in hash_type.forms
+        )
+    )
 
 
 def format_digest(hash_type: HashType, digest: bytes) -> str:

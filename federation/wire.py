@@ -264,21 +264,17 @@ def _decode_group(message: delta_pb2.OpGroup, first_row: int, width: int) -> Gro
         raise MalformedError("named by a fingerprint, but without columns")
     columns = tuple((column.hash_type, column.width) for column in message.columns)
     shape = Shape(kind, message.named_by_fingerprint, message.id_width, columns)
+    # Each read of a bytes field copies it: once, into names.
+    ids, codes = message.ids, message.annotation_codes
+    digests = tuple(column.digests for column in message.columns)
     fits = (
-        len(message.ids) == count * message.id_width
-        and len(message.annotation_codes) == count * width
+        len(ids) == count * shape.id_width
+        and len(codes) == count * width
         and all(
-            column.width and len(column.digests) == count * column.width
-            for column in message.columns
+            column_width and len(column) == count * column_width
+            for (_, column_width), column in zip(columns, digests, strict=True)
         )
     )
     if not fits:
         raise MalformedError(f"the columns of a group do not fit its count of {count}")
-    return Group(
-        shape,
-        first_row,
-        count,
-        message.ids,
-        tuple(column.digests for column in message.columns),
-        decode_codes(message.annotation_codes, width),
-    )
+    return Group(shape, first_row, count, ids, digests, decode_codes(codes, width))

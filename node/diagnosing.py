@@ -64,6 +64,12 @@ def examine(home: Home, environ: Mapping[str, str], clock: Clock) -> Iterator[Fi
             yield Finding(check=check, ok=True, detail="kept elsewhere, as it should be")
             continue
         yield _try(check, lambda path=path: identity.load_signer(path).key_id.hex()[:16])  # type: ignore[misc]
+
+    def read_tls_key() -> str:
+        identity.load_tls_key(home.tls_key)
+        return str(home.tls_key)
+
+    yield _try("TLS key", read_tls_key)
     yield _examine_certificate(home, clock)
     yield Finding(check="SQLite", ok=True, detail=sqlite3.sqlite_version)
     yield _examine_disk(home)

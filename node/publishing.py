@@ -2,8 +2,8 @@
 
 Order of durability: a delta is signed, checked as any subscriber would check it, and committed
 together with what it does to the entries; only what is committed can be read by `serve`. Staged
-changes are let go after that. A crash in between is harmless: what is still staged and already in
-force changes nothing, and is dropped.
+changes are let go after that. Which of them were signed is committed too, so that a crash in
+between does not make the next publication sign them again.
 """
 
 from __future__ import annotations
@@ -25,11 +25,10 @@ from federation.replica import Replica
 from node.clock import Clock
 from node.errors import UsageError
 from node.identity import require_role
-from node.staging import Staging
+from node.staging import Extent, Staging
 from node.store import entries, log, registry
 from node.store.connection import Store, Transaction
 from node.store.registry import ListRecord
-from node.store.sqlite import sqlite3
 
 _BODY_FRAMING: Final = 16 * 1024
 """Bytes of a body kept free for what stands around the columns."""
@@ -48,7 +47,7 @@ class Publication:
         first: position of the first new delta.
         size: deltas of the list now.
         ops: operations that were signed.
-        dropped: staged changes that were in force already, and so were not signed again.
+        dropped: staged withdrawals of what is withdrawn already, which were not signed again.
         live_count: live entries now.
     """
 
@@ -111,15 +110,19 @@ def publish(
     author = Author(origin, root, publisher=keys.publisher, log=keys.log)
     first = record.log.size
     ops = dropped = 0
+    extent = _load_extent(store, record.list)
+    if extent is not None:
+        # Usually long gone; after a crash, what was signed and is still staged.
+        staging.remove(extent)
     batches = staging.iter_batches(limits.MAX_BODY_OPS, limits.MAX_BODY_BYTES - _BODY_FRAMING)
     for group in _in_groups(batches, _TRANSACTION_DELTAS):
         with store.write("publish", str(origin)) as transaction:
             signing = _Signing(transaction, origin, author, root, clock, first)
             for batch, is_last in group:
                 signing.add(batch.packed, is_last=is_last)
-            signing.finish()
-        for batch, _ in group:
-            staging.remove(batch)
+            extent = group[0][0].extent.through(group[-1][0].extent)
+            signing.finish(extent)
+        staging.remove(extent)
         ops += signing.ops
         dropped += signing.dropped
         on_progress(ops + dropped)
@@ -182,7 +185,7 @@ class _Signing:
         connection, number = self._transaction.connection, self._record.list
         body = build_body(packed, secrets.token_bytes(SALT_SEED_BYTES))
         prior = entries.load_prior(connection, number, body)
-        if needless := _needless(connection, number, body, prior):
+        if needless := _needless(body, prior):
             self.dropped += len(needless)
             packed = [body.packed(row) for row in range(body.count) if row not in needless]
             if packed:
@@ -208,31 +211,34 @@ class _Signing:
         entries.index_body(self._transaction, number, state.size, candidate.body, prior)
         self.ops += body.count
 
-    def finish(self) -> None:
-        """Record where the log stands now."""
+    def finish(self, extent: Extent) -> None:
+        """Record where the log stands now, and what of the staged changes was signed."""
         registry.store_log_state(self._transaction, self._record.list, self._replica.state)
+        self._transaction.connection.execute(
+            "INSERT OR REPLACE INTO signed_extent (list, staging, first, last, edit) "
+            "VALUES (?, ?, ?, ?, ?)",
+            (self._record.list, extent.staging, extent.first, extent.last, extent.edit),
+        )
 
 
-def _needless(
-    connection: sqlite3.Connection, list_number: int, body: Body, prior: Mapping[int, Prior]
-) -> set[int]:
-    """Return the rows whose operations would change nothing."""
+def _load_extent(store: Store, list_number: int) -> Extent | None:
+    row = store.connection.execute(
+        "SELECT staging, first, last, edit FROM signed_extent WHERE list = ?", (list_number,)
+    ).fetchone()
+    return None if row is None else Extent(*row)
+
+
+def _needless(body: Body, prior: Mapping[int, Prior]) -> set[int]:
+    """Return the rows that withdraw what is withdrawn already: they cannot be signed."""
     needless: set[int] = set()
     for group in body.groups:
-        if group.shape.kind is not OpKind.ASSERT:
-            gone = {OpKind.PURGE, None}
-            if group.shape.kind is OpKind.RETRACT:
-                gone.add(OpKind.RETRACT)
-            for row in range(group.first_row, group.first_row + group.count):
-                before = prior.get(row)
-                if (None if before is None else before.kind) in gone:
-                    needless.add(row)
-    held: dict[int, Body] = {}
-    for row, before in prior.items():
-        if before.kind is not OpKind.ASSERT:
+        if group.shape.kind is OpKind.ASSERT:
             continue
-        if before.position not in held:
-            held[before.position] = log.load_body(connection, list_number, before.position)
-        if held[before.position].packed(before.row) == body.packed(row):
-            needless.add(row)
+        gone = {OpKind.PURGE, None}
+        if group.shape.kind is OpKind.RETRACT:
+            gone.add(OpKind.RETRACT)
+        for row in range(group.first_row, group.first_row + group.count):
+            before = prior.get(row)
+            if (None if before is None else before.kind) in gone:
+                needless.add(row)
     return needless

@@ -9,6 +9,7 @@ disjoint, ascending ranges of keys. Knows nothing of what is in force in the sto
 from __future__ import annotations
 
 import json
+import secrets
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -57,10 +58,13 @@ _SCHEMA: Final = (
     # How many operations are staged, by kind: counting them would read them all.
     "CREATE TABLE tally (kind INTEGER PRIMARY KEY, staged INTEGER NOT NULL) STRICT",
     "CREATE TABLE edit (edit INTEGER PRIMARY KEY) STRICT",
+    # Tells this file from one that took its place: edits are numbered anew in each.
+    "CREATE TABLE identity (identity BLOB NOT NULL) STRICT",
     # 0, 1, 2 ...: lets SQL cut columns into rows, several times faster than binding each row.
     "CREATE TABLE number (n INTEGER PRIMARY KEY) STRICT",
 )
 _NUMBERS: Final = 10_000
+_IDENTITY_BYTES: Final = 16
 _INSERT_NUMBERS: Final = (
     "WITH RECURSIVE counted (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM counted "
     "WHERE n + 1 < ?) INSERT INTO number (n) SELECT n FROM counted"
@@ -82,24 +86,45 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Extent:
+    """Names staged operations: all between two keys that edits up to one had staged.
+
+    What was staged later, or took the place of one of them, is not among them.
+
+    Attributes:
+        staging: which file of staged changes it is about (`Staging.identity`).
+        first: the key of the first.
+        last: the key of the last.
+        edit: the number of the newest edit that counts.
+    """
+
+    staging: bytes
+    first: bytes
+    last: bytes
+    edit: int
+
+    def through(self, later: Extent) -> Extent:
+        """Return the extent from the start of this one to the end of a later one."""
+        return Extent(self.staging, self.first, later.last, self.edit)
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
-    """Staged operations that were taken, all that there were between two keys.
+    """Staged operations that were taken.
 
     Attributes:
         packed: the operations, by ascending key.
-        first: the key of the first.
-        last: the key of the last.
-        newest_edit: the number of the newest edit that staged one of them.
+        extent: what they are called.
     """
 
     packed: list[PackedOp]
-    first: bytes
-    last: bytes
-    newest_edit: int
+    extent: Extent
 
 
-_StagedRow = tuple[bytes, int, int, bytes]
-"""Key, edit, shape, content, as they are stored."""
+_StagedRow = tuple[bytes, int, bytes]
+"""Key, shape, content, as they are stored."""
+
+_ANY_EDIT: Final = 2**63 - 1
 
 
 def key_prefix(shape: Shape) -> bytes:
@@ -158,12 +183,14 @@ class Staging:
 
     Attributes:
         path: the file.
+        identity: random bytes that tell it from any other file of staged changes.
     """
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
         self._connection = connection
         self._shapes: dict[int, Shape] = {}
+        (self.identity,) = connection.execute("SELECT identity FROM identity").fetchone()
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -223,33 +250,39 @@ class Staging:
     def iter_packed(self) -> Iterator[PackedOp]:
         """Yield every staged operation, by ascending key."""
         for page in self._iter_pages():
-            for key, _, shape, content in page:
+            for key, shape, content in page:
                 yield from_row(Row(key, self._shape(shape), content))
 
     def iter_batches(self, max_ops: int, max_bytes: int) -> Iterator[Batch]:
         """Yield staged operations by ascending key, in batches; they stay staged.
 
-        What was yielded may be removed while this goes on.
+        What was yielded may be removed while this goes on. What is staged while this goes on waits
+        for the next time: else a batch could not be named by where it begins and ends.
 
         Args:
             max_ops: at most so many in one batch.
             max_bytes: at most so many bytes as a body has them: records, annotation codes and each
                 annotation once. A batch has at least one operation, whatever its size.
         """
-        filling = _Filling(max_ops, max_bytes)
-        for page in self._iter_pages():
-            for code, run in groupby(page, key=itemgetter(2)):
+        with sqlite_errors(self.path, _DAMAGED):
+            (newest,) = self._connection.execute("SELECT max(edit) FROM edit").fetchone()
+        filling = _Filling(max_ops, max_bytes, self.identity, newest or 0)
+        for page in self._iter_pages(newest or 0):
+            for code, run in groupby(page, key=itemgetter(1)):
                 yield from filling.add(self._shape(code), list(run))
         if filling.packed:
             yield filling.take()
 
-    def remove(self, batch: Batch) -> int:
+    def remove(self, extent: Extent) -> int:
         """Let go of operations that were taken; return how many there were.
 
-        One that was replaced since it was taken stays: its edit is a later one.
+        One that was replaced since it was taken stays: its edit is a later one. Of another file's
+        extent, there are none.
         """
+        if extent.staging != self.identity:
+            return 0
         with self.edit() as edit:
-            taken = (batch.first, batch.last, batch.newest_edit)
+            taken = (extent.first, extent.last, extent.edit)
             for code, count in self._connection.execute(
                 "SELECT shape, count(*) FROM staged WHERE key BETWEEN ? AND ? AND edit <= ? "
                 "GROUP BY shape",
@@ -302,24 +335,25 @@ class Staging:
                     connection.execute("ROLLBACK")
                 raise
 
-    def _iter_pages(self) -> Iterator[list[_StagedRow]]:
-        """Yield every row by ascending key, in pages: a reader holds no lock between."""
+    def _iter_pages(self, newest: int = _ANY_EDIT) -> Iterator[list[_StagedRow]]:
+        """Yield the rows of edits up to `newest`, in pages: no lock is held between."""
         after = b""
-        while page := self._read_page(after):
+        while page := self._read_page(after, newest):
             yield page
             after = page[-1][0]
 
-    def _read_page(self, after: bytes) -> list[_StagedRow]:
+    def _read_page(self, after: bytes, newest: int) -> list[_StagedRow]:
         page: list[_StagedRow] = []
         size = 0
         with sqlite_errors(self.path, _DAMAGED):
             cursor = self._connection.execute(
-                "SELECT key, edit, shape, content FROM staged WHERE key > ? ORDER BY key LIMIT ?",
-                (after, _PAGE_ROWS),
+                "SELECT key, shape, content FROM staged WHERE key > ? AND edit <= ? "
+                "ORDER BY key LIMIT ?",
+                (after, newest, _PAGE_ROWS),
             )
             for row in cursor:
                 page.append(row)
-                size += len(row[0]) + len(row[3])
+                size += len(row[0]) + len(row[2])
                 if size >= _PAGE_BYTES:
                     break
             cursor.close()
@@ -346,7 +380,9 @@ class _Filling:
         packed: what is in it so far.
     """
 
-    def __init__(self, max_ops: int, max_bytes: int) -> None:
+    def __init__(self, max_ops: int, max_bytes: int, staging: bytes, edit: int) -> None:
+        self._staging = staging
+        self._edit = edit
         self._max_ops = max_ops
         self._max_bytes = max_bytes
         self._clear()
@@ -354,12 +390,13 @@ class _Filling:
     def _clear(self) -> None:
         self.packed: list[PackedOp] = []
         self._annotations: dict[bytes, Annotation] = {}
-        self._size = self._newest_edit = 0
+        self._size = 0
         self._first = self._last = b""
 
     def take(self) -> Batch:
         """Return the batch, and begin another."""
-        batch = Batch(self.packed, self._first, self._last, self._newest_edit)
+        extent = Extent(self._staging, self._first, self._last, self._edit)
+        batch = Batch(self.packed, extent)
         self._clear()
         return batch
 
@@ -376,7 +413,7 @@ class _Filling:
     def _cost(self, shape: Shape, run: list[_StagedRow]) -> int | None:
         """Return the bytes of the batch with these rows in it; None if they do not fit."""
         further = shape.record_width - shape.key_width
-        said = {content[further:] for _, _, _, content in run}
+        said = {content[further:] for _, _, content in run}
         size = self._size + len(run) * (shape.record_width + _CODE_BYTES)
         size += sum(len(a) + _ANNOTATION_OVERHEAD for a in said if a not in self._annotations)
         fits = len(self.packed) + len(run) <= self._max_ops and size <= self._max_bytes
@@ -385,7 +422,7 @@ class _Filling:
     def _append(self, shape: Shape, run: list[_StagedRow]) -> None:
         start = len(key_prefix(shape))
         further = shape.record_width - shape.key_width
-        saids = [content[further:] for _, _, _, content in run]
+        saids = [content[further:] for _, _, content in run]
         for said in set(saids).difference(self._annotations):
             self._annotations[said] = parse_annotation(said)
             self._size += len(said) + _ANNOTATION_OVERHEAD
@@ -393,11 +430,10 @@ class _Filling:
         annotations = self._annotations
         self.packed += [
             PackedOp(shape, key[start:] + content[:further], annotations[said])
-            for (key, _, _, content), said in zip(run, saids, strict=True)
+            for (key, _, content), said in zip(run, saids, strict=True)
         ]
         self._first = self._first or run[0][0]
         self._last = run[-1][0]
-        self._newest_edit = max(self._newest_edit, *(edit for _, edit, _, _ in run))
 
 
 class Edit:
@@ -517,4 +553,7 @@ def _make_schema(connection: sqlite3.Connection, path: Path) -> None:
     for statement in _SCHEMA:
         connection.execute(statement)
     connection.execute(_INSERT_NUMBERS, (_NUMBERS,))
+    connection.execute(
+        "INSERT INTO identity (identity) VALUES (?)", (secrets.token_bytes(_IDENTITY_BYTES),)
+    )
     connection.execute(f"PRAGMA user_version = {_FORMAT}")

@@ -72,10 +72,10 @@ def _emit_matches(context: Context, text: str, matches: list[Match]) -> None:
         output.emit_json({"hash": text, "found": bool(found), "matches": found})
         return
     if not matches:
-        click.echo(f"{output.safe(text)}  not found")
+        output.emit_line(f"{output.safe(text)}  not found")
     for match in matches:
         labels = ", ".join(match.operation.annotation.labels)
-        click.echo(
+        output.emit_line(
             output.safe(
                 f"{text}  found in {match.origin}  entry {match.operation.entry.format()}"
                 f"  labels [{labels}]  position {match.position}"
@@ -266,7 +266,7 @@ def diff(context: Context, arguments: tuple[str, ...]) -> None:
             if context.as_json:
                 output.emit_json({"list": str(record.origin), **_change(change)})
             else:
-                click.echo(output.safe(f"{mark} {_change_text(change)}"))
+                output.emit_line(output.safe(f"{mark} {_change_text(change)}"))
     if not context.as_json:
         context.remark(
             f"{record.origin} from position {points[0]} to {points[1]}: "

@@ -227,7 +227,7 @@ def publish(context: Context, name: str) -> None:
         f"{result.live_count} live entries"
     )
     if result.dropped:
-        context.remark(f"{result.dropped} staged changes were in force already")
+        context.remark(f"{result.dropped} staged withdrawals were of what is withdrawn already")
 
 
 @click.command("export")

@@ -7,6 +7,7 @@ a final period; nothing that came from a peer is printed without `safe`.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import click
@@ -16,12 +17,19 @@ from node.errors import UsageError
 
 def safe(text: str) -> str:
     """Return text with every character that a terminal might obey written as an escape."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def emit_line(text: str) -> None:
+    """Print one of many lines: unlike `click.echo`, without a flush for each."""
+    sys.stdout.write(text + "\n")
 
 
 def emit_json(value: object) -> None:
     """Print one JSON object on a line of its own."""
-    click.echo(json.dumps(value, ensure_ascii=False, separators=(", ", ": ")))
+    emit_line(json.dumps(value, ensure_ascii=False, separators=(", ", ": ")))
 
 
 def emit_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

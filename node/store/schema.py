@@ -81,6 +81,15 @@ _INITIAL: Final = (
     ) STRICT""",
     # Their bodies, apart, so that reading headers does not wade through them.
     "CREATE TABLE body (id INTEGER PRIMARY KEY, bytes BLOB NOT NULL) STRICT",
+    # What was signed last of what is staged for a list, as `node.staging.Extent`: written with the
+    # deltas, so that a crash before staging lets go of it is noticed.
+    """CREATE TABLE signed_extent (
+        list INTEGER PRIMARY KEY REFERENCES list,
+        staging BLOB NOT NULL,
+        first BLOB NOT NULL,
+        last BLOB NOT NULL,
+        edit INTEGER NOT NULL
+    ) STRICT""",
     # Hash types by a small number of this store's own.
     "CREATE TABLE hash_type (code INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT",
     # Where each fingerprint and each entry name was ever stated. `kind` is twice the code of the

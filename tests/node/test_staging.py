@@ -92,7 +92,7 @@ def test_staging_is_a_sorted_dictionary(
                 model = {key: model[key] for key in model if key not in keys}
             case "remove":
                 for first in itertools.islice(staging.iter_batches(2, 10**6), 1):
-                    assert staging.remove(first) == len(first.packed)
+                    assert staging.remove(first.extent) == len(first.packed)
                 model = {key: model[key] for key in sorted(model)[2:]}
             case "clear":
                 assert staging.clear() == len(model)
@@ -134,7 +134,7 @@ def test_batches_go_on_while_what_came_is_removed(staging: Staging) -> None:
     put(staging, *(assertion(number) for number in range(2_500)))
     seen = 0
     for batch in staging.iter_batches(100, 10**6):
-        assert staging.remove(batch) == len(batch.packed)
+        assert staging.remove(batch.extent) == len(batch.packed)
         seen += len(batch.packed)
     assert seen == 2_500
     assert staging.is_empty
@@ -146,9 +146,32 @@ def test_what_took_the_place_of_a_taken_operation_is_not_removed(staging: Stagin
     (batch,) = staging.iter_batches(10, 10**6)
     newer = Operation.retraction(assertion(1).entry, Cause.WITHDRAWN)
     put(staging, newer)
-    assert staging.remove(batch) == 1
+    assert staging.remove(batch.extent) == 1
     assert staged(staging) == [newer]
     assert staging.count_by_kind() == {OpKind.RETRACT: 1}
+
+
+def test_what_is_staged_while_batches_are_read_waits_and_is_never_removed(
+    staging: Staging,
+) -> None:
+    put(staging, *(assertion(number) for number in range(0, 5_000, 2)))
+    batches = staging.iter_batches(700, 10**6)
+    taken = [next(batches)]
+    put(staging, *(assertion(number) for number in range(1, 5_000, 2)))
+    taken += batches
+    assert sum(len(batch.packed) for batch in taken) == 2_500
+    assert staging.remove(taken[0].extent.through(taken[-1].extent)) == 2_500
+    assert sum(len(batch.packed) for batch in staging.iter_batches(700, 10**6)) == 2_500
+
+
+def test_an_extent_of_another_file_removes_nothing(staging: Staging, tmp_path: Path) -> None:
+    put(staging, assertion(1))
+    (batch,) = staging.iter_batches(10, 10**6)
+    other = Staging.open(tmp_path / "other.staged")
+    put(other, assertion(1))
+    assert other.remove(batch.extent) == 0
+    assert not other.is_empty
+    other.close()
 
 
 def test_a_failing_edit_leaves_everything_as_it_was(staging: Staging) -> None:
