@@ -402,6 +402,9 @@ class _Filling:
 
     def add(self, shape: Shape, run: list[_StagedRow]) -> Iterator[Batch]:
         """Add rows of one shape; yield each batch that is full before one of them."""
+        if self.packed and self._cost(shape, run) is None and len(run) < self._max_ops:
+            # Rather a batch that is not quite full than rows one by one.
+            yield self.take()
         if self._cost(shape, run) is not None:
             self._append(shape, run)
             return

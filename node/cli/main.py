@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from importlib import import_module
@@ -15,6 +16,9 @@ from node.cli.context import Context
 from node.errors import NodeError
 
 EXIT_INTERRUPTED = 130
+
+_COLLECT_AFTER: Final = 100_000
+"""New objects after which the garbage collector looks for cycles."""
 
 
 COMMANDS: Final = {
@@ -80,6 +84,9 @@ def main() -> None:
     """Run the program and exit with its code."""
     # gRPC's C core logs to stderr by itself; what matters reaches the user as an error.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    # Bulk work makes millions of tuples that are in no cycles: the default has the collector look
+    # through them every 700, which takes a third of the time of an import.
+    gc.set_threshold(_COLLECT_AFTER, 20, 20)
     as_json = "--json" in sys.argv
     try:
         code = cli.main(standalone_mode=False)

@@ -145,10 +145,6 @@ def offers(context: Context, org: str) -> None:
             await channel.close()
 
     found = asyncio.run(ask())
-    if context.as_json:
-        for offer in found:
-            output.emit_json({"list": offer.origin, "via": peer.org})
-        return
     if not found:
         raise NodeError(
             f"{peer.org} has no list for this node",
@@ -156,7 +152,10 @@ def offers(context: Context, org: str) -> None:
             reason="UNAVAILABLE",
         )
     for offer in found:
-        click.echo(output.safe(offer.origin))
+        if context.as_json:
+            output.emit_json({"list": offer.origin, "via": peer.org})
+        else:
+            click.echo(output.safe(offer.origin))
 
 
 COMMANDS = (sync, offers)
