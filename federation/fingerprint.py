@@ -145,9 +145,9 @@ def candidates(text: str) -> tuple[Fingerprint, ...]:
     """
     if ":" in text:
         return (Fingerprint.parse_tagged(text),)
-    found, _ = _read_as(text, types_written_like(text))
+    found = _read_hex(text) or tuple(_read_as(text, types_written_like(text))[0])
     if found:
-        return tuple(found)
+        return found
     _, refusals = _read_as(text, HASH_TYPES.values())
     # A reading that failed late says more about the text than one whose length was wrong.
     for reason in (Reason.DIGEST_DEGENERATE, Reason.FINGERPRINT_ALPHABET):
@@ -156,6 +156,26 @@ def candidates(text: str) -> tuple[Fingerprint, ...]:
     raise FingerprintError(
         f"got {len(text)} characters, which no hash type has; name the type, as in sha256:<64 hex>",
         reason=Reason.FINGERPRINT_LENGTH,
+    )
+
+
+def _read_hex(text: str) -> tuple[Fingerprint, ...]:
+    """Read hex of a length that no other form has; nothing where reading takes more care.
+
+    Only says sooner what `_read_as` would say: a list of hashes may have millions.
+    """
+    type_names = _HEX_READINGS.get(len(text), ())
+    # `fromhex` passes over white space.
+    if not type_names or not text.isalnum():
+        return ()
+    try:
+        digest = bytes.fromhex(text)
+    except ValueError:
+        return ()
+    if digest in _REFUSED_BY_HEX:
+        return ()
+    return tuple(
+        Fingerprint(name, digest) for name in type_names if name != "pdq" or not is_flat_pdq(digest)
     )
 
 
@@ -365,3 +385,16 @@ def _degenerate(type_name: str, what: str, row: int | None = None) -> Fingerprin
 
 def _at(row: int | None) -> str:
     return "" if row is None else f" in row {row}"
+
+
+_HEX_READINGS: Final = MappingProxyType(
+    {40: ("sha1",), 64: ("sha256", "pdq"), 128: ("sha512",)},
+)
+"""Types by the length of their hex, where that length is of no other form of any type."""
+
+_REFUSED_BY_HEX: Final = frozenset(
+    digest
+    for length, type_names in _HEX_READINGS.items()
+    for name in type_names
+    for digest, _ in _refused_digests(name, length // 2)
+)

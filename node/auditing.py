@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Final
 
 from federation.body import Body
@@ -23,7 +24,7 @@ from node.store.history import Change
 from node.store.registry import FollowStatus, ListRecord
 from node.store.sqlite import sqlite3
 
-_LOOKUP_BATCH: Final = 10_000
+_LOOKUP_BATCH: Final = 50_000
 _BODIES_HELD: Final = 16
 
 
@@ -192,34 +193,35 @@ def lookup_many(
 def _lookup_batch(
     store: Store, texts: list[str]
 ) -> Iterator[tuple[str, list[Match] | FederationError]]:
-    wanted: dict[str, list[Fingerprint] | FederationError] = {}
-    by_shape: dict[tuple[str, int], set[bytes]] = {}
+    wanted: list[tuple[Fingerprint, ...] | FederationError] = []
+    by_shape: dict[tuple[str, int], dict[bytes, Fingerprint]] = {}
     for text in texts:
         try:
-            found = list(candidates(text))
+            fingerprints = candidates(text)
         except FederationError as error:
-            wanted[text] = error
+            wanted.append(error)
             continue
-        wanted[text] = found
-        for fingerprint in found:
+        wanted.append(fingerprints)
+        for fingerprint in fingerprints:
             shape = (fingerprint.type, len(fingerprint.digest))
-            by_shape.setdefault(shape, set()).add(fingerprint.digest)
+            by_shape.setdefault(shape, {})[fingerprint.digest] = fingerprint
     matches: dict[Fingerprint, list[Match]] = {}
     with store.snapshot() as connection:
         reader = _Reader(connection)
         places = [
-            (place, Fingerprint(type_name, digest))
-            for (type_name, _), digests in by_shape.items()
-            for digest, place in entries.find_many(connection, type_name, digests)
+            (place, fingerprints_of[digest])
+            for (type_name, _), fingerprints_of in by_shape.items()
+            for digest, place in entries.find_many(connection, type_name, fingerprints_of)
         ]
-        for place, fingerprint in sorted(places):
-            matches.setdefault(fingerprint, []).extend(_confirm(reader, fingerprint, place))
-    for text in texts:
-        fingerprints = wanted[text]
-        if isinstance(fingerprints, FederationError):
-            yield text, fingerprints
+        # By place, so that each body is read once.
+        places.sort(key=itemgetter(0))
+        for place, fingerprint in places:
+            matches.setdefault(fingerprint, []).extend(_confirm(reader, fingerprint, Place(*place)))
+    for text, found in zip(texts, wanted, strict=True):
+        if isinstance(found, FederationError):
+            yield text, found
         else:
-            yield text, [match for f in fingerprints for match in matches.get(f, ())]
+            yield text, [match for f in found for match in matches.get(f, ())]
 
 
 def _confirm(reader: _Reader, fingerprint: Fingerprint, place: Place) -> Iterator[Match]:

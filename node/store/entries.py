@@ -15,6 +15,7 @@ from federation.entry import EntryId, OpKind
 from federation.fingerprint import Fingerprint
 from federation.merge import Prior
 from node.store.connection import Transaction
+from node.store.schema import NUMBERS
 from node.store.sqlite import sqlite3
 
 _ID_TYPE: Final = 0
@@ -239,27 +240,30 @@ def find_fingerprint(connection: sqlite3.Connection, fingerprint: Fingerprint) -
 
 def find_many(
     connection: sqlite3.Connection, type_name: str, digests: Iterable[bytes]
-) -> Iterator[tuple[bytes, Place]]:
-    """Yield (digest, place) of every assertion in force that has one of the digests.
+) -> Iterator[tuple[bytes, tuple[int, int, int]]]:
+    """Yield (digest, place as list, position and row) of assertions in force that have a digest.
 
     Args:
         connection: where to look.
         type_name: the hash type of all of them.
-        digests: at most 10,000, of one width.
+        digests: digests of one width.
     """
     code = _type_code(connection, type_name)
-    ordered = sorted({_index_key(digest): digest for digest in digests}.items())
-    if code == _ID_TYPE or not ordered:
+    if code == _ID_TYPE:
         return
-    width = len(ordered[0][0])
-    for index, *place in connection.execute(
-        """SELECT n.n, p.list, p.position, p.row FROM number AS n CROSS JOIN posting AS p
-        ON p.digest = substr(?1, n.n * ?2 + 1, ?2) AND p.kind IN (?3, ?3 + 1)
-        LEFT JOIN superseded AS s USING (list, position, row)
-        WHERE n.n < ?4 AND p.op = ?5 AND s.list IS NULL""",
-        (b"".join(key for key, _ in ordered), width, 2 * code, len(ordered), OpKind.ASSERT),
-    ):
-        yield ordered[index][1], Place(*place)
+    # In the order of the index: neighbours share its pages.
+    ordered = sorted({_index_key(digest): digest for digest in digests}.items())
+    for start in range(0, len(ordered), NUMBERS):
+        some = ordered[start : start + NUMBERS]
+        width = len(some[0][0])
+        for index, *place in connection.execute(
+            """SELECT n.n, p.list, p.position, p.row FROM number AS n CROSS JOIN posting AS p
+            ON p.digest = substr(?1, n.n * ?2 + 1, ?2) AND p.kind IN (?3, ?3 + 1)
+            LEFT JOIN superseded AS s USING (list, position, row)
+            WHERE n.n < ?4 AND p.op = ?5 AND s.list IS NULL""",
+            (b"".join([key for key, _ in some]), width, 2 * code, len(some), OpKind.ASSERT),
+        ):
+            yield some[index][1], tuple(place)
 
 
 def find_entries(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import MappingProxyType
 
 import pytest
@@ -646,3 +646,37 @@ def test_strength_is_a_strict_order_that_begins_with_the_cryptographic_types() -
 def test_there_is_no_strongest_of_none() -> None:
     with pytest.raises(UsageError):
         strongest([])
+
+
+@given(
+    st.one_of(
+        st.text("0123456789abcdefABCDEF", min_size=40, max_size=40),
+        st.text("0123456789abcdefABCDEF", min_size=64, max_size=64),
+        st.text("0123456789abcdefABCDEF", min_size=128, max_size=128),
+        st.sampled_from(["0" * 40, "f" * 64, "00ff" * 16, "0" * 63 + "g", " " * 24 + "0" * 40]),
+        st.sampled_from([hashlib.sha256().hexdigest(), hashlib.sha1().hexdigest()]),
+    )
+)
+def test_a_pasted_hash_reads_the_same_however_it_is_read(text: str) -> None:
+    def outcome(read: Callable[[], Iterable[Fingerprint]]) -> object:
+        try:
+            return list(read())
+        except FingerprintError as error:
+            return error.reason
+
+    def slowly() -> Iterable[Fingerprint]:
+        found = []
+        for hash_type in HASH_TYPES.values():
+            if hash_type.kind is not Kind.OPAQUE:
+                try:
+                    found.append(Fingerprint.parse(hash_type.name, text))
+                except FingerprintError as error:
+                    if error.reason is Reason.DIGEST_DEGENERATE and hash_type.kind is Kind.EXACT:
+                        raise
+        return found
+
+    quick = outcome(lambda: candidates(text))
+    if isinstance(quick, list):
+        assert quick == outcome(slowly)
+    else:
+        assert outcome(slowly) in (quick, [])
