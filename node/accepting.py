@@ -90,7 +90,9 @@ def _accept(
             candidate = replica.receive(delta, now_ms=clock.now_ms())
             prior = entries.load_prior(connection, record.list, candidate.body)
             replica.conclude(candidate, prior)
-            log.append(transaction, record.list, position, delta, via)
+            log.append(
+                transaction, record.list, position, delta, via=via, received_ms=transaction.now_ms
+            )
             entries.index_body(transaction, record.list, position, candidate.body, prior)
             accepted += 1
             ops += candidate.header.op_count

@@ -109,7 +109,7 @@ def _examine_certificate(home: Home, clock: Clock) -> Finding:
         detail=f"valid until {format_ms(ends_ms)}",
         hint=""
         if days >= _CERTIFICATE_WARNING_DAYS
-        else "it ends soon: make a new one and give your peers a new invitation",
+        else "it ends soon, and this version cannot renew it: see 'keys' in docs/operate.md",
     )
 
 

@@ -41,8 +41,12 @@ from node.clock import format_ms
 from node.errors import ConfigError
 from node.home import Home
 
-CERTIFICATE_DAYS: Final = 825
-"""Days for which a new TLS certificate is valid."""
+CERTIFICATE_DAYS: Final = 3650
+"""Days for which a new TLS certificate is valid.
+
+Peers pin the one certificate that the org root names, and nothing can replace it before org roots
+have successors: its end would be the end of the organization's name. What it proves is only who
+calls; the lists are signed by other keys."""
 
 _BACKDATED: Final = timedelta(minutes=5)
 _MAX_KEY_FILE_BYTES: Final = 64 * 1024

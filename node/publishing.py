@@ -207,7 +207,7 @@ class _Signing:
         )
         candidate = self._replica.receive(delta, now_ms=now_ms)
         self._replica.conclude(candidate, prior)
-        log.append(self._transaction, number, state.size, delta, None)
+        log.append(self._transaction, number, state.size, delta, via=None, received_ms=now_ms)
         entries.index_body(self._transaction, number, state.size, candidate.body, prior)
         self.ops += body.count
 

@@ -49,7 +49,9 @@ def append(
     list_number: int,
     position: int,
     delta: SignedDelta,
+    *,
     via: OrgName | None,
+    received_ms: int,
 ) -> None:
     """Keep the signed bytes of an accepted delta."""
     connection = transaction.connection
@@ -61,7 +63,7 @@ def append(
         (
             at,
             transaction.version,
-            transaction.now_ms,
+            received_ms,
             via,
             len(delta.body),
             delta.header,

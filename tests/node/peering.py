@@ -140,7 +140,14 @@ class Site:
         record = self.record(origin)
         state = record.log.after(Header.parse(delta.header), delta.header)
         with self.store.write("publish", str(origin)) as transaction:
-            log.append(transaction, record.list, position, delta, None)
+            log.append(
+                transaction,
+                record.list,
+                position,
+                delta,
+                via=None,
+                received_ms=transaction.now_ms,
+            )
             registry.store_log_state(transaction, record.list, state)
 
     def follow(self, origin: Origin, via: Site) -> None:

@@ -293,11 +293,11 @@ def test_a_certificate_is_for_tls_of_one_node_and_nothing_else() -> None:
     verify_certificate(pem, _ORG, _NOW_MS)
 
 
-def test_a_certificate_is_backdated_and_valid_for_825_days() -> None:
+def test_a_certificate_is_backdated_and_valid_for_3650_days() -> None:
     certificate = _certificate(build_certificate(_ORG, _NOW_MS)[1])
     start = datetime.fromtimestamp(_NOW_MS / 1000, UTC) - timedelta(minutes=5)
     assert certificate.not_valid_before_utc == start
-    assert certificate.not_valid_after_utc == start + timedelta(days=825)
+    assert certificate.not_valid_after_utc == start + timedelta(days=3650)
 
 
 def test_the_longest_name_of_an_organization_fits() -> None:
@@ -319,9 +319,9 @@ def test_the_digest_is_that_of_the_der_form(tmp_path: Path) -> None:
 def test_a_certificate_counts_from_its_start_to_its_end() -> None:
     pem = build_certificate(_ORG, _NOW_MS)[1]
     end = certificate_not_after(pem)
-    assert end == _NOW_MS - 5 * 60 * 1000 + 825 * _DAY_MS
+    assert end == _NOW_MS - 5 * 60 * 1000 + 3650 * _DAY_MS
     verify_certificate(pem, _ORG, end)
-    with pytest.raises(ConfigError, match="expired at 2028-"):
+    with pytest.raises(ConfigError, match="expired at 2035-"):
         verify_certificate(pem, _ORG, end + 1)
     with pytest.raises(ConfigError, match="not valid before"):
         verify_certificate(pem, _ORG, _NOW_MS - _DAY_MS)
