@@ -30,7 +30,7 @@ from node.store.connection import Store
 from node.store.registry import FollowState, Peer
 from node.sync.backoff import Backoff
 from node.sync.buffer import Buffer
-from node.sync.client import IdleError, PeerBusyError, TlsIdentity, follow, open_channel
+from node.sync.client import Alive, IdleError, PeerBusyError, TlsIdentity, follow, open_channel
 from node.sync.intake import UNAVAILABLE, Applied, Intake, Progress
 from node.sync.writer import Writer
 
@@ -316,16 +316,30 @@ class Session:
 
     async def _drain(self, buffer: Buffer, intake: Intake, *, live: bool) -> None:
         """Write down what comes, until the stream ends or a new one is needed."""
+        tools = self._tools
+        news: float | None = None
         while True:
             events = await buffer.take(self._until_due() if live else None)
             if events is None:
                 return
             if events:
-                self._report(await self._tools.writer.run(partial(intake.apply, events=events)))
+                self._report(await tools.writer.run(partial(intake.apply, events=events)))
                 if not self._answered:
                     self._answered = True
                     self._backoff.reset()
+            if news is None or not all(isinstance(event, Alive) for event in events):
+                news = tools.monotonic()
+            elif not live and tools.monotonic() - news > tools.idle_timeout_seconds:
+                # Nobody waits for ever for a stream that is to end and only shows signs of life.
+                raise IdleError(
+                    f"{self.peer.org} sent nothing but signs of life for "
+                    f"{tools.idle_timeout_seconds:g} s",
+                    hint="it is connected: ask them whether their node works",
+                )
             if live and (self._changed.is_set() or intake.reopen or self._until_due() == 0):
+                return
+            if not live and not intake.active:
+                # All was refused: whether the peer ends the stream is of no concern any more.
                 return
 
     def _report(self, applied: Applied) -> None:

@@ -1,0 +1,16 @@
+"""One fork server for all transcripts of a test process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cli import forkserver
+from tests.cli.forkserver import ForkServer
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[ForkServer]:
+    with forkserver.running() as server:
+        yield server

@@ -1,0 +1,239 @@
+"""Nodes as their operators have them: folders, `hashfed serve` as processes, commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tests.cli.forkserver import ForkServer, Process
+
+_T = TypeVar("_T")
+
+SECONDS = 30.0
+PROGRAM = Path(sys.executable).with_name("hashfed")
+# Below the ports that the system gives to outgoing connections: one of those could take a node's
+# port while the node is down.
+_PORTS = range(20_000, 32_000)
+_QUICK: Mapping[str, str] = {
+    "HASHFED_LOG_FORMAT": "json",
+    "HASHFED_SYNC_INTERVAL_SECONDS": "1",
+    "HASHFED_SYNC_HEARTBEAT_SECONDS": "1",
+    "HASHFED_SYNC_IDLE_TIMEOUT_SECONDS": "5",
+}
+
+
+def eventually(
+    look: Callable[[], _T | None], what: Callable[[], object] = str, *, seconds: float = SECONDS
+) -> _T:
+    """Return what a look finds, once it is something; `what` says what is there instead."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = look()
+        if found:
+            return found
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what()}"
+        time.sleep(0.01)
+
+
+def free_port() -> int:
+    """Return a port that nobody has now."""
+    while True:
+        port = random.SystemRandom().choice(_PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    def json(self) -> Any:  # noqa: ANN401  # whatever the command prints
+        return json.loads(self.out)
+
+    def json_lines(self) -> list[Any]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+class Node:
+    """One organization's node.
+
+    Attributes:
+        org: the organization.
+        home: the node's folder.
+        port: where it serves.
+        server: its `hashfed serve`, if there is one.
+    """
+
+    def __init__(self, folder: Path, org: str, forks: ForkServer) -> None:
+        self.org = org
+        self.home = folder / org.partition(".")[0]
+        self.port = free_port()
+        self.server: subprocess.Popen[bytes] | None = None
+        self._forks = forks
+        self._log = folder / f"{self.home.name}.log"
+        self._env = {"HOME": str(folder), "PATH": os.defpath}
+        self("init", "--org", org, "--listen", f"127.0.0.1:{self.port}")
+
+    # --- commands -----------------------------------------------------------------------------
+
+    def __call__(self, *args: str | Path, stdin: str = "", code: int = 0) -> Result:
+        """Run a command to its end, which is to be this exit code."""
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            process = self.start(*args, stdin=stdin, out=out.fileno(), err=err.fileno())
+            ended = process.wait()
+            out.seek(0)
+            err.seek(0)
+            result = Result(ended, out.read().decode(), err.read().decode())
+        assert result.code == code, (args, result)
+        assert "Traceback" not in result.err, result.err
+        return result
+
+    def start(
+        self, *args: str | Path, stdin: str = "", out: int | None = None, err: int | None = None
+    ) -> Process:
+        """Start a command."""
+        with tempfile.TemporaryFile() as source, Path(os.devnull).open("wb") as nowhere:
+            source.write(stdin.encode())
+            source.seek(0)
+            return self._forks.start(
+                ["--home", str(self.home), *map(str, args)],
+                cwd=self.home.parent,
+                env=self._env,
+                streams=(
+                    source.fileno(),
+                    nowhere.fileno() if out is None else out,
+                    nowhere.fileno() if err is None else err,
+                ),
+            )
+
+    def error(self, *args: str | Path, code: int, stdin: str = "") -> dict[str, Any]:
+        """Run a command that fails; return its error object."""
+        result = self("--json", *args, stdin=stdin, code=code)
+        found: dict[str, Any] = json.loads(result.err.splitlines()[-1])["error"]
+        assert found["exit_code"] == code
+        return found
+
+    # --- what operators do --------------------------------------------------------------------
+
+    def meet(self, *others: Node) -> None:
+        """Become a peer of others, and they of this node."""
+        for one, other in [(self, other) for other in others] + [(other, self) for other in others]:
+            one("peer", "add", "--yes", "-", stdin=other("invite").out)
+
+    def create(self, name: str, audience: str = "all-peers") -> str:
+        """Create a list; return its full name."""
+        self("list", "create", name, "--audience", audience)
+        return f"{self.org}/{name}"
+
+    def stage(self, name: str, changes: Iterable[str]) -> None:
+        """Import changes."""
+        self("import", name, "-", stdin="".join(f"{change}\n" for change in changes))
+
+    def publish(self, name: str, *entries: int) -> int:
+        """Publish entries; return how many deltas the list has now."""
+        self.stage(name, map(assertion, entries))
+        position: int = self("publish", name, "--json").json()["position"]
+        return position
+
+    # --- the server ---------------------------------------------------------------------------
+
+    def serve(self, *, wrap: Iterable[str] = (), **settings: str) -> None:
+        """Start serving, and wait until peers can call."""
+        assert self.server is None
+        start = self._log.stat().st_size if self._log.exists() else 0
+        with self._log.open("ab") as log:
+            self.server = subprocess.Popen(
+                [*wrap, str(PROGRAM), "--home", str(self.home), "serve"],
+                cwd=self.home.parent,
+                env={**self._env, **_QUICK, **settings},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+        def is_ready() -> bool:
+            assert self.server is not None
+            assert self.server.poll() is None, self.log()
+            return b'"serving"' in self._log.read_bytes()[start:]
+
+        eventually(is_ready, self.log)
+
+    def log(self) -> str:
+        """Return what the server has written."""
+        return self._log.read_text() if self._log.exists() else ""
+
+    def kill(self) -> None:
+        """End the server as a power cut would."""
+        self._signal(signal.SIGKILL)
+
+    def stop(self) -> int:
+        """End the server as a service manager would; return its exit code."""
+        return self._signal(signal.SIGTERM)
+
+    def _signal(self, number: int) -> int:
+        if self.server is None:
+            return 0
+        server, self.server = self.server, None
+        server.send_signal(number)
+        return server.wait(timeout=20)
+
+    # --- what is here -------------------------------------------------------------------------
+
+    def status(self, origin: str) -> dict[str, Any]:
+        """Return how a list stands here."""
+        lists = self("status", "--json").json()["lists"]
+        found: dict[str, Any] = next(item for item in lists if item["list"] == origin)
+        return found
+
+    def await_status(self, origin: str, *, seconds: float = SECONDS, **wanted: object) -> None:
+        """Wait until a list's status has these values."""
+        eventually(
+            lambda: wanted.items() <= self.status(origin).items(),
+            lambda: (wanted, self.status(origin), self.log()),
+            seconds=seconds,
+        )
+
+    def headers(self, origin: str) -> dict[int, str]:
+        """Return the hash of each delta's header by position."""
+        lines = self("log", origin, "--json").json_lines()
+        return {line["position"]: line["delta"] for line in lines}
+
+    def export(self, origin: str) -> str:
+        """Return the live entries of a list."""
+        return self("export", origin).out
+
+    def content(self) -> tuple[object, ...]:
+        """Return what the node holds of all lists, to be compared with later."""
+        lists = [line["list"] for line in self("list", "--json").json_lines()]
+        return tuple((origin, self.export(origin), self.headers(origin)) for origin in lists)
+
+    def check(self) -> None:
+        """Check that all that is stored is sound."""
+        assert self("fsck", "--json").json()["ok"]
+
+
+def digest(number: int) -> str:
+    """Return the SHA-256 of that number's entry, in hex."""
+    return f"{number + 2**40:064x}"
+
+
+def assertion(number: int, label: str = "A1") -> str:
+    """Return the change that asserts an entry."""
+    return f'{{"op":"assert","fingerprints":{{"sha256":"{digest(number)}"}},"labels":["{label}"]}}'
