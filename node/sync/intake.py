@@ -329,13 +329,22 @@ class Intake:
         if item.dropped:
             return
         progress = item.progress
+        record = registry.load_list(store.connection, progress.origin)
+        if record is None:
+            return
+        held = registry.load_follow_status(store.connection, record.list)
         match item.outcome:
             case None:
                 return
             case Outcome.UP_TO_DATE | Outcome.DELTAS:
                 # Both: when compared from the start, all may be here and not be compared yet.
-                caught_up = min(progress.size, item.expected) >= progress.head
-                self._show(item, FollowState.CURRENT if caught_up else FollowState.CATCHING_UP)
+                if min(progress.size, item.expected) >= progress.head:
+                    self._show(item, FollowState.CURRENT)
+                elif held.state is FollowState.QUARANTINED and not progress.deltas:
+                    # What was refused is still to come: nothing says yet that it is better now.
+                    self._show(item, held.state, held.reason, held.detail)
+                else:
+                    self._show(item, FollowState.CATCHING_UP)
             case Outcome.UNAVAILABLE:
                 detail = f"{self._via} does not have it, or not for us"
                 self._show(item, FollowState.STALE, UNAVAILABLE, detail)
@@ -349,10 +358,6 @@ class Intake:
                 self.diverged.add(progress.origin)
                 self._refused.append((progress.origin, DIVERGED))
                 item.dropped = True
-        record = registry.load_list(store.connection, progress.origin)
-        if record is None:
-            return
-        held = registry.load_follow_status(store.connection, record.list)
         if is_frozen(held):
             # Found out in the meantime, behind acceptance or by way of another peer.
             item.dropped = True

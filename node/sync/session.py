@@ -7,6 +7,7 @@ nobody else's lists.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 
 BUFFER_BYTES: Final = 8 * 1024 * 1024
 """Bytes of frames that wait for the writer: a second of its work, and what a transaction holds."""
+
+_DUE_TIMES: Final = 10
+"""How often at most, within the longest wait, a stream is reopened for lists that rest."""
 
 MAX_ATTEMPTS: Final = 4
 """Streams of one `sync`: lists that need another cursor are asked for again."""
@@ -356,7 +360,7 @@ class Session:
             resting = self._resting.setdefault(
                 origin, _Resting(Backoff(tools.random, tools.interval_seconds), 0.0)
             )
-            resting.until = tools.monotonic() + resting.backoff.draw()
+            resting.until = self._due_after(resting.backoff.draw())
         self._from_start |= self._intake.diverged
         for origin, deltas, ops in applied.accepted:
             self._log.info("deltas_accepted", origin=str(origin), deltas=deltas, ops=ops)
@@ -370,6 +374,16 @@ class Session:
             tools.on_progress(progress)
         if applied.accepted:
             tools.on_accepted()
+
+    def _due_after(self, delay: float) -> float:
+        """Return when a list is due that rests for `delay` seconds.
+
+        Each due list costs the others of this peer a new stream, so those that rest for long are
+        made due together.
+        """
+        due = self._tools.monotonic() + delay
+        grain = self._tools.interval_seconds / _DUE_TIMES
+        return math.ceil(due / grain) * grain if delay > grain else due
 
     async def _give_up(self, error: NodeError) -> None:
         """Note with each list that its peer cannot be followed now."""
