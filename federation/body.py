@@ -267,6 +267,9 @@ class Body:
             raise LimitError(f"operations: got {self.count}, 1 to {limits.MAX_BODY_OPS} allowed")
         if len(self.groups) > limits.MAX_BODY_GROUPS:
             raise LimitError(f"groups: got {len(self.groups)}, at most {limits.MAX_BODY_GROUPS}")
+        columns = sum(len(group.columns) for group in self.groups)
+        if columns > limits.MAX_BODY_COLUMNS:
+            raise LimitError(f"columns: got {columns}, at most {limits.MAX_BODY_COLUMNS}")
         shapes = [group.shape for group in self.groups]
         if any(a >= b for a, b in pairwise(shapes)):
             raise OperationError(

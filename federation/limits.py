@@ -17,6 +17,9 @@ MAX_BODY_BYTES: Final = 1024 * 1024
 MAX_BODY_GROUPS: Final = 4_096
 """Column groups in one body. A group is decoded as an object; rows are not."""
 
+MAX_BODY_COLUMNS: Final = 8_192
+"""Columns of all groups of one body together. Each is one statement to a reader's database."""
+
 MAX_ANNOTATIONS: Final = MAX_BODY_OPS
 """Distinct annotations in one body: there is no use for more than one an operation."""
 

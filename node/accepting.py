@@ -16,7 +16,7 @@ from federation.header import Header
 from federation.names import OrgName, Origin
 from federation.replica import Replica, SignedDelta
 from node.clock import Clock
-from node.errors import UsageError
+from node.errors import DamageError, UsageError
 from node.store import entries, log, registry
 from node.store.connection import Store, Transaction
 from node.store.registry import FollowState, ListRecord
@@ -85,7 +85,12 @@ def _accept(
             position = Header.parse(delta.header).position
             if position < replica.state.size:
                 held = log.load_record(connection, record.list, position)
-                replica.receive_again(delta, b"" if held is None else held.header)
+                if held is None:
+                    raise DamageError(
+                        f"position {position} of {record.origin} is missing here",
+                        hint="run 'hashfed fsck'",
+                    )
+                replica.receive_again(delta, held.header)
                 continue
             candidate = replica.receive(delta, now_ms=clock.now_ms())
             prior = entries.load_prior(connection, record.list, candidate.body)

@@ -148,13 +148,15 @@ def change_audience(
         ConfigError: the key is not one that our org root names.
     """
     require_role(publisher, Role.PUBLISHER, own_root(store).document)
-    version = record.charter_version + 1
-    envelope = _sign_charter(
-        Charter(origin=record.origin, version=version, created_ms=now_ms, audience=audience),
-        publisher,
-    )
-    with store.write("charter", f"{record.origin} version {version}") as transaction:
-        registry.store_charter(transaction, record, envelope, version)
+    with store.write("charter", str(record.origin)) as transaction:
+        # As it is now: two versions of one number must not be signed.
+        held = registry.load_list_by_number(transaction.connection, record.list)
+        version = held.charter_version + 1
+        envelope = _sign_charter(
+            Charter(origin=record.origin, version=version, created_ms=now_ms, audience=audience),
+            publisher,
+        )
+        registry.store_charter(transaction, held, envelope, version)
     return version
 
 
@@ -170,14 +172,14 @@ def follow(store: Store, origin: Origin, via: OrgName | None) -> ListRecord:
     Raises:
         UsageError: the owner's root is not pinned, the peer is not known, or the list is ours.
     """
+    if origin.org == own_root(store).document.org:
+        raise UsageError(f"{origin} is a list of this node")
     if registry.load_root(store.connection, origin.org) is None:
         raise UsageError(
             f"the root of {origin.org} is not pinned here, so nothing it signs can be verified",
             hint=f"run 'hashfed peer add FILE' with the invitation of {origin.org}",
         )
     peer = load_peer(store, via if via is not None else origin.org)
-    if origin.org == own_root(store).document.org:
-        raise UsageError(f"{origin} is a list of this node")
     record = registry.load_list(store.connection, origin)
     if record is not None and record.via == peer.org:
         return record

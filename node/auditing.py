@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Final
 
-from federation.body import Body
 from federation.entry import EntryId, Operation, OpKind
-from federation.errors import FederationError
+from federation.errors import FederationError, FingerprintError
 from federation.fingerprint import Fingerprint, candidates
+from federation.hashtypes import find_type
 from federation.header import Header, leaf_hash
 from federation.names import OrgName, Origin
 from node.errors import UsageError
@@ -25,7 +25,6 @@ from node.store.registry import FollowStatus, ListRecord
 from node.store.sqlite import sqlite3
 
 _LOOKUP_BATCH: Final = 50_000
-_BODIES_HELD: Final = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,12 +63,12 @@ class Provenance:
 
 
 class _Reader:
-    """Loads operations and where they came from; holds the last few bodies."""
+    """Loads operations and where they came from."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self._lists: dict[int, ListRecord] = {}
-        self._bodies: dict[tuple[int, int], Body] = {}
+        self._bodies = log.Bodies(connection)
 
     def origin(self, number: int) -> Origin:
         """Return the name of a list."""
@@ -79,13 +78,7 @@ class _Reader:
 
     def operation(self, place: Place) -> Operation:
         """Return the operation at a place."""
-        key = (place.list, place.position)
-        body = self._bodies.get(key)
-        if body is None:
-            if len(self._bodies) >= _BODIES_HELD:
-                del self._bodies[next(iter(self._bodies))]
-            body = self._bodies[key] = log.load_body(self._connection, *key)
-        return body.operation(place.row)
+        return self._bodies.load(place.list, place.position).operation(place.row)
 
     def provenance(self, place: Place, until: int | None) -> Provenance:
         """Return the operation at a place with all that is known of its way here."""
@@ -166,12 +159,13 @@ def lookup(store: Store, text: str) -> list[Match]:
     """
     with store.snapshot() as connection:
         reader = _Reader(connection)
-        return [
+        found = [
             match
-            for fingerprint in candidates(text)
+            for fingerprint in _read_hash(connection, text)
             for place in entries.find_fingerprint(connection, fingerprint)
             for match in _confirm(reader, fingerprint, place)
         ]
+    return sorted(found, key=_by_list)
 
 
 def lookup_many(
@@ -195,18 +189,18 @@ def _lookup_batch(
 ) -> Iterator[tuple[str, list[Match] | FederationError]]:
     wanted: list[tuple[Fingerprint, ...] | FederationError] = []
     by_shape: dict[tuple[str, int], dict[bytes, Fingerprint]] = {}
-    for text in texts:
-        try:
-            fingerprints = candidates(text)
-        except FederationError as error:
-            wanted.append(error)
-            continue
-        wanted.append(fingerprints)
-        for fingerprint in fingerprints:
-            shape = (fingerprint.type, len(fingerprint.digest))
-            by_shape.setdefault(shape, {})[fingerprint.digest] = fingerprint
     matches: dict[Fingerprint, list[Match]] = {}
     with store.snapshot() as connection:
+        for text in texts:
+            try:
+                fingerprints = _read_hash(connection, text)
+            except FederationError as error:
+                wanted.append(error)
+                continue
+            wanted.append(fingerprints)
+            for fingerprint in fingerprints:
+                shape = (fingerprint.type, len(fingerprint.digest))
+                by_shape.setdefault(shape, {})[fingerprint.digest] = fingerprint
         reader = _Reader(connection)
         places = [
             (place, fingerprints_of[digest])
@@ -221,7 +215,33 @@ def _lookup_batch(
         if isinstance(found, FederationError):
             yield text, found
         else:
-            yield text, [match for f in found for match in matches.get(f, ())]
+            yield text, sorted([m for f in found for m in matches.get(f, ())], key=_by_list)
+
+
+def _by_list(match: Match) -> tuple[Origin, int]:
+    # The same on every node, however it numbers its lists.
+    return match.origin, match.position
+
+
+def _read_hash(connection: sqlite3.Connection, text: str) -> tuple[Fingerprint, ...]:
+    """Return the fingerprints that a text can be, also one of a type that only a list here has."""
+    try:
+        return candidates(text)
+    except FingerprintError as error:
+        fingerprint = _read_foreign(text)
+        # Rather mistyped than of a type that nobody here has heard of.
+        if fingerprint is None or not entries.find_fingerprint(connection, fingerprint):
+            raise error from None
+        return (fingerprint,)
+
+
+def _read_foreign(text: str) -> Fingerprint | None:
+    """Return the fingerprint of a type that is not registered, from how it is shown, or None."""
+    type_name, _, _ = text.partition(":")
+    try:
+        return None if find_type(type_name) else Fingerprint.parse_tagged(text, allow_unknown=True)
+    except FingerprintError:
+        return None
 
 
 def _confirm(reader: _Reader, fingerprint: Fingerprint, place: Place) -> Iterator[Match]:
@@ -263,8 +283,9 @@ def _entries_named(
     """Return the entries that an id names, or else those that ever had a fingerprint."""
     entry = EntryId.parse(text)
     named = {entry} if entries.load_versions(connection, record.list, entry) else set()
+    foreign = _read_foreign(text)
     try:
-        fingerprints = candidates(text)
+        fingerprints = candidates(text) if foreign is None else (foreign,)
     except FederationError:
         fingerprints = ()
     for fingerprint in fingerprints:

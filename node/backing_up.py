@@ -7,7 +7,9 @@ peers hold; `docs/operate.md` says what to do before publishing from it.
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -17,7 +19,7 @@ from node.clock import Clock
 from node.errors import DamageError, StoreError, UsageError
 from node.store import registry
 from node.store.connection import Store
-from node.store.sqlite import sqlite3
+from node.store.sqlite import sqlite3, sqlite_errors
 
 _PAGES_A_STEP: Final = 4096
 
@@ -60,17 +62,16 @@ def backup(
         DamageError: the copy does not hold what was signed; it is removed.
     """
     if path.exists():
-        raise UsageError(f"{path} exists already", hint="name a file that does not exist")
-    unnamed = path.with_name(f".{path.name}.unverified")
-    unnamed.unlink(missing_ok=True)
+        raise _exists(path)
+    # Of another name each time: another backup to the same file must not write into this one.
+    unnamed = path.with_name(f".{path.name}.{secrets.token_hex(8)}.unverified")
     try:
         _copy(store, unnamed, on_progress)
         copy = Store.open_reader(unnamed, clock)
         try:
-            damages = list(checking.fsck(copy))
-            if damages:
+            for damage in checking.fsck(copy):
                 raise DamageError(
-                    f"the copy is damaged: {damages[0].message}",
+                    f"the copy is damaged: {damage.message}",
                     hint="run 'hashfed fsck': the store itself may be",
                 )
             result = Backup(
@@ -84,14 +85,34 @@ def backup(
             )
         finally:
             copy.close()
-        unnamed.rename(path)
+        _name(unnamed, path)
         _sync(path.absolute().parent)
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error.strerror}") from error
     finally:
-        for leftover in (unnamed, *(Path(f"{unnamed}{end}") for end in ("-wal", "-shm"))):
-            leftover.unlink(missing_ok=True)
+        for leftover in (
+            unnamed,
+            *(Path(f"{unnamed}{end}") for end in ("-wal", "-shm", "-journal")),
+        ):
+            with suppress(OSError):
+                leftover.unlink()
     return result
+
+
+def _name(unnamed: Path, path: Path) -> None:
+    """Give the file its name, unless something has that name by now."""
+    try:
+        # Unlike a rename, a link fails when the name is taken.
+        os.link(unnamed, path)
+    except FileExistsError as error:
+        raise _exists(path) from error
+    except OSError:
+        # A file system without links, such as that of a memory stick.
+        unnamed.rename(path)
+
+
+def _exists(path: Path) -> UsageError:
+    return UsageError(f"{path} exists already", hint="name a file that does not exist")
 
 
 def _copy(store: Store, path: Path, on_progress: Callable[[int, int], None]) -> None:
@@ -100,19 +121,19 @@ def _copy(store: Store, path: Path, on_progress: Callable[[int, int], None]) -> 
 
     descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     os.close(descriptor)
-    try:
+    with sqlite_errors(path):
         target = sqlite3.connect(path, isolation_level=None)
         try:
             # From a read transaction, so that a writer cannot make the copy start over for ever.
             with store.snapshot() as connection:
                 connection.execute("SELECT 1 FROM version LIMIT 1").fetchone()
-                connection.backup(target, pages=_PAGES_A_STEP, progress=report)
+                # A full disk is that of the copy: the store is only read.
+                with sqlite_errors(path):
+                    connection.backup(target, pages=_PAGES_A_STEP, progress=report)
             # One file, complete in itself.
             target.execute("PRAGMA journal_mode = DELETE")
         finally:
             target.close()
-    except sqlite3.Error as error:
-        raise StoreError(f"cannot write {path}: {error}") from error
     _sync(path)
 
 

@@ -8,19 +8,23 @@ leaf, root, body, operation and index row, from the signed bytes alone.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 
 from federation import state as states
-from federation.body import Body
+from federation import wire
+from federation.charter import verify_charter
 from federation.errors import FederationError, ProofError, Reason
 from federation.header import Header
+from federation.orgroot import PinnedRoot
 from federation.replica import LogState, Replica, SignedDelta
 from node.clock import Clock
 from node.errors import DamageError
-from node.store import entries, log, registry
+from node.store import entries, history, log, registry
 from node.store.connection import Store
 from node.store.registry import FollowState, ListRecord
+from node.store.sqlite import sqlite3
 
 
 def check_behind(store: Store, budget_seconds: float, *, clock: Clock) -> int:
@@ -41,26 +45,37 @@ def check_behind(store: Store, budget_seconds: float, *, clock: Clock) -> int:
     checked = 0
     for record in list(registry.iter_lists(store.connection)):
         at = record.checked
-        while at < record.log.size and time.monotonic() < deadline:
+        fault: ProofError | None = None
+        while fault is None and at < record.log.size and time.monotonic() < deadline:
             try:
                 check_commitments(store, record, at)
             except ProofError as error:
-                with store.note() as connection:
-                    registry.store_follow_state(
-                        connection,
-                        record.list,
-                        FollowState.QUARANTINED,
-                        now_ms=clock.now_ms(),
-                        reason=error.reason,
-                        detail=str(error),
-                    )
-                break
+                fault = error
             at += 1
         if at > record.checked:
             checked += at - record.checked
             with store.note() as connection:
+                # What fails counts as checked too: it is noted once, and a person who follows the
+                # list all the same is not stopped by it again.
                 registry.store_checked(connection, record.list, at)
+                if fault is not None:
+                    _quarantine(connection, record, fault, clock.now_ms())
     return checked
+
+
+def _quarantine(
+    connection: sqlite3.Connection, record: ListRecord, fault: ProofError, now_ms: int
+) -> None:
+    held = registry.load_follow_status(connection, record.list)
+    if held.state is not FollowState.FORKED:
+        registry.store_follow_state(
+            connection,
+            record.list,
+            FollowState.QUARANTINED,
+            now_ms=now_ms,
+            reason=fault.reason,
+            detail=str(fault),
+        )
 
 
 def check_commitments(store: Store, record: ListRecord, position: int) -> None:
@@ -123,89 +138,153 @@ def fsck(
         store: the store.
         on_progress: told (origin, deltas done, deltas) after each delta.
     """
-    for (line,) in store.connection.execute("PRAGMA integrity_check(20)"):
+    # One version of the store: what others commit meanwhile would look like damage.
+    with store.snapshot() as connection:
+        yield from _guarded("", _check_file(connection))
+        origins: dict[int, str] = {}
+        expected: Counter[str] = Counter()
+        lost = False
+        for number, origin in list(registry.iter_origins(connection)):
+            origins[number] = origin
+            check = _ListCheck(connection, number, origin)
+            yield from _guarded(origin, check.run(on_progress))
+            expected += check.rows
+            lost = lost or check.lost
+        yield from _guarded("", _check_intervals(connection, origins, expected))
+        if not lost:
+            yield from _guarded("", _check_rows(connection, expected))
+
+
+def _guarded(origin: str, damages: Iterator[Damage]) -> Iterator[Damage]:
+    """Yield damages; what keeps the rest from being looked at is one too."""
+    try:
+        yield from damages
+    except sqlite3.DatabaseError as error:
+        yield Damage(origin=origin, position=None, message=f"database file: {error}")
+    except (DamageError, FederationError) as error:
+        yield Damage(origin=origin, position=None, message=str(error))
+
+
+def _check_file(connection: sqlite3.Connection) -> Iterator[Damage]:
+    for (line,) in connection.execute("PRAGMA integrity_check(20)"):
         if line != "ok":
             yield Damage(origin="", position=None, message=f"database file: {line}")
-    postings = superseded = 0
-    for record in registry.iter_lists(store.connection):
-        root = registry.load_root(store.connection, record.origin.org)
-        if root is None:
-            yield Damage(origin=str(record.origin), position=None, message="no pinned root")
-            continue
-        check = _ListCheck(store, record, Replica(record.origin, root, LogState.empty()))
-        for position in range(record.log.size):
-            yield from check.delta(position)
-            on_progress(str(record.origin), position + 1, record.log.size)
-            if check.lost:
-                break
-        yield from check.finish()
-        postings += check.postings
-        superseded += check.superseded
-    for table, expected in (("posting", postings), ("superseded", superseded)):
-        (rows,) = store.connection.execute(f"SELECT count(*) FROM {table}").fetchone()  # noqa: S608
-        if rows != expected:
+
+
+def _check_intervals(
+    connection: sqlite3.Connection, origins: Mapping[int, str], expected: Counter[str]
+) -> Iterator[Damage]:
+    for interval in history.iter_intervals(connection):
+        expected["superseded"] += interval.recorded
+        if not interval.holds:
+            yield Damage(
+                origin=origins.get(interval.list, ""),
+                position=interval.position,
+                message=f"index: until when row {interval.row} was in force is not what follows "
+                "from the operations on its entry",
+            )
+
+
+def _check_rows(connection: sqlite3.Connection, expected: Counter[str]) -> Iterator[Damage]:
+    for table in ("delta", "body", "posting", "superseded"):
+        (rows,) = connection.execute(f"SELECT count(*) FROM {table}").fetchone()  # noqa: S608
+        if rows != expected[table]:
             yield Damage(
                 origin="",
                 position=None,
-                message=f"index: got {rows} rows in {table}, {expected} from the signed bytes",
+                message=f"got {rows} rows in {table}, {expected[table]} from the signed bytes",
             )
 
 
 class _ListCheck:
-    """Follows one list's log from its first delta, as a subscriber would."""
+    """Follows one list's log from its first delta, as a subscriber would.
 
-    def __init__(self, store: Store, record: ListRecord, replica: Replica) -> None:
-        self._store = store
-        self._record = record
-        self._replica = replica
+    Attributes:
+        rows: how many rows of each table the list must have.
+        lost: whether the log could not be followed to its end.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, number: int, origin: str) -> None:
+        self.rows: Counter[str] = Counter()
+        self.lost = True
+        self._connection = connection
+        self._number = number
+        self._origin = origin
         self._digest = states.EMPTY
-        self.postings = 0
-        self.superseded = 0
-        self.lost = False
 
     def _damage(self, position: int | None, message: str) -> Damage:
-        return Damage(origin=str(self._record.origin), position=position, message=message)
+        return Damage(origin=self._origin, position=position, message=message)
 
-    def delta(self, position: int) -> Iterator[Damage]:
-        """Check one delta and the index rows that it made."""
-        connection, number = self._store.connection, self._record.list
-        held = log.load_record(connection, number, position)
-        data = log.load_body_bytes(connection, number, position)
-        if held is None or data is None:
-            self.lost = True
-            yield self._damage(position, "the signed bytes are missing")
+    def run(self, on_progress: Callable[[str, int, int], None]) -> Iterator[Damage]:
+        """Check the list; what cannot even be read is raised."""
+        record = registry.load_list_by_number(self._connection, self._number)
+        root = registry.load_root(self._connection, record.origin.org)
+        if root is None:
+            yield self._damage(None, "no pinned root")
             return
+        yield from self._charter(record, root)
+        replica = Replica(record.origin, root, LogState.empty())
+        size = record.log.size
+        for position in range(size):
+            fault = yield from self._delta(replica, position)
+            on_progress(self._origin, position + 1, size)
+            if fault:
+                return
+        self.lost = False
+        if replica.state != record.log or record.checked > size:
+            yield self._damage(None, "the log's recorded state is not what its deltas make")
+
+    def _charter(self, record: ListRecord, root: PinnedRoot) -> Iterator[Damage]:
+        if record.charter is None:
+            return
+        try:
+            envelope = wire.decode_envelope(record.charter)
+            charter = verify_charter(
+                wire.decode_charter(envelope.payload),
+                envelope,
+                origin=record.origin,
+                root=root.document,
+                newest=record.charter_version,
+            )
+        except FederationError as error:
+            yield self._damage(None, f"charter: {error} ({error.reason})")
+            return
+        if charter.version != record.charter_version:
+            yield self._damage(
+                None, f"charter: got version {charter.version}, recorded {record.charter_version}"
+            )
+
+    def _delta(self, replica: Replica, position: int) -> Generator[Damage, None, bool]:
+        """Check one delta and the index rows that it made; return whether to go no further."""
+        held = log.load_record(self._connection, self._number, position)
+        data = log.load_body_bytes(self._connection, self._number, position)
+        if held is None or data is None:
+            yield self._damage(position, "the signed bytes are missing")
+            return True
         delta = SignedDelta(held.header, data, held.checkpoint)
-        prior = entries.load_superseded_by(connection, number, position)
+        prior = entries.load_superseded_by(self._connection, self._number, position)
         try:
             # The time of arrival is not known any more: a time cannot be in the future of itself.
             time_ms = Header.parse(held.header).time_ms
-            candidate = self._replica.receive(delta, now_ms=time_ms)
-            self._replica.conclude(candidate, prior)
+            candidate = replica.receive(delta, now_ms=time_ms)
+            replica.conclude(candidate, prior)
         except FederationError as error:
-            self.lost = True
             yield self._damage(position, f"{error} ({error.reason})")
-            return
+            return True
         body = candidate.body
         self._digest = states.advance(self._digest, body, position, prior)
         if body.ops_root() != candidate.header.ops_root:
             yield self._damage(position, "its operations do not hash to the root that was signed")
         if self._digest != candidate.header.state_digest:
             yield self._damage(position, "the live set is not the one that was signed")
-        yield from self._index(position, body)
-        self.superseded += len(prior)
-
-    def _index(self, position: int, body: Body) -> Iterator[Damage]:
-        expected, found = entries.check_index(
-            self._store.connection, self._record.list, position, body
-        )
-        self.postings += expected
+        if held.body_size != len(data):
+            yield self._damage(
+                position, f"got a body of {len(data)} bytes, recorded {held.body_size}"
+            )
+        expected, found = entries.check_index(self._connection, self._number, position, body)
         if found != expected:
             yield self._damage(
                 position, f"index: {found} of {expected} fingerprints and names are found"
             )
-
-    def finish(self) -> Iterator[Damage]:
-        """Compare where the log stands with what the store says."""
-        if not self.lost and self._replica.state != self._record.log:
-            yield self._damage(None, "the log's recorded state is not what its deltas make")
+        self.rows.update(delta=1, body=1, posting=expected)
+        return False

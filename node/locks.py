@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Final
 from node.errors import ConfigError, LockedError
 
 _NOTE_BYTES: Final = 256
+_POLL_SECONDS: Final = 0.02
 
 
 class _Held:
@@ -51,12 +53,13 @@ os.register_at_fork(after_in_child=_close_in_child)
 
 
 @contextmanager
-def hold(path: Path, what: str) -> Iterator[None]:
-    """Hold a lock while the block runs; never wait for it.
+def hold(path: Path, what: str, *, wait_seconds: float = 0.0) -> Iterator[None]:
+    """Hold a lock while the block runs.
 
     Args:
         path: the lock file; its folder exists.
         what: what this process is doing, for the message that another one shows.
+        wait_seconds: how long to wait for who holds it.
 
     Raises:
         LockedError: another process, or another block of this one, holds it.
@@ -64,7 +67,7 @@ def hold(path: Path, what: str) -> Iterator[None]:
     """
     descriptor = _open(path)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _take(descriptor, wait_seconds)
     except BlockingIOError:
         note = _read_note(descriptor)
         os.close(descriptor)
@@ -81,6 +84,24 @@ def hold(path: Path, what: str) -> Iterator[None]:
         yield
     finally:
         _release(held)
+
+
+def _take(descriptor: int, wait_seconds: float) -> None:
+    """Take the lock.
+
+    Raises:
+        BlockingIOError: somebody has held it all the time.
+    """
+    deadline = time.monotonic() + wait_seconds
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(_POLL_SECONDS)
+        else:
+            return
 
 
 def _open(path: Path) -> int:

@@ -17,13 +17,14 @@ from federation import limits, wire
 from federation.author import Author, ChangeSet
 from federation.body import SALT_SEED_BYTES, Body, PackedOp, build_body
 from federation.entry import OpKind
+from federation.errors import LimitError, SequenceError
 from federation.keys import Signer
 from federation.merge import Prior
 from federation.names import Origin
 from federation.orgroot import PinnedRoot, Role
 from federation.replica import Replica
 from node.clock import Clock
-from node.errors import UsageError
+from node.errors import NodeError, UsageError
 from node.identity import require_role
 from node.staging import Extent, Staging
 from node.store import entries, log, registry
@@ -181,9 +182,13 @@ class _Signing:
         self.dropped = 0
 
     def add(self, packed: Sequence[PackedOp], *, is_last: bool) -> None:
-        """Sign operations as one delta; as two or more where one would exceed the cap."""
+        """Sign operations as one delta; as two or more where one would exceed a cap."""
         connection, number = self._transaction.connection, self._record.list
-        body = build_body(packed, secrets.token_bytes(SALT_SEED_BYTES))
+        try:
+            body = build_body(packed, secrets.token_bytes(SALT_SEED_BYTES))
+        except LimitError:
+            self._add_halves(packed, is_last=is_last)
+            return
         prior = entries.load_prior(connection, number, body)
         if needless := _needless(body, prior):
             self.dropped += len(needless)
@@ -192,24 +197,36 @@ class _Signing:
                 self.add(packed, is_last=is_last)
             return
         if len(wire.encode_body(body)) > limits.MAX_BODY_BYTES:
-            half = len(packed) // 2
-            self.add(packed[:half], is_last=False)
-            self.add(packed[half:], is_last=is_last)
+            self._add_halves(packed, is_last=is_last)
             return
         state = self._replica.state
         now_ms = self._clock.now_ms()
-        delta = self._author.sign(
-            body,
-            prior,
-            state,
-            change_set=ChangeSet(first=self._change_set, last=is_last),
-            now_ms=now_ms,
-        )
+        try:
+            delta = self._author.sign(
+                body,
+                prior,
+                state,
+                change_set=ChangeSet(first=self._change_set, last=is_last),
+                now_ms=now_ms,
+            )
+        except SequenceError as error:
+            raise NodeError(
+                str(error),
+                hint="what was published so far stays; what is staged waits",
+                reason=error.reason,
+            ) from error
         candidate = self._replica.receive(delta, now_ms=now_ms)
         self._replica.conclude(candidate, prior)
         log.append(self._transaction, number, state.size, delta, via=None, received_ms=now_ms)
         entries.index_body(self._transaction, number, state.size, candidate.body, prior)
         self.ops += body.count
+
+    def _add_halves(self, packed: Sequence[PackedOp], *, is_last: bool) -> None:
+        half = len(packed) // 2
+        if not half:
+            raise UsageError("one staged change alone is larger than a delta can be")
+        self.add(packed[:half], is_last=False)
+        self.add(packed[half:], is_last=is_last)
 
     def finish(self, extent: Extent) -> None:
         """Record where the log stands now, and what of the staged changes was signed."""

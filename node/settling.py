@@ -37,7 +37,7 @@ from node.staging import (
     prefix_width,
     to_row,
 )
-from node.store import compare, log
+from node.store import compare, log, registry
 from node.store.connection import Store
 from node.store.registry import ListRecord
 
@@ -264,10 +264,12 @@ class Settlement:
         """
         self._any_staged = not self._staging.is_empty
         with (
-            self._store.snapshot(),
+            self._store.snapshot() as connection,
             # Assertions of live entries, to be compared with what is in force, body by body.
             Sorter(self._staging.path.parent) as revisions,
         ):
+            # As it is now: something may have been published while the operations were read.
+            self._record = registry.load_list_by_number(connection, self._record.list)
             for batch in self._pile.iter_batches():
                 self._settle_batch(batch, edit, revisions)
             self._settle_revisions(edit, revisions)

@@ -31,11 +31,13 @@ _format_option = click.option(
 
 
 @contextmanager
-def _own_list(context: Context, name: str) -> Iterator[tuple[Store, ListRecord, Staging]]:
+def _own_list(
+    context: Context, name: str, what: str
+) -> Iterator[tuple[Store, ListRecord, Staging]]:
     """Open one of our own lists and what is staged for it."""
     with context.reader() as store:
         record = administering.find_own_list(store, name)
-        with context.staging(record) as staging:
+        with context.staging(record, what=what) as staging:
             yield store, record, staging
 
 
@@ -64,7 +66,7 @@ def import_command(
     compressed with gzip.
     """
     with (
-        _own_list(context, name) as (store, record, staging),
+        _own_list(context, name, "hashfed import") as (store, record, staging),
         progress("reading", unit="bytes", quiet=context.quiet) as bar,
     ):
         report = importing.import_changes(
@@ -120,7 +122,7 @@ def import_command(
 @pass_context
 def retract(context: Context, name: str, target: str, cause: str, reason: str) -> None:
     """Stage the retraction of an entry, named by its id or by a hash that it alone has."""
-    with _own_list(context, name) as (store, record, staging):
+    with _own_list(context, name, "hashfed retract") as (store, record, staging):
         done = importing.stage_retraction(
             store, record, staging, target, CAUSES[cause], reason=reason
         )
@@ -147,7 +149,7 @@ def retract(context: Context, name: str, target: str, cause: str, reason: str) -
 @pass_context
 def purge(context: Context, name: str, entry: str) -> None:
     """Stage the purge of an entry: withdrawn for good, without a word of why."""
-    with _own_list(context, name) as (store, record, staging):
+    with _own_list(context, name, "hashfed purge") as (store, record, staging):
         effect = importing.stage_operations(
             store, record, staging, [Operation.purge(EntryId.parse(entry))]
         )
@@ -165,7 +167,7 @@ def purge(context: Context, name: str, entry: str) -> None:
 @pass_context
 def staged_command(context: Context, name: str, clear: bool) -> None:
     """Show how much is staged for a list, or let go of it."""
-    with _own_list(context, name) as (_store, record, staging):
+    with _own_list(context, name, "hashfed staged") as (_store, record, staging):
         counts = {kind.name.lower(): number for kind, number in staging.count_by_kind().items()}
         cleared = staging.clear() if clear else 0
     if context.as_json:
@@ -189,7 +191,7 @@ def publish(context: Context, name: str) -> None:
         progress("publishing", quiet=context.quiet) as bar,
     ):
         record = administering.find_own_list(store, name)
-        with context.staging(record) as staging:
+        with context.staging(record, what="hashfed publish") as staging:
             total = sum(staging.count_by_kind().values())
 
             def report(done: int) -> None:

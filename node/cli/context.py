@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import click
 
-from node import identity
+from node import identity, locks
 from node.cli import output
 from node.clock import SystemClock
 from node.config import Config, load_config
@@ -19,6 +19,7 @@ from node.publishing import PublishingKeys
 from node.staging import Staging
 from node.store.connection import Store
 from node.store.registry import ListRecord
+from node.store.sqlite import sqlite_errors
 
 _F = TypeVar("_F", bound=Callable[..., object])
 
@@ -65,35 +66,47 @@ class Context:
     @contextmanager
     def store(self) -> Iterator[Store]:
         """Open the store for writing."""
-        store = Store.open(self.home.store, self.clock)
-        try:
+        with _closing(Store.open(self.home.store, self.clock)) as store:
             yield store
-        finally:
-            store.close()
 
     @contextmanager
     def reader(self) -> Iterator[Store]:
         """Open the store for reading."""
-        store = Store.open_reader(self.home.store, self.clock)
-        try:
+        with _closing(Store.open_reader(self.home.store, self.clock)) as store:
             yield store
-        finally:
-            store.close()
 
     @contextmanager
-    def staging(self, record: ListRecord) -> Iterator[Staging]:
-        """Open what is staged for one of our own lists."""
+    def staging(self, record: ListRecord, *, what: str) -> Iterator[Staging]:
+        """Open what is staged for one of our own lists, with nobody else at it.
+
+        What an import stages depends on what is in force, and publishing moves the one into the
+        other: they take turns.
+        """
         path = self.home.staging_file(record.origin.name)
         try:
             path.parent.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise StoreError(f"cannot make {path.parent}: {error.strerror}") from error
-        staging = Staging.open(path)
-        try:
-            yield staging
-        finally:
-            staging.close()
+        with locks.hold(path.with_suffix(".lock"), what, wait_seconds=_STAGING_WAIT_SECONDS):
+            staging = Staging.open(path)
+            try:
+                yield staging
+            finally:
+                staging.close()
 
+
+@contextmanager
+def _closing(store: Store) -> Iterator[Store]:
+    """Close a store after the block, and say of what goes wrong with its file what to do."""
+    try:
+        with sqlite_errors(store.path):
+            yield store
+    finally:
+        store.close()
+
+
+_STAGING_WAIT_SECONDS: Final = 10.0
+"""How long a command waits for another one that stages or publishes the same list."""
 
 pass_context = click.make_pass_decorator(Context)
 

@@ -90,7 +90,6 @@ def main() -> None:
     as_json = "--json" in sys.argv
     try:
         code = cli.main(standalone_mode=False)
-        sys.stdout.flush()
         # Now: when the interpreter ends, nobody could say what went wrong.
         sys.stdout.flush()
     except click.exceptions.Abort:

@@ -15,6 +15,7 @@ from typing import Final, TypeVar
 
 from node.clock import Clock
 from node.store.connection import Store
+from node.store.sqlite import sqlite_errors
 
 _T = TypeVar("_T")
 
@@ -59,4 +60,5 @@ class Readers:
             self._local.store = store
             with self._lock:
                 self._stores.append(store)
-        return read(store)
+        with sqlite_errors(self._path):
+            return read(store)

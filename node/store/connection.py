@@ -30,6 +30,7 @@ _PRAGMAS: Final = (
     "PRAGMA cell_size_check = ON",
     "PRAGMA mmap_size = 0",
     "PRAGMA cache_size = -65536",
+    "PRAGMA synchronous = FULL",
 )
 
 
@@ -78,8 +79,7 @@ class Store:
             raise StoreError(f"{path} exists already")
         # Nobody else on this machine may read a list.
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        store = cls._connect(path, clock)
-        with sqlite_errors(path):
+        with cls._connected(path, clock) as store:
             store.connection.execute("PRAGMA journal_mode = WAL")
             migrations.apply(Database(store.connection))
         return store
@@ -92,9 +92,11 @@ class Store:
             StoreError: there is none, it is from a newer hashfed, or SQLite is too old.
             DamageError: the file is no store of this program.
         """
-        store = cls._connect(path, clock)
-        with sqlite_errors(path):
+        with cls._connected(path, clock) as store:
             store.check_schema()
+            # A backup is one file without a log: put back, it would make readers and writers wait
+            # for each other.
+            store.connection.execute("PRAGMA journal_mode = WAL")
             database = Database(store.connection)
             if migrations.pending(database):
                 migrations.apply(database)
@@ -108,8 +110,7 @@ class Store:
             StoreError: there is none, it is from another hashfed, or SQLite is too old.
             DamageError: the file is no store of this program.
         """
-        store = cls._connect(path, clock)
-        with sqlite_errors(path):
+        with cls._connected(path, clock) as store:
             store.connection.execute("PRAGMA query_only = ON")
             store.check_schema()
             if migrations.pending(Database(store.connection)):
@@ -120,7 +121,9 @@ class Store:
         return store
 
     @classmethod
-    def _connect(cls, path: Path, clock: Clock) -> Self:
+    @contextmanager
+    def _connected(cls, path: Path, clock: Clock) -> Iterator[Self]:
+        """Connect, and close again if the block finds that the store cannot be used."""
         if sqlite3.sqlite_version_info < OLDEST_SQLITE:
             raise StoreError(
                 f"SQLite {sqlite3.sqlite_version} can lose committed data; at least "
@@ -140,10 +143,13 @@ class Store:
                 timeout=_BUSY_SECONDS,
                 check_same_thread=False,
             )
-            for pragma in _PRAGMAS:
-                connection.execute(pragma)
-            connection.execute("PRAGMA synchronous = FULL")
-        return cls(path, connection, clock)
+            try:
+                for pragma in _PRAGMAS:
+                    connection.execute(pragma)
+                yield cls(path, connection, clock)
+            except BaseException:
+                connection.close()
+                raise
 
     def check_schema(self) -> None:
         """Raise unless this program knows the schema.

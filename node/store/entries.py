@@ -20,6 +20,7 @@ from node.store.sqlite import sqlite3
 
 _ID_TYPE: Final = 0
 _LONGEST_KEY: Final = 64
+_LONG_TAG: Final = bytes(33)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -47,8 +48,12 @@ class Version:
 
 
 def _index_key(digest: bytes) -> bytes:
-    """Return what stands in the index for a digest: itself, or its SHA-256 if it is long."""
-    return digest if len(digest) <= _LONGEST_KEY else sha256(digest).digest()
+    """Return what stands in the index for a digest: itself, or its tagged SHA-256 if it is long.
+
+    The tag makes it longer than any digest that stands for itself: else a short digest of a type
+    of any width could be taken for a long one.
+    """
+    return digest if len(digest) <= _LONGEST_KEY else _LONG_TAG + sha256(digest).digest()
 
 
 def _type_code(connection: sqlite3.Connection, type_name: str) -> int:
@@ -104,7 +109,7 @@ def _may_overlap(
     cheaper than one for each key. The look is cut short where other lists have many keys there.
     """
     width = len(keys) // group.count
-    if width != group.shape.key_width:
+    if group.shape.key_width > _LONGEST_KEY:  # Hashes do not ascend as what they are of does.
         return True
     near = connection.execute(
         "SELECT kind, list FROM posting WHERE digest BETWEEN ? AND ? LIMIT ?",
@@ -116,7 +121,7 @@ def _may_overlap(
 def _index_column(column: bytes, width: int) -> bytes:
     if width <= _LONGEST_KEY:
         return column
-    return b"".join([sha256(digest).digest() for digest in cut(column, width)])
+    return b"".join([_index_key(digest) for digest in cut(column, width)])
 
 
 _INSERT_ASCENDING: Final = """INSERT INTO posting (digest, kind, list, position, row, op)
@@ -138,7 +143,7 @@ def index_body(
         # In the order of the digests, since the index is a tree by digest. Those that name entries
         # ascend as they stand.
         connection.execute(
-            _INSERT_ASCENDING if kind % 2 and len(keys) == len(group.key_column) else _INSERT,
+            _INSERT_ASCENDING if kind % 2 and group.shape.key_width <= _LONGEST_KEY else _INSERT,
             (
                 keys,
                 len(keys) // group.count,

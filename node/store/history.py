@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from federation.entry import Operation, OpKind
 from node.store import log
@@ -55,8 +56,9 @@ def iter_changes(
 ) -> Iterator[Change]:
     """Yield what became of each entry that the deltas from `start` to before `stop` name.
 
-    An entry that is as it was, having changed and changed back to nothing, is left out.
+    An entry that is as it was, having changed and changed back, is left out.
     """
+    earlier = log.Bodies(connection)
     for position in range(start, stop):
         gone = {
             row
@@ -68,16 +70,17 @@ def iter_changes(
         for row, operation in log.load_body(connection, list_number, position).operations():
             if row in gone:
                 continue
-            before = _in_force_before(connection, list_number, position, row, start)
+            place = _in_force_before(connection, list_number, position, row, start)
+            before = None if place is None else _assertion(earlier, list_number, *place)
             after = operation if operation.kind is OpKind.ASSERT else None
-            if before is not None or after is not None:
+            if before != after:
                 yield Change(before, after, operation, position)
 
 
 def _in_force_before(
     connection: sqlite3.Connection, list_number: int, position: int, row: int, start: int
-) -> Operation | None:
-    """Follow an entry's operations back to the one that was in force before `start`."""
+) -> tuple[int, int] | None:
+    """Follow an entry's operations back to the place of the one in force before `start`."""
     while position >= start:
         found = connection.execute(
             "SELECT position, row FROM superseded "
@@ -87,5 +90,49 @@ def _in_force_before(
         if found is None:
             return None
         position, row = found
-    operation = log.load_body(connection, list_number, position).operation(row)
+    return position, row
+
+
+def _assertion(bodies: log.Bodies, list_number: int, position: int, row: int) -> Operation | None:
+    operation = bodies.load(list_number, position).operation(row)
     return operation if operation.kind is OpKind.ASSERT else None
+
+
+# --- checking ---------------------------------------------------------------------------------
+
+_INTERVALS: Final = """SELECT p.list, p.position, p.row, p.op, p.by_position, p.by_row,
+    s.op, s.by_position, s.by_row
+    FROM (
+        SELECT list, position, row, op,
+            lead(position) OVER entry AS by_position, lead(row) OVER entry AS by_row
+        FROM posting WHERE kind % 2 = 1
+        WINDOW entry AS (PARTITION BY digest, kind, list ORDER BY position)
+    ) AS p LEFT JOIN superseded AS s USING (list, position, row)
+    WHERE p.by_position IS NOT NULL OR s.by_position IS NOT NULL"""
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """The end of an operation's validity, as recorded and as the index has it.
+
+    Attributes:
+        list: the list's number.
+        position: the operation's position.
+        row: its row.
+        recorded: whether an end is recorded.
+        holds: whether that is what follows from the operations on the same entry.
+    """
+
+    list: int
+    position: int
+    row: int
+    recorded: bool
+    holds: bool
+
+
+def iter_intervals(connection: sqlite3.Connection) -> Iterator[Interval]:
+    """Yield, for all lists, every operation that is or should be no longer in force."""
+    # In the order of the index, so that nothing is sorted.
+    for number, position, row, op, by_position, by_row, *recorded in connection.execute(_INTERVALS):
+        derived = [None] * 3 if by_position is None else [op, by_position, by_row]
+        yield Interval(number, position, row, recorded[0] is not None, recorded == derived)

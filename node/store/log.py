@@ -8,12 +8,15 @@ from typing import Final
 
 from federation import limits, wire
 from federation.body import Body
+from federation.errors import FederationError
 from federation.names import OrgName
 from federation.replica import SignedDelta
 from node.errors import DamageError
 from node.store.connection import Transaction
 from node.store.schema import POSITION_BITS
 from node.store.sqlite import sqlite3
+
+_BODIES_HELD: Final = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +154,34 @@ def load_body(connection: sqlite3.Connection, list_number: int, position: int) -
     data = load_body_bytes(connection, list_number, position)
     if data is None:
         raise DamageError(f"the body of position {position} is missing", hint="run 'hashfed fsck'")
-    return wire.decode_body(data)
+    try:
+        return wire.decode_body(data)
+    except FederationError as error:
+        raise DamageError(
+            f"the body of position {position} is damaged: {error}", hint="run 'hashfed fsck'"
+        ) from error
+
+
+class Bodies:
+    """Loads bodies, and holds the last few: who asks for many rows asks for neighbours."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._held: dict[tuple[int, int], Body] = {}
+
+    def load(self, list_number: int, position: int) -> Body:
+        """Return one body, decoded.
+
+        Raises:
+            DamageError: as `load_body`.
+        """
+        key = (list_number, position)
+        body = self._held.get(key)
+        if body is None:
+            if len(self._held) >= _BODIES_HELD:
+                del self._held[next(iter(self._held))]
+            body = self._held[key] = load_body(self._connection, list_number, position)
+        return body
 
 
 def position_at_version(connection: sqlite3.Connection, list_number: int, version: int) -> int:

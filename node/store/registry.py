@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 
 from federation import wire
 from federation.charter import Charter
+from federation.errors import FederationError, MalformedError
 from federation.merkle import CompactRange
 from federation.names import OrgName, Origin
 from federation.orgroot import PinnedRoot
 from federation.replica import LogState
-from node.errors import UsageError
+from node.errors import DamageError, UsageError
 from node.store.connection import Transaction
 from node.store.sqlite import sqlite3
 
@@ -36,6 +38,15 @@ class FollowState(StrEnum):
     """Not followed any more; what is here still counts."""
     FORKED = "forked"
     """The list has two signed histories; it stays where it is until a person decides."""
+
+
+@contextmanager
+def _damage(what: str) -> Iterator[None]:
+    """Say of what was verified before it was stored that it is damaged now."""
+    try:
+        yield
+    except FederationError as error:
+        raise DamageError(f"{what} is damaged: {error}", hint="run 'hashfed fsck'") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,10 +93,15 @@ class ListRecord:
     checked: int
 
     def open_charter(self) -> Charter | None:
-        """Return the charter in force, which was verified when it was stored."""
+        """Return the charter in force, which was verified when it was stored.
+
+        Raises:
+            DamageError: it cannot be decoded any more.
+        """
         if self.charter is None:
             return None
-        return wire.decode_charter(wire.decode_envelope(self.charter).payload)
+        with _damage(f"the charter of {self.origin}"):
+            return wire.decode_charter(wire.decode_envelope(self.charter).payload)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,15 +163,19 @@ def pin_org(transaction: Transaction, root: PinnedRoot) -> None:
 
 
 def load_root(connection: sqlite3.Connection, org: str) -> PinnedRoot | None:
-    """Return the pinned root of an organization, verified anew, or None."""
+    """Return the pinned root of an organization, verified anew, or None.
+
+    Raises:
+        DamageError: it does not verify any more.
+    """
     row = connection.execute("SELECT root FROM org WHERE name = ?", (org,)).fetchone()
-    return None if row is None else wire.open_org_root(row[0])
-
-
-def iter_orgs(connection: sqlite3.Connection) -> Iterator[tuple[PinnedRoot, int]]:
-    """Yield every pinned root with the time it was pinned at, by name."""
-    for root, pinned_ms in connection.execute("SELECT root, pinned_ms FROM org ORDER BY name"):
-        yield wire.open_org_root(root), pinned_ms
+    if row is None:
+        return None
+    with _damage(f"the org root of {org}"):
+        root = wire.open_org_root(row[0])
+        if root.document.org != org:
+            raise MalformedError(f"it is that of {root.document.org}")
+        return root
 
 
 def store_peer(
@@ -276,13 +296,29 @@ def store_charter(
 
 
 def iter_lists(connection: sqlite3.Connection) -> Iterator[ListRecord]:
-    """Yield every list, by origin."""
+    """Yield every list, by origin.
+
+    Raises:
+        DamageError: what is recorded of one cannot be.
+    """
     for row in connection.execute(f"{_LIST} ORDER BY o.name, l.name"):
         yield _list(row)
 
 
+def iter_origins(connection: sqlite3.Connection) -> Iterator[tuple[int, str]]:
+    """Yield number and name of every list, by origin, whatever else is recorded of it."""
+    yield from connection.execute(
+        "SELECT l.list, o.name || '/' || l.name FROM list AS l JOIN org AS o ON o.org = l.org "
+        "ORDER BY o.name, l.name"
+    )
+
+
 def load_list(connection: sqlite3.Connection, origin: Origin) -> ListRecord | None:
-    """Return one list, or None."""
+    """Return one list, or None.
+
+    Raises:
+        DamageError: what is recorded of it cannot be.
+    """
     row = connection.execute(
         f"{_LIST} WHERE o.name = ? AND l.name = ?", (origin.org, origin.name)
     ).fetchone()
@@ -290,7 +326,11 @@ def load_list(connection: sqlite3.Connection, origin: Origin) -> ListRecord | No
 
 
 def load_list_by_number(connection: sqlite3.Connection, number: int) -> ListRecord:
-    """Return the list of that number, which must exist."""
+    """Return the list of that number, which must exist.
+
+    Raises:
+        DamageError: what is recorded of it cannot be.
+    """
     return _list(connection.execute(f"{_LIST} WHERE l.list = ?", (number,)).fetchone())
 
 
@@ -303,15 +343,18 @@ def _list(
         number, org, name, own, via, charter, charter_version, frontier, size, last_leaf,
         last_time_ms, live_count, state_digest, checked,
     ) = row  # fmt: skip
+    origin = Origin(OrgName(org), name)
+    with _damage(f"the recorded state of {origin}"):
+        tree = CompactRange.decode(size, frontier)
     return ListRecord(
         list=number,
-        origin=Origin(OrgName(org), name),
+        origin=origin,
         own=bool(own),
         via=None if via is None else OrgName(via),
         charter=charter,
         charter_version=charter_version,
         log=LogState(
-            frontier=CompactRange.decode(size, frontier),
+            frontier=tree,
             last_leaf=last_leaf,
             last_time_ms=last_time_ms,
             live_count=live_count,
@@ -387,4 +430,7 @@ def store_contact(
 
 def store_checked(connection: sqlite3.Connection, list_number: int, checked: int) -> None:
     """Record how many deltas had their ops tree and state digest checked."""
-    connection.execute("UPDATE list SET checked = ? WHERE list = ?", (checked, list_number))
+    # Another process may have checked more meanwhile.
+    connection.execute(
+        "UPDATE list SET checked = max(checked, ?) WHERE list = ?", (checked, list_number)
+    )

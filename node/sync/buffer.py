@@ -7,8 +7,12 @@ flow control. All that has come together then goes into one transaction.
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 from node.sync.client import Event
+
+_EVENT_BYTES: Final = 256
+"""What an event takes beside what was sent: a peer may send very many that say nothing."""
 
 
 class Buffer:
@@ -28,7 +32,7 @@ class Buffer:
         """Add an event; wait first while the buffer is full."""
         await self._writable.wait()
         self._events.append(event)
-        self._bytes += event.size_bytes
+        self._bytes += event.size_bytes + _EVENT_BYTES
         if self._bytes >= self._max_bytes:
             self._writable.clear()
         self._readable.set()

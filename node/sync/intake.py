@@ -38,7 +38,7 @@ _PUBLISHER_AT_FAULT: Final = (Reason.OPS_ROOT_MISMATCH, Reason.STATE_DIGEST_MISM
 _log = get_logger()
 
 
-def is_frozen(status: FollowStatus) -> bool:
+def is_frozen(status: FollowStatus | Progress) -> bool:
     """Say whether a list waits for a person: fetching it again would not change what is wrong."""
     return status.state is FollowState.FORKED or (
         status.state is FollowState.QUARANTINED and status.reason in _PUBLISHER_AT_FAULT

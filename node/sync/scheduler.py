@@ -116,7 +116,8 @@ def _lost_result(progress: Progress) -> ListResult:
 
 
 async def _note_lost(tools: Tools, plan: _Plan) -> None:
-    news = [progress for progress in plan.lost if progress.reason != NO_PEER]
+    # What a list waits for a person for is not hidden by the loss of its peer.
+    news = [item for item in plan.lost if item.reason != NO_PEER and not is_frozen(item)]
     if not news:
         return
 

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from node.clock import Clock
 from node.store.connection import Store
+from node.store.sqlite import sqlite_errors
 
 _T = TypeVar("_T")
 
@@ -58,4 +59,5 @@ class Writer:
     def _call(self, write: Callable[[Store], _T]) -> _T:
         if self._store is None:
             self._store = Store.open(self._path, self._clock)
-        return write(self._store)
+        with sqlite_errors(self._path):
+            return write(self._store)

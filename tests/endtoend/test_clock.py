@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from federation.errors import Reason, SequenceError
+from federation.errors import Reason
 from node.clock import SystemClock
+from node.errors import NodeError
 from node.home import Home
 from node.identity import load_signer
 from node.publishing import PublishingKeys, publish
@@ -34,7 +35,7 @@ def test_nothing_is_signed_by_a_clock_behind_the_newest_delta(orgs: Orgs) -> Non
     staging = Staging.open(home.staging_file("main"))
     (record,) = registry.iter_lists(store.connection)
     keys = PublishingKeys(publisher=load_signer(home.publisher_key), log=load_signer(home.log_key))
-    with pytest.raises(SequenceError, match="set it right before publishing") as caught:
+    with pytest.raises(NodeError, match="set it right before publishing") as caught:
         publish(store, staging, record.origin, keys, clock=SlowClock())
     assert caught.value.reason is Reason.TIME_BACKWARDS
     staging.close()

@@ -291,8 +291,8 @@ def test_a_wait_starts_small_again_after_a_success_and_respects_what_the_peer_as
 
 def test_a_full_buffer_makes_the_reader_wait_and_an_empty_one_lets_it_go_on() -> None:
     async def main() -> None:
-        buffer = Buffer(10)
-        events = [Alive(sent_ms=at, size_bytes=6) for at in range(5)]
+        buffer = Buffer(10_000)
+        events = [Alive(sent_ms=at, size_bytes=6_000) for at in range(5)]
 
         async def fill() -> None:
             for event in events:

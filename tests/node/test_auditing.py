@@ -1,0 +1,247 @@
+"""What `node.auditing` promises: every answer comes from what was signed, with its provenance.
+
+That all versions of all entries at all points are right is shown in `test_history`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from federation.entry import Annotation, Cause, EntryId, Operation
+from federation.errors import FederationError, FingerprintError, Reason
+from federation.fingerprint import Fingerprint
+from federation.header import leaf_hash
+from node import accepting, auditing
+from node.auditing import describe_operation
+from node.errors import DamageError, UsageError
+from node.store.registry import FollowState
+from tests.federation.worlds import Publisher, assertion, fingerprint
+from tests.node.followed import RELAY, FollowedLists
+
+BOTH = fingerprint("in both lists", "sha1")
+LONG = fingerprint("long", "ssvh", 200)
+FOREIGN = fingerprint("foreign", "future-hash", 24)
+
+
+@pytest.fixture
+def publishers() -> tuple[Publisher, Publisher]:
+    main, other = Publisher("hotline.example/main"), Publisher("ngo.example/other")
+    main.publish(
+        assertion(1, fingerprint(1, "md5"), BOTH),
+        assertion(2, entry="case-2"),
+        Operation.assertion((LONG,), Annotation(reason="why", labels=("A", "B"))),
+        Operation.assertion((FOREIGN,), Annotation()),
+    )
+    main.publish(
+        Operation.retraction(assertion(1).entry, Cause.FALSE_POSITIVE, "a mistake"),
+        assertion(2, fingerprint(2, "md5"), entry="case-2"),
+    )
+    main.publish(assertion(3), Operation.purge(EntryId.parse("case-2")))
+    other.publish(assertion("other", BOTH, labels=("other",)))
+    return main, other
+
+
+@pytest.fixture
+def followed(tmp_path: Path, publishers: tuple[Publisher, Publisher]) -> Iterator[FollowedLists]:
+    made = FollowedLists(tmp_path / "node", *publishers)
+    yield made
+    made.close()
+
+
+# --- looking up -------------------------------------------------------------------------------
+
+
+def test_what_is_in_force_is_found_in_every_list_that_has_it(followed: FollowedLists) -> None:
+    (match,) = auditing.lookup(followed.store, BOTH.format())
+    # The other list's entry was retracted.
+    assert str(match.origin) == "ngo.example/other"
+    assert (match.fingerprint, match.position) == (BOTH, 0)
+    assert match.operation.annotation.labels == ("other",)
+    assert auditing.lookup(followed.store, fingerprint(2, "md5").format()) == []
+
+
+def test_digits_without_a_type_are_looked_up_as_each_type_that_they_can_be(
+    followed: FollowedLists,
+) -> None:
+    (match,) = auditing.lookup(followed.store, fingerprint(3).digest.hex().upper())
+    assert match.fingerprint == fingerprint(3)
+    # The same digits, asked for as another type, are another hash.
+    assert auditing.lookup(followed.store, f"pdq:{fingerprint(3).digest.hex()}") == []
+
+
+def test_a_digest_that_is_longer_than_the_index_keeps_is_found(followed: FollowedLists) -> None:
+    (match,) = auditing.lookup(followed.store, LONG.format())
+    assert match.operation.fingerprints == (LONG,)
+    hashed = Fingerprint.from_digest("ssvh", sha256(LONG.digest).digest())
+    assert auditing.lookup(followed.store, hashed.format()) == []
+
+
+def test_a_hash_of_a_type_that_only_a_list_here_has_is_found(followed: FollowedLists) -> None:
+    (match,) = auditing.lookup(followed.store, FOREIGN.format())
+    assert match.operation.fingerprints == (FOREIGN,)
+    for text in ("future-hash:00ff", "shaa256:00ff", "Future-Hash:00", "future-hash:xyz"):
+        with pytest.raises(FingerprintError) as caught:
+            auditing.lookup(followed.store, text)
+        assert caught.value.reason is Reason.FINGERPRINT_TYPE
+
+
+def test_many_answers_are_the_single_ones_in_the_order_of_the_questions(
+    followed: FollowedLists,
+) -> None:
+    texts = [
+        BOTH.format(),
+        "no hash",
+        fingerprint(3).format(),
+        fingerprint("absent").format(),
+        BOTH.format(),
+        LONG.format(),
+        FOREIGN.format(),
+        "future-hash:00ff",
+        fingerprint(3).digest.hex(),
+    ]
+    answers = list(auditing.lookup_many(followed.store, iter(texts)))
+    assert [text for text, _ in answers] == texts
+    for text, found in answers:
+        if isinstance(found, FederationError):
+            with pytest.raises(FederationError) as caught:
+                auditing.lookup(followed.store, text)
+            assert str(caught.value) == str(found)
+        else:
+            assert found == auditing.lookup(followed.store, text)
+
+
+def test_no_question_gets_no_answer(followed: FollowedLists) -> None:
+    assert list(auditing.lookup_many(followed.store, [])) == []
+
+
+# --- provenance -------------------------------------------------------------------------------
+
+
+def test_provenance_is_that_of_the_delta_that_was_signed(
+    followed: FollowedLists, publishers: tuple[Publisher, Publisher]
+) -> None:
+    main, _ = publishers
+    record = followed.record(main.origin)
+    ((first, second),) = auditing.show(followed.store, record, assertion(1).entry.format())
+    assert (first.position, first.until, second.position, second.until) == (0, 1, 1, None)
+    assert first.operation == assertion(1, fingerprint(1, "md5"), BOTH)
+    assert second.operation.annotation.reason == "a mistake"
+    for version in (first, second):
+        delta = main.log[version.position]
+        assert version.origin == main.origin
+        assert version.via == RELAY
+        assert version.delta_hash == leaf_hash(delta.header)
+        assert version.checkpoint == delta.checkpoint
+        assert version.key_id == main.publisher_key.key_id
+        assert version.root_version == 1
+        assert version.signed_ms < version.received_ms
+        assert version.version == followed.store.version - 2
+
+
+def test_an_entry_is_shown_by_its_id_and_by_any_hash_that_it_ever_had(
+    followed: FollowedLists, publishers: tuple[Publisher, Publisher]
+) -> None:
+    record = followed.record(publishers[0].origin)
+    texts = ("case-2", fingerprint(2, "md5").format(), fingerprint(2).digest.hex())
+    shown = [auditing.show(followed.store, record, text) for text in texts]
+    assert shown[0] == shown[1] == shown[2]
+    ((first, second, third),) = shown[0]
+    assert [first.until, second.until, third.until] == [1, 2, None]
+    assert third.operation == Operation.purge(EntryId.parse("case-2"))
+
+
+def test_an_entry_is_shown_by_the_text_that_it_is_shown_with(
+    followed: FollowedLists, publishers: tuple[Publisher, Publisher]
+) -> None:
+    record = followed.record(publishers[0].origin)
+    for item in (LONG, FOREIGN, BOTH):
+        ((version, *_),) = auditing.show(followed.store, record, item.format())
+        assert item in version.operation.fingerprints
+
+
+def test_what_a_list_never_had_is_not_shown(
+    followed: FollowedLists, publishers: tuple[Publisher, Publisher]
+) -> None:
+    record = followed.record(publishers[1].origin)
+    for text in ("case-2", fingerprint(3).format(), FOREIGN.format()):
+        with pytest.raises(UsageError, match="has never had an entry"):
+            auditing.show(followed.store, record, text)
+    with pytest.raises(FederationError):
+        auditing.show(followed.store, record, "sha256:00")
+
+
+def test_a_body_that_is_damaged_or_gone_is_damage_and_not_the_users_fault(
+    followed: FollowedLists, publishers: tuple[Publisher, Publisher]
+) -> None:
+    record = followed.record(publishers[0].origin)
+    for statement in ("UPDATE body SET bytes = x'ff'", "DELETE FROM body"):
+        followed.store.connection.execute(statement)
+        for ask in (
+            lambda: auditing.lookup(followed.store, fingerprint(3).format()),
+            lambda: auditing.show(followed.store, record, "case-2"),
+            lambda: list(auditing.diff(followed.store, record, 0, 3)),
+        ):
+            with pytest.raises(DamageError) as caught:
+                ask()
+            assert caught.value.exit_code == 12
+
+
+def test_every_operation_is_described_in_full() -> None:
+    said = Operation.assertion(
+        (fingerprint(1), fingerprint(1, "md5"), fingerprint(2, "md5")),
+        Annotation(labels=("A",), vocabulary="ours", reason="why"),
+    )
+    assert describe_operation(said) == {
+        "op": "assert",
+        "id": said.entry.format(),
+        "fingerprints": {
+            "md5": [item.format_digest() for item in said.fingerprints if item.type == "md5"],
+            "sha256": fingerprint(1).format_digest(),
+        },
+        "labels": ["A"],
+        "vocabulary": "ours",
+        "reason": "why",
+    }
+    retraction = Operation.retraction(said.entry, Cause.FALSE_POSITIVE, "no")
+    assert describe_operation(retraction) == {
+        "op": "retract",
+        "id": said.entry.format(),
+        "cause": "false-positive",
+        "reason": "no",
+    }
+
+
+# --- logs and status --------------------------------------------------------------------------
+
+
+def test_a_log_is_read_newest_first_and_as_far_as_was_asked(
+    followed: FollowedLists, publishers: tuple[Publisher, Publisher]
+) -> None:
+    main, _ = publishers
+    record = followed.record(main.origin)
+    lines = list(auditing.read_log(followed.store, record, None))
+    assert [line.position for line in lines] == [2, 1, 0]
+    for line in lines:
+        delta = main.log[line.position]
+        assert line.delta_hash == leaf_hash(delta.header)
+        assert line.body_size == len(delta.body)
+        assert line.via == RELAY
+    assert [line.position for line in auditing.read_log(followed.store, record, 2)] == [2, 1]
+
+
+def test_a_status_says_how_far_behind_a_list_is(
+    followed: FollowedLists, publishers: tuple[Publisher, Publisher]
+) -> None:
+    main, _ = publishers
+    accepting.note(
+        followed.store, main.origin, FollowState.CATCHING_UP, clock=followed.clock, head=10
+    )
+    statuses = auditing.list_statuses(followed.store)
+    assert [(str(item.record.origin), item.behind) for item in statuses] == [
+        ("hotline.example/main", 7),
+        ("ngo.example/other", 0),
+    ]
