@@ -6,6 +6,7 @@ variables to the handler dependably.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any, Never
 
@@ -48,6 +49,27 @@ class Call:
             raise NodeError("a call reached its handler without authentication")
         return self.peer
 
+    async def read_request(self, seconds: float) -> bytes:
+        """Return the one message that the peer sends.
+
+        Raises:
+            CallRefusedError: it sends none, or not within that time.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                data = await self.context.read()
+        except TimeoutError:
+            raise CallRefusedError(
+                grpc.StatusCode.DEADLINE_EXCEEDED,
+                "SLOW_REQUEST",
+                f"no request within {seconds:g} s",
+            ) from None
+        if not isinstance(data, bytes):
+            raise CallRefusedError(
+                grpc.StatusCode.INVALID_ARGUMENT, "MALFORMED", "the call has no request"
+            )
+        return data
+
     async def write(self, message: Message) -> None:
         """Send one message of a stream; returns when the connection has taken it."""
         await self.context.write(message)
@@ -58,6 +80,6 @@ class Call:
         await self.context.abort_with_status(rpc_status.to_status(to_message(refusal)))
 
     async def abort(self, code: grpc.StatusCode, details: str = "") -> Never:
-        """End the call with that status, as gRPC's own health service does."""
+        """End the call with that status and text, and no reason."""
         self.code = code
         await self.context.abort(code, details)

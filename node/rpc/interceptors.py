@@ -9,7 +9,8 @@ Outermost first:
 5. `Limits`: calls and open streams per peer.
 6. `Deadline`: no call without an end.
 
-The request is parsed behind all of them: bytes of a stranger stay bytes.
+The request is read and parsed behind all of them: bytes of a stranger stay bytes, and a call whose
+request never comes counts against the peer that makes it, and ends.
 """
 
 from __future__ import annotations
@@ -35,11 +36,17 @@ CALLS_PER_SECOND: Final = 10.0
 """Calls that one peer may make in the long run. A session needs one a minute at most."""
 
 CALL_BURST: Final = 50
-"""Calls that one peer may make at once: paging through a thousand lists is four."""
+"""Calls that one peer may make in a row: paging through a thousand lists is four."""
+
+MAX_CALLS: Final = 16
+"""Calls that one peer may have at once, on all its connections: an eighth of what all peers get."""
 
 MAX_STREAMS: Final = 4
 """Streams that one peer may hold open: one follows all lists; the others are for `hashfed sync`
 beside `hashfed serve` and for connections that are on their way out."""
+
+REQUEST_SECONDS: Final = 20.0
+"""For a request to arrive once its call has begun."""
 
 MAX_DEADLINE_SECONDS: Final = 3600.0
 """The latest deadline of a call with one answer. Such a call takes milliseconds."""
@@ -143,6 +150,7 @@ class Authentication:
 class _Usage:
     tokens: float
     at: float
+    calls: int = 0
     streams: int = 0
 
 
@@ -157,20 +165,17 @@ class Limits:
     async def __call__(self, call: Call, proceed: Proceed) -> object:
         """Let a call within the limits proceed."""
         usage = self._take(call.caller.org)
-        if not call.streams:
-            return await proceed()
-        if usage.streams >= MAX_STREAMS:
-            raise CallRefusedError(
-                grpc.StatusCode.RESOURCE_EXHAUSTED,
-                "TOO_MANY_STREAMS",
-                f"{usage.streams} streams are open, at most {MAX_STREAMS}",
-                retry_seconds=1.0,
-            )
-        usage.streams += 1
+        if usage.calls >= MAX_CALLS:
+            raise _too_many("TOO_MANY_CALLS", f"{usage.calls} calls at once", MAX_CALLS)
+        if call.streams and usage.streams >= MAX_STREAMS:
+            raise _too_many("TOO_MANY_STREAMS", f"{usage.streams} streams are open", MAX_STREAMS)
+        usage.calls += 1
+        usage.streams += call.streams
         try:
             return await proceed()
         finally:
-            usage.streams -= 1
+            usage.calls -= 1
+            usage.streams -= call.streams
 
     def _take(self, org: OrgName) -> _Usage:
         now = self._monotonic()
@@ -186,6 +191,15 @@ class Limits:
             )
         usage.tokens -= 1
         return usage
+
+
+def _too_many(reason: str, message: str, limit: int) -> CallRefusedError:
+    return CallRefusedError(
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        reason,
+        f"{message}, at most {limit}",
+        retry_seconds=1.0,
+    )
 
 
 class Deadline:
@@ -229,12 +243,20 @@ class Chain(grpc.aio.ServerInterceptor):
         serve = handler.unary_stream if streams else handler.unary_unary
         parse = handler.request_deserializer
 
-        async def behavior(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> object:
+        async def behavior(_: object, context: grpc.aio.ServicerContext[Any, Any]) -> object:
             call = Call(method=method, streams=streams, context=context)
-            return await self._run(call, lambda: serve(_parse(parse, data), call))
 
+            async def answer() -> object:
+                return await serve(_parse(parse, await call.read_request(REQUEST_SECONDS)), call)
+
+            return await self._run(call, answer)
+
+        # On the wire a call with one request is a stream of one. To gRPC's runtime it is the shape
+        # that starts the handler first, and lets it decide whether to read.
         make: Any = (
-            grpc.unary_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
+            grpc.stream_stream_rpc_method_handler
+            if streams
+            else grpc.stream_unary_rpc_method_handler
         )
         wrapped: grpc.RpcMethodHandler[Any, Any] = make(
             behavior, request_deserializer=None, response_serializer=handler.response_serializer

@@ -5,8 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
-import grpc
-
 from federation import limits
 from federation.names import Origin
 from federation.v1.log_service_pb2 import (
@@ -24,7 +22,7 @@ from node.metrics import Metrics
 from node.rpc import follow
 from node.rpc.call import Call
 from node.rpc.readers import Readers
-from node.rpc.status import CallRefusedError
+from node.rpc.status import shutting_down
 from node.rpc.wakeups import Wakeups
 from node.serving import Cursor
 from node.store.connection import Store
@@ -89,9 +87,7 @@ class LogServicer(LogServiceServicer):
                 await call.write(FollowResponse(heartbeat=Heartbeat(sent_ms=self._clock.now_ms())))
                 # Looks at the store again even if no wake-up came: one may have been lost.
                 seen = -1
-        raise CallRefusedError(
-            grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", "this node is shutting down"
-        )
+        raise shutting_down()
 
     async def _send_round(self, call: Call, places: list[follow.Place]) -> None:
         """Send one frame of each list that has more: none waits for another to catch up."""

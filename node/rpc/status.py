@@ -45,6 +45,13 @@ class CallRefusedError(NodeError):
         self.retry_seconds = retry_seconds
 
 
+def shutting_down() -> CallRefusedError:
+    """Return how a stream ends when this node goes."""
+    return CallRefusedError(
+        grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", "this node is shutting down"
+    )
+
+
 def describe(error: Exception) -> CallRefusedError | None:
     """Return what a peer is told about an error; None for one that nobody foresaw."""
     match error:
