@@ -78,7 +78,10 @@ def _fixed(results: Results) -> list[str]:
         (title, spread(results.values(name), milliseconds, " ms"))
         for name, title in (
             ("start", "`hashfed sync --help`: start of Python and imports"),
-            ("sync.idle", "`hashfed sync` with nothing new: start, connection, TLS, answer, a second of checks"),
+            (
+                "sync.idle",
+                "`hashfed sync` with nothing new: start, connection, TLS, answer, a second of checks",
+            ),
             ("sync.accept.wall", "`hashfed sync`, first sync: until all is durable and found"),
             ("sync.wall", "`hashfed sync`, first sync: whole process"),
         )
