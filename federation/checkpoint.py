@@ -142,6 +142,19 @@ def open_checkpoint(data: bytes, origin: str, verifiers: Iterable[Verifier]) -> 
     return checkpoint
 
 
+def read_checkpoint(data: bytes) -> Checkpoint:
+    """Return what the note of a checkpoint says, which was verified before.
+
+    Args:
+        data: the bytes of the note.
+
+    Raises:
+        MalformedError: it is not the note of a checkpoint (reason `CHECKPOINT_MALFORMED`).
+    """
+    text, _, _ = data.rpartition(b"\n\n")
+    return Checkpoint.parse(text + b"\n")
+
+
 def _check_origin(origin: str) -> None:
     if not isinstance(origin, str) or not origin or _CONTROL.search(origin):
         raise _malformed(f"origin must be one line that is not empty: got {origin!r}")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from federation.checkpoint import Checkpoint
+from federation.checkpoint import read_checkpoint
 from federation.errors import FederationError
 from federation.names import Origin
 from federation.replica import SignedDelta
@@ -119,8 +119,7 @@ def root_at(store: Store, record: ListRecord, size: int) -> bytes:
     held = log.load_record(store.connection, record.list, size - 1)
     if held is None:
         raise DamageError(f"position {size - 1} of {record.origin} is missing")
-    text, _, _ = held.checkpoint.rpartition(b"\n\n")
-    return Checkpoint.parse(text.decode() + "\n").root_hash
+    return read_checkpoint(held.checkpoint).root_hash
 
 
 def _available(store: Store, caller: str, origin: str) -> ListRecord | None:

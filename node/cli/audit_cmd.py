@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from itertools import chain
 
 import click
 
+from federation.checkpoint import read_checkpoint
 from federation.entry import Operation, OpKind
 from federation.errors import FederationError
 from node import administering, auditing, exporting
@@ -166,7 +168,7 @@ def _emit_version(number: int, version: Provenance) -> None:
 
 
 def _root(version: Provenance) -> str:
-    return version.checkpoint.split(b"\n")[2].decode()
+    return b64encode(read_checkpoint(version.checkpoint).root_hash).decode()
 
 
 # --- log and diff -----------------------------------------------------------------------------

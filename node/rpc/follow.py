@@ -12,7 +12,7 @@ from typing import Final
 import grpc
 
 from federation import limits, wire
-from federation.checkpoint import Checkpoint
+from federation.checkpoint import read_checkpoint
 from federation.v1 import delta_pb2
 from federation.v1.log_service_pb2 import FollowRequest, FollowResponse, Frame, Opening
 from federation.v1.log_service_pb2 import Outcome as WireOutcome
@@ -131,8 +131,7 @@ def read(store: Store, caller: Caller, place: Place) -> FollowResponse | None:
     if not deltas:
         place.behind = False
         return None
-    text, _, _ = deltas[-1].checkpoint.rpartition(b"\n\n")
-    newest = Checkpoint.parse(text + b"\n")
+    newest = read_checkpoint(deltas[-1].checkpoint)
     place.cursor = replace(cursor, size=newest.size, root_hash=newest.root_hash)
     return FollowResponse(
         frame=Frame(

@@ -80,7 +80,7 @@ def _fixed(results: Results) -> list[str]:
             ("start", "`hashfed sync --help`: start of Python and imports"),
             (
                 "sync.idle",
-                "`hashfed sync` with nothing new: start, connection, TLS, answer, a second of checks",
+                "`hashfed sync` with nothing new: start, TLS, answer, a second of checks",
             ),
             ("sync.accept.wall", "`hashfed sync`, first sync: until all is durable and found"),
             ("sync.wall", "`hashfed sync`, first sync: whole process"),
