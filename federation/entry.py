@@ -102,7 +102,7 @@ class EntryId:
         return cls(fingerprint.type, fingerprint.digest)
 
     def format(self) -> str:
-        """Return the one text of this id; `parse` reads it back."""
+        """Return the one text of this id; `parse` reads it back if its hash type is registered."""
         return Fingerprint(self.type, self.key).format() if self.type else self.key.decode()
 
     def __str__(self) -> str:

@@ -62,9 +62,6 @@ MAX_NOTE_BYTES: Final = 64 * 1024
 MAX_NOTE_SIGNATURES: Final = 100
 """Signature lines of a note: signed-note asks for at least 16; Go's verifier refuses over 100."""
 
-MAX_PROOF_HASHES: Final = 63
-"""Hashes of an inclusion or consistency proof: a tree has fewer than 2^63 leaves."""
-
 MAX_DOCUMENT_BYTES: Final = 64 * 1024
 """Bytes of an org root or a list charter with its envelope."""
 

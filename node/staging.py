@@ -124,8 +124,6 @@ class Batch:
 _StagedRow = tuple[bytes, int, bytes]
 """Key, shape, content, as they are stored."""
 
-_ANY_EDIT: Final = 2**63 - 1
-
 
 def key_prefix(shape: Shape) -> bytes:
     """Return what stands before the digest or id in the keys of a shape's entries."""
@@ -153,14 +151,6 @@ def to_row(packed: PackedOp) -> Row:
     """Return the row of an operation."""
     shape, record, annotation = packed
     return Row(key_of(packed), shape, record[shape.key_width :] + annotation.canonical())
-
-
-def from_row(row: Row) -> PackedOp:
-    """Return the operation of a row."""
-    key, shape, content = row
-    width = shape.record_width - shape.key_width
-    record = key[len(key) - shape.key_width :] + content[:width]
-    return PackedOp(shape, record, parse_annotation(content[width:]))
 
 
 def parse_annotation(data: bytes) -> Annotation:
@@ -247,12 +237,6 @@ class Staging:
                     found[key] = Row(key, self._shape(code), content)
         return found
 
-    def iter_packed(self) -> Iterator[PackedOp]:
-        """Yield every staged operation, by ascending key."""
-        for page in self._iter_pages():
-            for key, shape, content in page:
-                yield from_row(Row(key, self._shape(shape), content))
-
     def iter_batches(self, max_ops: int, max_bytes: int) -> Iterator[Batch]:
         """Yield staged operations by ascending key, in batches; they stay staged.
 
@@ -335,7 +319,7 @@ class Staging:
                     connection.execute("ROLLBACK")
                 raise
 
-    def _iter_pages(self, newest: int = _ANY_EDIT) -> Iterator[list[_StagedRow]]:
+    def _iter_pages(self, newest: int) -> Iterator[list[_StagedRow]]:
         """Yield the rows of edits up to `newest`, in pages: no lock is held between."""
         after = b""
         while page := self._read_page(after, newest):

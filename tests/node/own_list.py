@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterable
 from pathlib import Path
 
+from federation.body import unpack
 from federation.entry import EntryId, Operation
 from federation.names import Origin
 from federation.orgroot import Role
@@ -99,3 +100,10 @@ class OwnList:
 def to_lines(operations: Iterable[Operation]) -> str:
     """Return operations as JSON Lines."""
     return "".join(f"{format_change(operation)}\n" for operation in operations)
+
+
+def read_staged(staging: Staging) -> list[Operation]:
+    """Return every staged operation, by ascending key."""
+    return [
+        unpack(packed) for batch in staging.iter_batches(1_000, 10**6) for packed in batch.packed
+    ]

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from federation.body import pack, unpack
+from federation.body import pack
 from federation.entry import Annotation, Cause, EntryId, Operation, OpKind
 from federation.fingerprint import Fingerprint
 from node import settling
@@ -31,7 +31,7 @@ from node.sorting import Sorter
 from node.staging import Staging, key_of
 from node.store import registry
 from tests.federation.worlds import assertion, digest, fingerprint, pin_root
-from tests.node.own_list import ORIGIN, OwnList, to_lines
+from tests.node.own_list import ORIGIN, OwnList, read_staged, to_lines
 from tests.node.texts import assertions, operations
 
 
@@ -43,8 +43,7 @@ def own(tmp_path: Path) -> Iterator[OwnList]:
 
 
 def staged(own: OwnList) -> dict[EntryId, Operation]:
-    drawn = [unpack(packed) for packed in own.staging.iter_packed()]
-    return {operation.entry: operation for operation in drawn}
+    return {operation.entry: operation for operation in read_staged(own.staging)}
 
 
 def retraction(number: int, cause: Cause = Cause.WITHDRAWN) -> Operation:
@@ -409,7 +408,7 @@ def test_a_killed_import_leaves_what_was_staged(tmp_path: Path, large_csv: Path,
     process.wait()
     process.stdout.close()
     staging = Staging.open(tmp_path / "main.staged")
-    assert [unpack(packed) for packed in staging.iter_packed()] == [assertion(1)]
+    assert read_staged(staging) == [assertion(1)]
     assert staging.count_by_kind() == {OpKind.ASSERT: 1}
     staging.close()
     assert not list(tmp_path.glob("tmp*"))
