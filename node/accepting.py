@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from federation import charter as charters
 from federation import wire
-from federation.errors import FederationError, ForkError, PeerError, Reason
+from federation.errors import FederationError, ForkError, OperationError, PeerError, Reason
 from federation.header import Header
 from federation.names import OrgName, Origin
 from federation.replica import Replica, SignedDelta
@@ -20,6 +20,7 @@ from node.errors import DamageError, UsageError
 from node.store import entries, log, registry
 from node.store.connection import Store, Transaction
 from node.store.registry import FollowState, ListRecord
+from node.store.sqlite import sqlite3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,10 +51,24 @@ def accept(
         UsageError: the list is not followed here.
         StoreError: the store could not be written; nothing of the batch is kept.
     """
-    with store.write("sync", f"{origin} via {via}") as transaction:
-        acceptance = _accept(transaction, _followed(store, origin), deltas, via, clock)
-        if not acceptance.deltas:
-            transaction.abandon()
+    try:
+        with store.write("sync", f"{origin} via {via}") as transaction:
+            acceptance = _accept(transaction, _followed(store, origin), deltas, via, clock)
+            if not acceptance.deltas:
+                transaction.abandon()
+    except DamageError as error:
+        if not isinstance(error.__cause__, sqlite3.IntegrityError):
+            raise
+        # The index of this list and its deltas do not fit each other: whether a fault of this
+        # program or damage, one list must not keep the node from all others.
+        acceptance = Acceptance(
+            size=_followed(store, origin).log.size,
+            deltas=0,
+            ops=0,
+            error=OperationError(
+                f"deltas of {origin} do not fit the index here: run 'hashfed fsck' ({error})"
+            ),
+        )
     if acceptance.error is not None:
         park(store, origin, acceptance.error, clock=clock)
     return acceptance

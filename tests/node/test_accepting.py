@@ -160,6 +160,27 @@ def test_a_second_history_freezes_the_list_where_it_is(
     assert followed.status(publisher.origin).head == 7
 
 
+def test_an_index_that_does_not_fit_parks_its_list_and_not_the_node(
+    followed: FollowedLists, publisher: Publisher
+) -> None:
+    followed.accept(publisher.origin, publisher.log)
+    before = followed.record(publisher.origin)
+    position = before.log.size
+    publisher.publish(assertion(901))
+    # As a fault of the index would leave it: the row that the next delta is to add is there.
+    with followed.store.note() as connection:
+        connection.execute(
+            "INSERT INTO posting (digest, kind, list, position, row, op) "
+            "SELECT ?, 2 * code + 1, ?, ?, 0, 1 FROM hash_type WHERE name = 'sha256'",
+            (assertion(901).entry.key, before.list, position),
+        )
+    acceptance = followed.accept(publisher.origin, publisher.log[position:])
+    assert (acceptance.size, acceptance.deltas) == (position, 0)
+    assert acceptance.error is not None
+    assert followed.record(publisher.origin) == before
+    assert followed.status(publisher.origin).state is FollowState.QUARANTINED
+
+
 def test_only_a_followed_list_is_accepted(followed: FollowedLists, publisher: Publisher) -> None:
     unknown = Origin.parse("hotline.example/unknown")
     with pytest.raises(UsageError, match="is not followed here"):
