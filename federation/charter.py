@@ -12,7 +12,7 @@ from typing import Final
 
 from federation import limits
 from federation.dsse import Envelope
-from federation.errors import LimitError, MalformedError, Reason, SequenceError, SignatureError
+from federation.errors import LimitError, MalformedError, Reason, SequenceError
 from federation.names import OrgName, Origin, parse_org
 from federation.orgroot import OrgRoot, Role
 
@@ -89,15 +89,13 @@ def verify_charter(
         newest: the version that this node holds; 0 for none.
 
     Raises:
-        MalformedError, LimitError: as `Charter.check`.
+        MalformedError, LimitError: as `Charter.check`; FORMAT_UNSUPPORTED, another type of object.
         SignatureError: not signed by the owner's publisher keys.
         SequenceError: ORIGIN_MISMATCH, of another list; CHARTER_ROLLBACK, older than `newest`.
     """
     charter.check()
-    if envelope.payload_type != MEDIA_TYPE:
-        raise SignatureError(f"charter: got an object of type {envelope.payload_type!r}")
     keys = root.roles[Role.PUBLISHER]
-    envelope.verify(keys.by_id, keys.threshold)
+    envelope.verify(keys.by_id, keys.threshold, payload_type=MEDIA_TYPE)
     if charter.origin != origin:
         raise SequenceError(
             f"charter: got one of {charter.origin}, need {origin}", reason=Reason.ORIGIN_MISMATCH

@@ -57,7 +57,7 @@ MAX_HASH_TYPE_BYTES: Final = 31
 
 # --- signed documents -------------------------------------------------------------------------
 MAX_NOTE_BYTES: Final = 64 * 1024
-"""Bytes of a signed note. A checkpoint with a hundred cosignatures has about 20 KiB."""
+"""Bytes of a signed note. A checkpoint with a hundred cosignatures has under 20 KiB."""
 
 MAX_NOTE_SIGNATURES: Final = 100
 """Signature lines of a note: signed-note asks for at least 16; Go's verifier refuses over 100."""

@@ -150,12 +150,11 @@ def pin(document: OrgRoot, envelope: Envelope) -> PinnedRoot:
         envelope: the signed bytes.
 
     Raises:
-        MalformedError, KeyRefusedError, LimitError: as `OrgRoot.check`.
-        SignatureError: another payload type, or fewer signatures than the threshold.
+        MalformedError, KeyRefusedError, LimitError: as `OrgRoot.check`; FORMAT_UNSUPPORTED, another
+            type of object.
+        SignatureError: fewer signatures than the threshold.
     """
     document.check()
-    if envelope.payload_type != MEDIA_TYPE:
-        raise SignatureError(f"org root: got an object of type {envelope.payload_type!r}")
     keys = document.roles[Role.ROOT]
-    payload = envelope.verify(keys.by_id, keys.threshold)
+    payload = envelope.verify(keys.by_id, keys.threshold, payload_type=MEDIA_TYPE)
     return PinnedRoot(document=document, envelope=envelope, hash=sha256(payload).digest())

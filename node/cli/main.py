@@ -48,7 +48,7 @@ COMMANDS: Final = {
     "doctor": "upkeep_cmd",
 }
 """Each command and the module that it is in; a module is imported when it is needed, since what
-`sync` needs would make every `lookup` start three times as slow."""
+`sync` needs would slow down the start of every `lookup`."""
 
 
 class _Commands(click.Group):

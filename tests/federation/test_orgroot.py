@@ -99,8 +99,9 @@ def test_a_stranger_can_add_nothing_and_spoil_nothing() -> None:
 def test_a_signature_over_another_type_does_not_count() -> None:
     payload = wire.encode_org_root(two_of_three())
     signed = seal(charter.MEDIA_TYPE, payload, *ROOTS)
-    with pytest.raises(SignatureError):
+    with pytest.raises(MalformedError) as caught:
         wire.open_org_root(wire.encode_envelope(signed))
+    assert caught.value.reason is Reason.FORMAT_UNSUPPORTED
     with pytest.raises(SignatureError):
         wire.open_org_root(wire.encode_envelope(replace(signed, payload_type=MEDIA_TYPE)))
 
