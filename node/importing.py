@@ -20,7 +20,8 @@ from node.csvfile import CsvReader
 from node.errors import UsageError
 from node.settling import Effect, Pile, Refusal, Settlement
 from node.sources import MAX_LINE_BYTES, Source, open_source
-from node.staging import Staging, key_of
+from node.stagedrow import key_of
+from node.staging import Staging
 from node.store import entries, log
 from node.store.connection import Store
 from node.store.registry import ListRecord

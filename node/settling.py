@@ -27,16 +27,8 @@ from federation.errors import FederationError, LimitError, OperationError, Reaso
 from federation.merge import Prior
 from node.csvfile import merge_labels
 from node.sorting import Sorter
-from node.staging import (
-    Edit,
-    Row,
-    Staging,
-    key_prefix,
-    key_width,
-    parse_annotation,
-    prefix_width,
-    to_row,
-)
+from node.stagedrow import Row, key_prefix, key_width, parse_annotation, prefix_width, to_row
+from node.staging import Edit, Staging
 from node.store import compare, log, registry
 from node.store.connection import Store
 from node.store.registry import ListRecord

@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Final, NamedTuple, Self
+from typing import Final, Self
 
 from federation.body import PackedOp, Shape
-from federation.entry import Annotation, Cause, OpKind
+from federation.entry import Annotation, OpKind
 from node.errors import DamageError, StoreError
+from node.stagedrow import Row, key_prefix, parse_annotation
 from node.store.sqlite import sqlite3, sqlite_errors
 
 _DAMAGED: Final = "what was staged there is lost: remove the file and import again"
@@ -71,20 +72,6 @@ _INSERT_NUMBERS: Final = (
 )
 
 
-class Row(NamedTuple):
-    """An operation as rows are compared and kept: equal rows are equal operations.
-
-    Attributes:
-        key: the entry's name (`key_of`).
-        shape: the operation's shape.
-        content: the record behind the entry's key, then the canonical bytes of the annotation.
-    """
-
-    key: bytes
-    shape: Shape
-    content: bytes
-
-
 @dataclass(frozen=True, slots=True)
 class Extent:
     """Names staged operations: all between two keys that edits up to one had staged.
@@ -123,49 +110,6 @@ class Batch:
 
 _StagedRow = tuple[bytes, int, bytes]
 """Key, shape, content, as they are stored."""
-
-
-def key_prefix(shape: Shape) -> bytes:
-    """Return what stands before the digest or id in the keys of a shape's entries."""
-    return shape.key_type.encode() + b"\0" + shape.key_width.to_bytes(4)
-
-
-def key_of(packed: PackedOp) -> bytes:
-    """Return the key of an operation's entry: hash type, NUL, length (4 bytes), digest or id."""
-    shape = packed.shape
-    return key_prefix(shape) + packed.record[: shape.key_width]
-
-
-def prefix_width(data: bytes) -> int:
-    """Return how many bytes, at the start of `data`, are a key's part before the digest or id."""
-    return data.index(0) + 5
-
-
-def key_width(data: bytes) -> int:
-    """Return how many bytes, at the start of `data`, are a key."""
-    start = prefix_width(data)
-    return start + int.from_bytes(data[start - 4 : start])
-
-
-def to_row(packed: PackedOp) -> Row:
-    """Return the row of an operation."""
-    shape, record, annotation = packed
-    return Row(key_of(packed), shape, record[shape.key_width :] + annotation.canonical())
-
-
-def parse_annotation(data: bytes) -> Annotation:
-    """Parse what `Annotation.canonical` returned."""
-    at = 2
-    labels = []
-    for _ in range(data[1]):
-        labels.append(data[at + 1 : at + 1 + data[at]].decode())
-        at += 1 + data[at]
-    stop = at + 2 + int.from_bytes(data[at : at + 2])
-    reason = data[at + 2 : stop].decode()
-    vocabulary = data[stop + 1 :].decode()
-    return Annotation(
-        labels=tuple(labels), reason=reason, vocabulary=vocabulary, cause=Cause(data[0])
-    )
 
 
 class Staging:

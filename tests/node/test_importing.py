@@ -28,7 +28,8 @@ from node.errors import UsageError
 from node.importing import import_changes, stage_operations, stage_retraction
 from node.settling import Effect
 from node.sorting import Sorter
-from node.staging import Staging, key_of
+from node.stagedrow import key_of
+from node.staging import Staging
 from node.store import registry
 from tests.federation.worlds import assertion, digest, fingerprint, pin_root
 from tests.node.own_list import ORIGIN, OwnList, read_staged, to_lines

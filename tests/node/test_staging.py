@@ -16,7 +16,8 @@ from federation.body import PackedOp, pack, unpack
 from federation.entry import Annotation, Cause, EntryId, Operation, OpKind
 from federation.fingerprint import Fingerprint
 from node.errors import DamageError, LockedError, StoreError
-from node.staging import Row, Staging, key_of, parse_annotation, to_row
+from node.stagedrow import Row, key_of, parse_annotation, to_row
+from node.staging import Staging
 from node.store.sqlite import sqlite3
 from tests.federation.worlds import assertion, digest, fingerprint
 from tests.node.own_list import read_staged
