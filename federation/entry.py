@@ -150,6 +150,31 @@ class Annotation:
         if kind is OpKind.PURGE and self.reason:
             raise OperationError("a purge gives no reason: it is to leave nothing behind")
 
+    @classmethod
+    def parse(cls, data: bytes) -> Annotation:
+        """Parse canonical bytes; `check` has to look at what they say.
+
+        Raises:
+            OperationError: not the canonical bytes of any annotation.
+        """
+        try:
+            at = 2
+            labels = []
+            for _ in range(data[1]):
+                labels.append(data[at + 1 : at + 1 + data[at]].decode())
+                at += 1 + data[at]
+            stop = at + 2 + int.from_bytes(data[at : at + 2])
+            reason = data[at + 2 : stop].decode()
+            vocabulary = data[stop + 1 :].decode()
+            annotation = cls(
+                labels=tuple(labels), reason=reason, vocabulary=vocabulary, cause=Cause(data[0])
+            )
+            if annotation.canonical() == data:
+                return annotation
+        except (IndexError, ValueError, OverflowError) as error:
+            raise OperationError("an annotation's bytes end early or are no text") from error
+        raise OperationError("an annotation is not in its canonical form")
+
     def canonical(self) -> bytes:
         """Return the bytes that stand for this annotation in an op's leaf (docs/spec/delta.md)."""
         labels = [label.encode() for label in self.labels]

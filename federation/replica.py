@@ -19,10 +19,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from federation import header as headers
-from federation import limits, wire
+from federation import limits, merkle, wire
 from federation.body import Body
 from federation.checkpoint import open_checkpoint
 from federation.errors import (
@@ -37,19 +37,22 @@ from federation.errors import (
     SignatureError,
     UsageError,
 )
-from federation.header import Header
+from federation.header import Header, LeafKind
 from federation.merge import Prior, merge
 from federation.merkle import CompactRange
 from federation.names import Origin
 from federation.orgroot import PinnedRoot
+from federation.snapshot import Snapshot, SnapshotOffer, check_buckets
+
+_NO_OPERATIONS: Final = Body(b"", (), ())
 
 
 class SignedDelta(NamedTuple):
-    """A delta as it travels and is kept: exact bytes, never re-encoded.
+    """A leaf of a log as it travels and is kept: exact bytes, never re-encoded.
 
     Attributes:
         header: the signed record (`federation.header`).
-        body: the serialized body (`federation.wire`).
+        body: the serialized body (`federation.wire`); empty for a snapshot's leaf.
         checkpoint: the signed note of the log's size right after this delta.
     """
 
@@ -93,15 +96,20 @@ class LogState:
         return self.frontier.size
 
     def after(self, header: Header, record: bytes) -> LogState:
-        """Return the state after one more delta."""
-        leaf = headers.leaf_hash(record)
-        return LogState(
-            frontier=self.frontier.append(leaf),
-            last_leaf=leaf,
-            last_time_ms=header.time_ms,
-            live_count=header.live_count,
-            state_digest=header.state_digest,
-        )
+        """Return the state after one more leaf."""
+        return _state_at(header, record, self.frontier)
+
+
+def _state_at(header: Header, record: bytes, before: CompactRange) -> LogState:
+    """Return where a log stands after a leaf, given its tree before that leaf."""
+    leaf = headers.leaf_hash(record)
+    return LogState(
+        frontier=before.append(leaf),
+        last_leaf=leaf,
+        last_time_ms=header.time_ms,
+        live_count=header.live_count,
+        state_digest=header.state_digest,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +119,7 @@ class Candidate:
     Attributes:
         signed: the exact bytes.
         header: the header.
-        body: the operations, well formed.
+        body: the operations, well formed; none of a snapshot's leaf.
         state: where the log stands after it.
     """
 
@@ -156,7 +164,11 @@ class Replica:
                 f"position {header.position}: the body is not the one that was signed",
                 reason=Reason.BODY_DIGEST_MISMATCH,
             )
-        body = self._open_body(header, delta.body)
+        if header.kind is LeafKind.SNAPSHOT:
+            self._check_unchanged(header)
+            body = _NO_OPERATIONS
+        else:
+            body = self._open_body(header, delta.body)
         return Candidate(signed=delta, header=header, body=body, state=state)
 
     def conclude(self, candidate: Candidate, prior: Mapping[int, Prior]) -> LogState:
@@ -201,6 +213,74 @@ class Replica:
             f"position {header.position} of {self.origin} is signed twice, for different deltas"
         )
 
+    # --- snapshots ----------------------------------------------------------------------------
+
+    def receive_snapshot(self, offer: SnapshotOffer, *, now_ms: int) -> Snapshot:
+        """Check a snapshot that takes the place of deltas not held. Its buckets are still to come.
+
+        Args:
+            offer: the snapshot without its buckets, with the proof from this replica's size.
+            now_ms: the time, in milliseconds since 1970-01-01T00:00:00Z.
+
+        Raises:
+            PeerError: a check failed; `reason` says which. The replica is as it was.
+        """
+        header = Header.parse(offer.header)
+        if header.kind is not LeafKind.SNAPSHOT:
+            raise MalformedError(
+                f"position {header.position} is no snapshot", reason=Reason.SNAPSHOT_MISMATCH
+            )
+        self._check_signer(header, offer.header)
+        if header.position < self.state.size:
+            raise SequenceError(
+                f"a snapshot at position {header.position}, at size {self.state.size}",
+                reason=Reason.POSITION_REPEATED,
+            )
+        self._check_time(header, now_ms)
+        before = CompactRange.decode(header.position, offer.frontier)
+        state = _state_at(header, offer.header, before)
+        self._check_checkpoint(offer.checkpoint, state)
+        if self.state.size:
+            merkle.verify_consistency(
+                self.state.size,
+                state.size,
+                offer.consistency,
+                self.state.frontier.root(),
+                state.frontier.root(),
+            )
+        hashes = check_buckets(header, offer.bucket_hashes)
+        return Snapshot(offer=offer, header=header, before=before, bucket_hashes=hashes)
+
+    def adopt(self, snapshot: Snapshot, live_count: int) -> LogState:
+        """Go on from a snapshot, all of whose buckets are held.
+
+        Args:
+            snapshot: what `receive_snapshot` returned.
+            live_count: how many entries the buckets have.
+
+        Raises:
+            OperationError: LIVE_COUNT_MISMATCH, not as many as its header says.
+        """
+        if live_count != snapshot.header.live_count:
+            raise OperationError(
+                f"the snapshot at position {snapshot.position} has {live_count} entries, "
+                f"{snapshot.header.live_count} signed",
+                reason=Reason.LIVE_COUNT_MISMATCH,
+            )
+        self.state = _state_at(snapshot.header, snapshot.offer.header, snapshot.before)
+        return self.state
+
+    def _check_unchanged(self, header: Header) -> None:
+        """Check that a snapshot's leaf leaves the live set as the delta before it did."""
+        if header.state_digest != self.state.state_digest:
+            raise ProofError(
+                f"position {header.position}: a snapshot with another state digest than the "
+                "leaf before it",
+                reason=Reason.STATE_DIGEST_MISMATCH,
+            )
+
+    # --- checks -------------------------------------------------------------------------------
+
     @staticmethod
     def _check_sizes(delta: SignedDelta) -> None:
         for what, data, bound in (
@@ -242,14 +322,18 @@ class Replica:
                 "than the one held here",
                 reason=Reason.PREVIOUS_MISMATCH,
             )
+        self._check_time(header, now_ms)
+
+    def _check_time(self, header: Header, now_ms: int) -> None:
+        position = header.position
         if header.time_ms < self.state.last_time_ms:
             raise SequenceError(
-                f"position {size} is signed for an earlier time than the one before",
+                f"position {position} is signed for an earlier time than the one before",
                 reason=Reason.TIME_BACKWARDS,
             )
         if header.time_ms > now_ms + limits.MAX_CLOCK_SKEW_MS:
             raise SequenceError(
-                f"position {size} is signed for {header.time_ms - now_ms} ms from now: "
+                f"position {position} is signed for {header.time_ms - now_ms} ms from now: "
                 "one of the two clocks is wrong",
                 reason=Reason.TIME_IN_FUTURE,
             )
