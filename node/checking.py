@@ -21,7 +21,7 @@ from federation.orgroot import PinnedRoot
 from federation.replica import LogState, Replica, SignedDelta
 from node.clock import Clock
 from node.errors import DamageError
-from node.store import entries, history, log, registry
+from node.store import entries, history, log, registry, runs
 from node.store.connection import Store
 from node.store.registry import FollowState, ListRecord
 from node.store.sqlite import sqlite3
@@ -151,6 +151,7 @@ def fsck(
             expected += check.rows
             lost = lost or check.lost
         yield from _guarded("", _check_intervals(connection, origins, expected))
+        yield from _guarded("", _check_runs(connection))
         if not lost:
             yield from _guarded("", _check_rows(connection, expected))
 
@@ -183,6 +184,15 @@ def _check_intervals(
                 message=f"index: until when row {interval.row} was in force is not what follows "
                 "from the operations on its entry",
             )
+
+
+def _check_runs(connection: sqlite3.Connection) -> Iterator[Damage]:
+    for run, recorded, found in runs.iter_miscounted(connection):
+        yield Damage(
+            origin="",
+            position=None,
+            message=f"index: got {found} rows in run {run}, recorded {recorded}",
+        )
 
 
 def _check_rows(connection: sqlite3.Connection, expected: Counter[str]) -> Iterator[Damage]:

@@ -15,6 +15,7 @@ from node.cli.context import Context, json_option, pass_context
 from node.cli.progress import progress
 from node.config import LogLevel
 from node.errors import NodeError
+from node.store import runs
 from node.sync.client import OfferedList, TlsIdentity, fetch_logs, open_channel
 from node.sync.intake import Progress
 from node.sync.scheduler import sync_once
@@ -23,8 +24,9 @@ from node.sync.writer import Writer
 
 EXIT_PARTLY = 3
 
-_CHECK_SECONDS: Final = 1.0
-"""How long a `sync` checks ops trees after it has caught up; the next one goes on from there."""
+_BEHIND_SECONDS: Final = 1.0
+"""How long a `sync` merges the index, and checks ops trees, after it has caught up; the next one
+goes on from there."""
 
 
 def _tls_identity(context: Context) -> TlsIdentity:
@@ -74,7 +76,8 @@ def sync(context: Context, lists: tuple[str, ...]) -> None:
             writer.close()
     seconds = time.monotonic() - started
     with context.store() as store:
-        checking.check_behind(store, _CHECK_SECONDS, clock=context.clock)
+        runs.merge_behind(store, _BEHIND_SECONDS)
+        checking.check_behind(store, _BEHIND_SECONDS, clock=context.clock)
     _report(context, results, seconds)
     failed = [result.error for result in results if result.error is not None]
     if failed:

@@ -14,6 +14,7 @@ from federation.body import Body, Group, cut
 from federation.entry import EntryId, OpKind
 from federation.fingerprint import Fingerprint
 from federation.merge import Prior
+from node.store import runs
 from node.store.connection import Transaction
 from node.store.schema import NUMBERS
 from node.store.sqlite import sqlite3
@@ -21,6 +22,8 @@ from node.store.sqlite import sqlite3
 _ID_TYPE: Final = 0
 _LONGEST_KEY: Final = 64
 _LONG_TAG: Final = bytes(33)
+_SPARSE: Final = 4
+"""Rows of the main run for each new one, at most, where new ones still go straight into it."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -91,8 +94,9 @@ def load_prior(connection: sqlite3.Connection, list_number: int, body: Body) -> 
         width = len(keys) // group.count
         # Ascending positions: the last one read for a row is the newest, and in force.
         for index, position, row, op in connection.execute(
-            """SELECT n.n, p.position, p.row, p.op FROM number AS n CROSS JOIN posting AS p
-            ON p.digest = substr(?1, n.n * ?2 + 1, ?2) AND p.kind = ?3 AND p.list = ?4
+            """SELECT n.n, p.position, p.row, p.op FROM run CROSS JOIN number AS n
+            CROSS JOIN posting AS p ON p.run = run.run
+                AND p.digest = substr(?1, n.n * ?2 + 1, ?2) AND p.kind = ?3 AND p.list = ?4
             WHERE n.n < ?5 ORDER BY n.n, p.position""",
             (keys, width, _key_kind(code), list_number, group.count),
         ):
@@ -112,7 +116,8 @@ def _may_overlap(
     if group.shape.key_width > _LONGEST_KEY:  # Hashes do not ascend as what they are of does.
         return True
     near = connection.execute(
-        "SELECT kind, list FROM posting WHERE digest BETWEEN ? AND ? LIMIT ?",
+        "SELECT kind, list FROM run CROSS JOIN posting USING (run) "
+        "WHERE digest BETWEEN ? AND ? LIMIT ?",
         (keys[:width], keys[-width:], group.count),
     ).fetchall()
     return len(near) == group.count or (_key_kind(code), list_number) in near
@@ -124,8 +129,8 @@ def _index_column(column: bytes, width: int) -> bytes:
     return b"".join([_index_key(digest) for digest in cut(column, width)])
 
 
-_INSERT_ASCENDING: Final = """INSERT INTO posting (digest, kind, list, position, row, op)
-    SELECT substr(?1, n * ?2 + 1, ?2) AS digest, ?3, ?4, ?5, ?6 + n, ?7
+_INSERT_ASCENDING: Final = """INSERT INTO posting (run, digest, kind, list, position, row, op)
+    SELECT ?9, substr(?1, n * ?2 + 1, ?2) AS digest, ?3, ?4, ?5, ?6 + n, ?7
     FROM number WHERE n < ?8 ORDER BY n"""
 _INSERT: Final = _INSERT_ASCENDING.removesuffix("n") + "digest"
 
@@ -139,11 +144,19 @@ def index_body(
 ) -> None:
     """Put a delta's operations in force, and in the index."""
     connection = transaction.connection
+    added = 0
     for group, keys, kind in _index_columns(connection, body, _ensure_type_code):
         # In the order of the digests, since the index is a tree by digest. Those that name entries
         # ascend as they stand.
+        ascending = bool(kind % 2) and group.shape.key_width <= _LONGEST_KEY
+        if _is_dense(connection, keys, group.count, ascending=ascending):
+            run = runs.MAIN
+        else:
+            run = runs.open_run(transaction)
+            added += group.count
+        runs.count_rows(connection, run, group.count)
         connection.execute(
-            _INSERT_ASCENDING if kind % 2 and group.shape.key_width <= _LONGEST_KEY else _INSERT,
+            _INSERT_ASCENDING if ascending else _INSERT,
             (
                 keys,
                 len(keys) // group.count,
@@ -153,8 +166,11 @@ def index_body(
                 group.first_row,
                 group.shape.kind,
                 group.count,
+                run,
             ),
         )
+    if added:
+        runs.merge_overdue(transaction, added)
     if prior:
         connection.executemany(
             "INSERT INTO superseded (list, position, row, op, by_position, by_row) "
@@ -164,6 +180,23 @@ def index_body(
                 for row, before in prior.items()
             ),
         )
+
+
+def _is_dense(connection: sqlite3.Connection, keys: bytes, count: int, *, ascending: bool) -> bool:
+    """Say whether keys fall on few pages of the main run, as they do where it has few others.
+
+    Keys that do not ascend are taken for spread over all of it.
+    """
+    most = _SPARSE * count
+    if not ascending:
+        return runs.count_main(connection) <= most
+    width = len(keys) // count
+    (near,) = connection.execute(
+        "SELECT count(*) FROM (SELECT 1 FROM posting WHERE run = ? AND digest BETWEEN ? AND ? "
+        "LIMIT ?)",
+        (runs.MAIN, keys[:width], keys[-width:], most + 1),
+    ).fetchone()
+    return bool(near <= most)
 
 
 def _index_columns(
@@ -189,9 +222,9 @@ def check_index(
     for group, keys, kind in _index_columns(connection, body, _type_code):
         expected += group.count
         (rows,) = connection.execute(
-            """SELECT count(*) FROM number AS n CROSS JOIN posting AS p
-            ON p.digest = substr(?1, n.n * ?2 + 1, ?2) AND p.kind = ?3 AND p.list = ?4
-                AND p.position = ?5 AND p.row = ?6 + n.n AND p.op = ?7
+            """SELECT count(DISTINCT n.n) FROM run CROSS JOIN number AS n CROSS JOIN posting AS p
+            ON p.run = run.run AND p.digest = substr(?1, n.n * ?2 + 1, ?2) AND p.kind = ?3
+                AND p.list = ?4 AND p.position = ?5 AND p.row = ?6 + n.n AND p.op = ?7
             WHERE n.n < ?8""",
             (
                 keys,
@@ -235,7 +268,7 @@ def find_fingerprint(connection: sqlite3.Connection, fingerprint: Fingerprint) -
     return sorted(
         Place(*row)
         for row in connection.execute(
-            """SELECT p.list, p.position, p.row FROM posting AS p
+            """SELECT p.list, p.position, p.row FROM run CROSS JOIN posting AS p USING (run)
             LEFT JOIN superseded AS s USING (list, position, row)
             WHERE p.digest = ? AND p.kind IN (?, ?) AND p.op = ? AND s.list IS NULL""",
             (_index_key(fingerprint.digest), 2 * code, 2 * code + 1, OpKind.ASSERT),
@@ -262,8 +295,9 @@ def find_many(
         some = ordered[start : start + NUMBERS]
         width = len(some[0][0])
         for index, *place in connection.execute(
-            """SELECT n.n, p.list, p.position, p.row FROM number AS n CROSS JOIN posting AS p
-            ON p.digest = substr(?1, n.n * ?2 + 1, ?2) AND p.kind IN (?3, ?3 + 1)
+            """SELECT n.n, p.list, p.position, p.row FROM run CROSS JOIN number AS n
+            CROSS JOIN posting AS p ON p.run = run.run
+                AND p.digest = substr(?1, n.n * ?2 + 1, ?2) AND p.kind IN (?3, ?3 + 1)
             LEFT JOIN superseded AS s USING (list, position, row)
             WHERE n.n < ?4 AND p.op = ?5 AND s.list IS NULL""",
             (b"".join([key for key, _ in some]), width, 2 * code, len(some), OpKind.ASSERT),
@@ -281,7 +315,8 @@ def find_entries(
     return [
         Place(*row)
         for row in connection.execute(
-            "SELECT list, position, row FROM posting WHERE digest = ? AND kind IN (?, ?) "
+            "SELECT list, position, row FROM run CROSS JOIN posting USING (run) "
+            "WHERE digest = ? AND kind IN (?, ?) "
             "AND list = ? AND op = ? ORDER BY position, row",
             (_index_key(fingerprint.digest), 2 * code, 2 * code + 1, list_number, OpKind.ASSERT),
         )
@@ -298,7 +333,8 @@ def load_versions(
     return [
         Version(Place(list_number, position, row), OpKind(op), until)
         for position, row, op, until in connection.execute(
-            """SELECT p.position, p.row, p.op, s.by_position FROM posting AS p
+            """SELECT p.position, p.row, p.op, s.by_position
+            FROM run CROSS JOIN posting AS p USING (run)
             LEFT JOIN superseded AS s USING (list, position, row)
             WHERE p.digest = ? AND p.kind = ? AND p.list = ? ORDER BY p.position""",
             (_index_key(entry.key), _key_kind(code), list_number),

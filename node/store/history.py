@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from federation.entry import Operation, OpKind
-from node.store import log
+from node.store import log, runs
 from node.store.sqlite import sqlite3
 
 
@@ -100,12 +100,19 @@ def _assertion(bodies: log.Bodies, list_number: int, position: int, row: int) ->
 
 # --- checking ---------------------------------------------------------------------------------
 
-_INTERVALS: Final = """SELECT p.list, p.position, p.row, p.op, p.by_position, p.by_row,
+_INTERVALS: Final = """WITH stated AS (
+        SELECT digest, kind, list, position, row, op FROM posting
+        WHERE run = :main AND kind % 2 = 1
+        UNION ALL
+        SELECT digest, kind, list, position, row, op FROM posting
+        WHERE run < :main AND kind % 2 = 1
+    )
+    SELECT p.list, p.position, p.row, p.op, p.by_position, p.by_row,
     s.op, s.by_position, s.by_row
     FROM (
         SELECT list, position, row, op,
             lead(position) OVER entry AS by_position, lead(row) OVER entry AS by_row
-        FROM posting WHERE kind % 2 = 1
+        FROM stated
         WINDOW entry AS (PARTITION BY digest, kind, list ORDER BY position)
     ) AS p LEFT JOIN superseded AS s USING (list, position, row)
     WHERE p.by_position IS NOT NULL OR s.by_position IS NOT NULL"""
@@ -132,7 +139,9 @@ class Interval:
 
 def iter_intervals(connection: sqlite3.Connection) -> Iterator[Interval]:
     """Yield, for all lists, every operation that is or should be no longer in force."""
-    # In the order of the index, so that nothing is sorted.
-    for number, position, row, op, by_position, by_row, *recorded in connection.execute(_INTERVALS):
+    # In the order of the index, so that little is sorted: what is not in the main run.
+    for number, position, row, op, by_position, by_row, *recorded in connection.execute(
+        _INTERVALS, {"main": runs.MAIN}
+    ):
         derived = [None] * 3 if by_position is None else [op, by_position, by_row]
         yield Interval(number, position, row, recorded[0] is not None, recorded == derived)

@@ -93,17 +93,28 @@ _INITIAL: Final = (
     # Hash types by a small number of this store's own.
     "CREATE TABLE hash_type (code INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT",
     # Where each fingerprint and each entry name was ever stated. `kind` is twice the code of the
-    # hash type, plus one where the fingerprint names the entry; code 0 is an id. Rows are only
-    # ever added: whether an operation is still in force is for `superseded` to say.
+    # hash type, plus one where the fingerprint names the entry; code 0 is an id. Nothing is ever
+    # taken away: whether an operation is still in force is for `superseded` to say.
+    # They stand in runs, each sorted by itself (`node.store.runs`): run 1 and smaller ones.
     """CREATE TABLE posting (
+        run INTEGER NOT NULL,
         digest BLOB NOT NULL,
         kind INTEGER NOT NULL,
         list INTEGER NOT NULL,
         position INTEGER NOT NULL,
         row INTEGER NOT NULL,
         op INTEGER NOT NULL,
-        PRIMARY KEY (digest, kind, list, position, row)
+        PRIMARY KEY (run, digest, kind, list, position, row)
     ) STRICT, WITHOUT ROWID""",
+    # The runs: how many rows each has, the version that began it, whether it is being merged into
+    # the main one.
+    """CREATE TABLE run (
+        run INTEGER PRIMARY KEY,
+        rows INTEGER NOT NULL,
+        version INTEGER NOT NULL,
+        merging INTEGER NOT NULL
+    ) STRICT""",
+    "INSERT INTO run (run, rows, version, merging) VALUES (1, 0, 0, 0)",
     # Operations that are no longer in force, and the ones that took their place. An operation's
     # validity is the interval from its own position to `by_position`.
     """CREATE TABLE superseded (

@@ -44,7 +44,7 @@ def followed(tmp_path: Path, publisher: Publisher) -> Iterator[FollowedLists]:
 
 def contents(followed: FollowedLists) -> list[list[tuple[object, ...]]]:
     """Return all that the store has of lists."""
-    tables = ("list", "delta", "body", "posting", "superseded", "version")
+    tables = ("list", "delta", "body", "posting", "run", "superseded", "version")
     return [
         followed.store.connection.execute(f"SELECT * FROM {table} ORDER BY 1, 2").fetchall()  # noqa: S608
         for table in tables
@@ -170,8 +170,8 @@ def test_an_index_that_does_not_fit_parks_its_list_and_not_the_node(
     # As a fault of the index would leave it: the row that the next delta is to add is there.
     with followed.store.note() as connection:
         connection.execute(
-            "INSERT INTO posting (digest, kind, list, position, row, op) "
-            "SELECT ?, 2 * code + 1, ?, ?, 0, 1 FROM hash_type WHERE name = 'sha256'",
+            "INSERT INTO posting (run, digest, kind, list, position, row, op) "
+            "SELECT 1, ?, 2 * code + 1, ?, ?, 0, 1 FROM hash_type WHERE name = 'sha256'",
             (assertion(901).entry.key, before.list, position),
         )
     acceptance = followed.accept(publisher.origin, publisher.log[position:])

@@ -232,7 +232,7 @@ def test_a_wrong_row_of_the_index_is_found_where_it_is(
 def test_a_row_too_many_in_the_index_is_found(followed: FollowedLists, place: str) -> None:
     _damage(
         followed.store,
-        f"INSERT INTO posting VALUES (zeroblob(32), 3, {place}, 1)",  # noqa: S608
+        f"INSERT INTO posting VALUES (1, zeroblob(32), 3, {place}, 1)",  # noqa: S608
     )
     assert any("rows in posting" in damage.message for damage in _found(followed.store))
 

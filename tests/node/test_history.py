@@ -6,7 +6,8 @@ one says must not show in the other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,10 @@ from node import auditing, checking
 from node.clock import format_ms
 from node.errors import UsageError
 from node.exporting import resolve_as_of
-from node.store import entries, history
+from node.store import entries, history, runs
 from tests.federation.worlds import Publisher, assertion, fingerprint
 from tests.node.followed import RELAY, FollowedLists
+from tests.node.tiny_runs import tiny_runs
 
 State = dict[EntryId, Operation]
 
@@ -89,14 +91,25 @@ def _worlds(draw: st.DrawFn) -> tuple[_World, _World]:
     return worlds
 
 
+@pytest.mark.parametrize("sizes", [nullcontext, tiny_runs])
 @settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(_worlds())
 def test_every_point_and_span_is_what_a_replay_makes_of_the_log(
-    tmp_path_factory: pytest.TempPathFactory, worlds: tuple[_World, _World]
+    tmp_path_factory: pytest.TempPathFactory,
+    sizes: Callable[[], AbstractContextManager[None]],
+    worlds: tuple[_World, _World],
 ) -> None:
-    followed = FollowedLists(
-        tmp_path_factory.mktemp("store"), *(world.publisher for world in worlds)
-    )
+    followed = FollowedLists(tmp_path_factory.mktemp("store"))
+    with sizes():
+        for world in worlds:
+            followed.follow(world.publisher)
+        _check(followed, worlds)
+        while runs.merge_behind(followed.store, 0.0):
+            _check(followed, worlds)
+    followed.close()
+
+
+def _check(followed: FollowedLists, worlds: tuple[_World, _World]) -> None:
     for world in worlds:
         _check_points(followed, world)
         _check_spans(followed, world)
@@ -104,7 +117,6 @@ def test_every_point_and_span_is_what_a_replay_makes_of_the_log(
     _check_lookups(followed, worlds)
     # The model's publisher signed the state digests: what took the place of what is as it was.
     assert list(checking.fsck(followed.store)) == []
-    followed.close()
 
 
 def _check_points(followed: FollowedLists, world: _World) -> None:
