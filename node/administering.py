@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from federation import charter as charters
 from federation import dsse, wire
@@ -12,12 +13,28 @@ from federation.names import OrgName, Origin, parse_list_name, parse_org
 from federation.orgroot import PinnedRoot, Role
 from node.errors import UsageError
 from node.identity import require_role
-from node.invitation import Invitation
 from node.store import registry
 from node.store.connection import Store
 from node.store.registry import ListRecord, Peer
 
 _ORG_KEY = "org"
+
+
+class Introduction(Protocol):
+    """What it takes to know a peer: an invitation, once it was checked.
+
+    Attributes:
+        root: its organization's root.
+        address: where it is called, as `host:port`.
+        certificate: its TLS certificate, PEM.
+    """
+
+    @property
+    def root(self) -> PinnedRoot: ...  # noqa: D102  # see above
+    @property
+    def address(self) -> str: ...  # noqa: D102
+    @property
+    def certificate(self) -> str: ...  # noqa: D102
 
 
 def create_node(store: Store, root: PinnedRoot) -> None:
@@ -40,7 +57,7 @@ def own_root(store: Store) -> PinnedRoot:
     return root
 
 
-def add_peer(store: Store, invitation: Invitation, certificate_sha256: bytes) -> bool:
+def add_peer(store: Store, invitation: Introduction, certificate_sha256: bytes) -> bool:
     """Pin an invitation's organization and take its node as a peer.
 
     Returns:

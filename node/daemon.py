@@ -17,12 +17,12 @@ from typing import Final
 
 from node import wake
 from node.address import Address
+from node.certificate import load_certificate, load_tls_key
 from node.checking import check_behind
 from node.clock import Clock, SystemClock
 from node.config import Config
 from node.errors import LockedError
 from node.home import Home
-from node.identity import load_certificate, load_tls_key
 from node.locks import hold
 from node.logs import get_logger
 from node.metrics import Metrics

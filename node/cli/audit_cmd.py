@@ -1,4 +1,4 @@
-"""Commands that answer: lookup, show, log, diff, status."""
+"""Commands that answer: lookup, show, log, status."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ from itertools import chain
 import click
 
 from federation.checkpoint import read_checkpoint
-from federation.entry import Operation, OpKind
+from federation.entry import OpKind
 from federation.errors import FederationError
-from node import administering, auditing, exporting
+from node import administering, auditing
 from node.auditing import LogLine, Match, Provenance, describe_operation
 from node.cli import output
 from node.cli.context import Context, json_option, pass_context
 from node.clock import format_ms
-from node.errors import UsageError
-from node.store.history import Change
 
 EXIT_NOT_FOUND = 1
 EXIT_BAD_INPUT = 2
@@ -171,7 +169,7 @@ def _root(version: Provenance) -> str:
     return b64encode(read_checkpoint(version.checkpoint).root_hash).decode()
 
 
-# --- log and diff -----------------------------------------------------------------------------
+# --- log --------------------------------------------------------------------------------------
 
 
 @click.command("log")
@@ -239,73 +237,6 @@ def _log_line(line: LogLine) -> dict[str, object]:
         "via": line.via,
         "store_version": line.version,
     }
-
-
-@click.command("diff")
-@click.argument("arguments", metavar="[LIST] FROM..TO", nargs=-1, required=True)
-@json_option
-@pass_context
-def diff(context: Context, arguments: tuple[str, ...]) -> None:
-    """Show what became of each entry between two points of a list's history.
-
-    A point is position:N, version:N or time:T, as in position:3..position:9.
-    """
-    *name, span = arguments
-    if len(name) > 1:
-        raise click.UsageError(f"got {len(name)} lists, at most one")
-    start, dots, stop = span.partition("..")
-    if not dots:
-        raise UsageError(
-            f"{span!r} is not a span", hint="write it as position:3..position:9, after the list"
-        )
-    with context.reader() as store, store.snapshot():
-        record = administering.choose_list(store, name)
-        points = [exporting.resolve_as_of(store, record, point) for point in (start, stop)]
-        counts = {"+": 0, "~": 0, "-": 0}
-        for change in auditing.diff(store, record, *points):
-            mark = _mark(change)
-            counts[mark] += 1
-            if context.as_json:
-                output.emit_json({"list": str(record.origin), **_change(change)})
-            else:
-                output.emit_line(output.safe(f"{mark} {_change_text(change)}"))
-    if not context.as_json:
-        context.remark(
-            f"{record.origin} from position {points[0]} to {points[1]}: "
-            f"{counts['+']} added, {counts['~']} revised, {counts['-']} removed"
-        )
-
-
-def _mark(change: Change) -> str:
-    if change.after is None:
-        return "-"
-    return "+" if change.before is None else "~"
-
-
-def _change(change: Change) -> dict[str, object]:
-    def side(operation: Operation | None) -> dict[str, object] | None:
-        return None if operation is None else describe_operation(operation)
-
-    return {
-        "change": {"+": "added", "~": "revised", "-": "removed"}[_mark(change)],
-        "id": change.by.entry.format(),
-        "position": change.position,
-        "before": side(change.before),
-        "after": side(change.after),
-        "by": describe_operation(change.by),
-    }
-
-
-def _change_text(change: Change) -> str:
-    by = change.by
-    text = f"{by.entry.format()}  at position {change.position}"
-    if change.after is None:
-        cause = by.annotation.cause.word if by.kind is OpKind.RETRACT else "purged"
-        return f"{text}  {cause}"
-    text += f"  labels [{', '.join(change.after.annotation.labels)}]"
-    if change.before is not None:
-        text += f" (were [{', '.join(change.before.annotation.labels)}])"
-    return text
 
 
 # --- status -----------------------------------------------------------------------------------
@@ -386,4 +317,4 @@ def _ago(now_ms: int, then_ms: int) -> str:
     return f"{seconds} s ago"
 
 
-COMMANDS = (lookup, show, log, diff, status)
+COMMANDS = (lookup, show, log, status)

@@ -9,11 +9,11 @@ from typing import Final
 import click
 
 from federation.names import parse_org
-from node import administering, checking, identity, logs, wake
+from node import administering, certificate, checking, logs, wake
 from node.cli import output
 from node.cli.context import Context, json_option, pass_context
 from node.cli.progress import progress
-from node.config import LogLevel
+from node.config import LogLevel, load_config
 from node.errors import NodeError
 from node.store import runs
 from node.sync.client import OfferedList, TlsIdentity, fetch_logs, open_channel
@@ -31,8 +31,8 @@ goes on from there."""
 
 def _tls_identity(context: Context) -> TlsIdentity:
     return TlsIdentity(
-        certificate=identity.load_certificate(context.home.tls_certificate).encode(),
-        key=identity.load_tls_key(context.home.tls_key).encode(),
+        certificate=certificate.load_certificate(context.home.tls_certificate).encode(),
+        key=certificate.load_tls_key(context.home.tls_key).encode(),
     )
 
 
@@ -46,7 +46,7 @@ def sync(context: Context, lists: tuple[str, ...]) -> None:
     Exit code: 0 when every list is current, 3 when some are and some are not, else the first
     failure's own.
     """
-    config = context.config()
+    config = load_config(context.home, context.environ)
     # What went wrong is reported list by list; the log of it is for `serve`.
     logs.configure(LogLevel.ERROR, config.log.format)
     with context.store() as store:
