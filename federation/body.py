@@ -392,6 +392,10 @@ class Body:
         return cut(stream, SALT_BYTES)
 
 
+NO_OPERATIONS: Final = Body(b"", (), ())
+"""What the leaf of a snapshot does to the entries."""
+
+
 def _canonical_frame(shape: Shape) -> list[bytes]:
     """Return what stands before each part of a record in an op's canonical bytes.
 

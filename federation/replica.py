@@ -16,15 +16,15 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from federation import header as headers
 from federation import limits, merkle, wire
-from federation.body import Body
-from federation.checkpoint import open_checkpoint
+from federation.body import NO_OPERATIONS, Body
+from federation.checkpoint import Checkpoint, open_checkpoint
 from federation.errors import (
     FederationError,
     ForkError,
@@ -43,8 +43,6 @@ from federation.merkle import CompactRange
 from federation.names import Origin
 from federation.orgroot import PinnedRoot
 from federation.snapshot import Snapshot, SnapshotOffer, check_buckets
-
-_NO_OPERATIONS: Final = Body(b"", (), ())
 
 
 class SignedDelta(NamedTuple):
@@ -159,14 +157,10 @@ class Replica:
         self._check_place(header, now_ms)
         state = self.state.after(header, delta.header)
         self._check_checkpoint(delta.checkpoint, state)
-        if len(delta.body) != header.body_size or sha256(delta.body).digest() != header.body_digest:
-            raise ProofError(
-                f"position {header.position}: the body is not the one that was signed",
-                reason=Reason.BODY_DIGEST_MISMATCH,
-            )
+        self._check_body(header, delta.body)
         if header.kind is LeafKind.SNAPSHOT:
             self._check_unchanged(header)
-            body = _NO_OPERATIONS
+            body = NO_OPERATIONS
         else:
             body = self._open_body(header, delta.body)
         return Candidate(signed=delta, header=header, body=body, state=state)
@@ -270,6 +264,41 @@ class Replica:
         self.state = _state_at(snapshot.header, snapshot.offer.header, snapshot.before)
         return self.state
 
+    def receive_past(self, delta: SignedDelta, inclusion: Sequence[bytes]) -> Candidate:
+        """Check a delta of the part of the log that a snapshot took the place of.
+
+        Args:
+            delta: the delta.
+            inclusion: the RFC 6962 proof that it is in the log as it stands here.
+
+        Returns:
+            The delta; its `state` is where the log stands here, which is as it was.
+
+        Raises:
+            PeerError: a check failed; `reason` says which.
+        """
+        self._check_sizes(delta)
+        header = Header.parse(delta.header)
+        self._check_signer(header, delta.header)
+        merkle.verify_inclusion(
+            headers.leaf_hash(delta.header),
+            header.position,
+            self.state.size,
+            inclusion,
+            self.state.frontier.root(),
+        )
+        checkpoint = self._open_checkpoint(delta.checkpoint, header.position)
+        if checkpoint.size != header.position + 1:
+            raise ProofError(
+                f"the checkpoint sent with position {header.position} has size {checkpoint.size}",
+                reason=Reason.CHECKPOINT_MISMATCH,
+            )
+        self._check_body(header, delta.body)
+        body = NO_OPERATIONS
+        if header.kind is LeafKind.DELTA:
+            body = self._open_body(header, delta.body)
+        return Candidate(signed=delta, header=header, body=body, state=self.state)
+
     def _check_unchanged(self, header: Header) -> None:
         """Check that a snapshot's leaf leaves the live set as the delta before it did."""
         if header.state_digest != self.state.state_digest:
@@ -338,19 +367,30 @@ class Replica:
                 reason=Reason.TIME_IN_FUTURE,
             )
 
-    def _check_checkpoint(self, note: bytes, state: LogState) -> None:
+    @staticmethod
+    def _check_body(header: Header, data: bytes) -> None:
+        if len(data) != header.body_size or sha256(data).digest() != header.body_digest:
+            raise ProofError(
+                f"position {header.position}: the body is not the one that was signed",
+                reason=Reason.BODY_DIGEST_MISMATCH,
+            )
+
+    def _open_checkpoint(self, note: bytes, position: int) -> Checkpoint:
         try:
-            checkpoint = open_checkpoint(note, str(self.origin), self._verifiers)
+            return open_checkpoint(note, str(self.origin), self._verifiers)
         except SignatureError as error:
             raise SignatureError(
-                f"checkpoint of position {state.size - 1}: {error}",
+                f"checkpoint of position {position}: {error}",
                 reason=Reason.CHECKPOINT_SIGNATURE_INVALID,
             ) from error
         except FederationError as error:
             raise MalformedError(
-                f"checkpoint of position {state.size - 1}: {error}",
+                f"checkpoint of position {position}: {error}",
                 reason=Reason.CHECKPOINT_MALFORMED,
             ) from error
+
+    def _check_checkpoint(self, note: bytes, state: LogState) -> None:
+        checkpoint = self._open_checkpoint(note, state.size - 1)
         if checkpoint.size != state.size or checkpoint.root_hash != state.frontier.root():
             raise ProofError(
                 f"the checkpoint sent with position {state.size - 1} has size {checkpoint.size} "

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from hashlib import sha256
 from typing import Final
 
-from federation.body import Body
+from federation.body import Body, Shape
+from federation.bucket import Bucket
 from federation.entry import OpKind
 from federation.merge import Prior
 
@@ -20,6 +21,28 @@ _TAG: Final = b"hashfed/live/v1\x00"
 _MODULUS: Final = 2**256
 EMPTY: Final = bytes(32)
 """The digest of an empty list."""
+
+
+def add_bucket(digest: bytes, bucket: Bucket) -> bytes:
+    """Return the digest of a live set that has the entries of a bucket of a snapshot, too."""
+    total = int.from_bytes(digest)
+    positions = [position.to_bytes(8) for position in bucket.positions]
+    for group in bucket.body.groups:
+        head = _head(group.shape)
+        span = slice(group.first_row, group.first_row + group.count)
+        digests = [
+            sha256(head + key + positions[code] + row.to_bytes(4)).digest()
+            for key, code, row in zip(
+                group.keys, bucket.codes[span], bucket.rows[span], strict=True
+            )
+        ]
+        total += sum(map(int.from_bytes, digests))
+    return (total % _MODULUS).to_bytes(32)
+
+
+def _head(shape: Shape) -> bytes:
+    key_type = shape.key_type.encode()
+    return _TAG + len(key_type).to_bytes() + key_type + shape.key_width.to_bytes(4)
 
 
 def advance(digest: bytes, body: Body, position: int, prior: Mapping[int, Prior]) -> bytes:
@@ -34,8 +57,7 @@ def advance(digest: bytes, body: Body, position: int, prior: Mapping[int, Prior]
     total = int.from_bytes(digest)
     at = position.to_bytes(8)
     for group in body.groups:
-        key_type = group.shape.key_type.encode()
-        head = _TAG + len(key_type).to_bytes() + key_type + group.shape.key_width.to_bytes(4)
+        head = _head(group.shape)
         rows = range(group.first_row, group.first_row + group.count)
         if group.shape.kind is OpKind.ASSERT:
             places = [at + row.to_bytes(4) for row in rows]

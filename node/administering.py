@@ -183,8 +183,17 @@ def _sign_charter(charter: Charter, publisher: Signer) -> bytes:
     return wire.encode_envelope(dsse.sign_envelope(charters.MEDIA_TYPE, payload, [publisher]))
 
 
-def follow(store: Store, origin: Origin, via: OrgName | None) -> ListRecord:
+def follow(
+    store: Store, origin: Origin, via: OrgName | None, *, all_deltas: bool | None = None
+) -> ListRecord:
     """Follow a list from its owner, or from a relay; choose another peer if it is followed already.
+
+    Args:
+        store: the store.
+        origin: the list.
+        via: the relay; None for its owner.
+        all_deltas: whether every delta is wanted, and no snapshot in their place; None leaves it as
+            it is.
 
     Raises:
         UsageError: the owner's root is not pinned, the peer is not known, or the list is ours.
@@ -198,13 +207,17 @@ def follow(store: Store, origin: Origin, via: OrgName | None) -> ListRecord:
         )
     peer = load_peer(store, via if via is not None else origin.org)
     record = registry.load_list(store.connection, origin)
-    if record is not None and record.via == peer.org:
+    if record is not None and record.via == peer.org and all_deltas in (None, record.deltas_only):
         return record
     with store.write("follow", f"{origin} via {peer.org}") as transaction:
         if record is None:
             registry.add_list(transaction, origin, via=peer.org)
-        else:
+        elif record.via != peer.org:
             registry.set_via(transaction, record, peer.org)
+        if all_deltas is not None:
+            held = registry.load_list(transaction.connection, origin)
+            assert held is not None  # noqa: S101  # added above, or there before
+            registry.store_deltas_only(transaction, held, wanted=all_deltas)
     return find_list(store, str(origin))
 
 

@@ -17,14 +17,45 @@ from federation.hashtypes import find_type
 from federation.header import Header, leaf_hash
 from federation.names import OrgName, Origin
 from node.errors import UsageError
-from node.store import entries, history, log, registry
+from node.store import entries, fetched, log, registry, snapshots
 from node.store.connection import Store
+from node.store.contents import Contents
 from node.store.entries import Place
-from node.store.history import Change
 from node.store.registry import FollowStatus, ListRecord
 from node.store.sqlite import sqlite3
 
 _LOOKUP_BATCH: Final = 50_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignedLeaf:
+    """What a publisher signed as one leaf of its log.
+
+    Attributes:
+        signed_ms: when.
+        key_id: SHA-256 of the key that signed it.
+        root_version: version of the org root that the key stood in.
+        leaf_hash: its hash in the log's tree.
+        checkpoint: the signed note of the log right after it.
+    """
+
+    signed_ms: int
+    key_id: bytes
+    root_version: int
+    leaf_hash: bytes
+    checkpoint: bytes
+
+    @classmethod
+    def read(cls, record: bytes, checkpoint: bytes) -> SignedLeaf:
+        """Read a leaf from its signed bytes, which were verified when they came."""
+        header = Header.parse(record)
+        return cls(
+            signed_ms=header.time_ms,
+            key_id=header.key_id,
+            root_version=header.root_version,
+            leaf_hash=leaf_hash(record),
+            checkpoint=checkpoint,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,11 +67,10 @@ class Provenance:
         position: the delta's position in the list's log.
         row: the operation's row in the delta.
         operation: what it says.
-        signed_ms: when the publisher signed it.
-        key_id: SHA-256 of the key that signed it.
-        root_version: version of the org root that the key stood in.
-        delta_hash: leaf hash of the delta, in the log's tree.
-        checkpoint: the signed note of the log right after the delta.
+        delta: what was signed of the delta; None when the delta is not here.
+        snapshot: what was signed of the snapshot that the operation came with; None when it came
+            with its delta.
+        snapshot_position: that snapshot's position.
         received_ms: when this node accepted it (or signed it).
         via: the peer that it came from; None for our own.
         version: the store version that it came in with.
@@ -51,11 +81,9 @@ class Provenance:
     position: int
     row: int
     operation: Operation
-    signed_ms: int
-    key_id: bytes
-    root_version: int
-    delta_hash: bytes
-    checkpoint: bytes
+    delta: SignedLeaf | None
+    snapshot: SignedLeaf | None
+    snapshot_position: int | None
     received_ms: int
     via: OrgName | None
     version: int
@@ -68,39 +96,56 @@ class _Reader:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self._lists: dict[int, ListRecord] = {}
-        self._bodies = log.Bodies(connection)
+        self._contents = Contents(connection)
 
-    def origin(self, number: int) -> Origin:
-        """Return the name of a list."""
+    def origin(self, span: int) -> Origin:
+        """Return the name of the list that a span is of."""
+        number = self._contents.source(span).list
         if number not in self._lists:
             self._lists[number] = registry.load_list_by_number(self._connection, number)
         return self._lists[number].origin
 
     def operation(self, place: Place) -> Operation:
         """Return the operation at a place."""
-        return self._bodies.load(place.list, place.position).operation(place.row)
+        return self._contents.operation(place)
 
     def provenance(self, place: Place, until: int | None) -> Provenance:
         """Return the operation at a place with all that is known of its way here."""
-        record = log.load_record(self._connection, place.list, place.position)
+        source = self._contents.source(place.span)
+        at = place.position
+        delta = snapshot = None
+        if place.bucket is not None:
+            fetched_delta = fetched.load(self._connection, source.list, place.position)
+            if fetched_delta is not None:
+                delta = SignedLeaf.read(fetched_delta.delta.header, fetched_delta.delta.checkpoint)
+            at = self._snapshot_position(place.span)
+        record = log.load_record(self._connection, source.list, at)
         if record is None:
-            raise UsageError(f"position {place.position} is not here")
-        header = Header.parse(record.header)
+            raise UsageError(f"position {at} is not here")
+        came_with = SignedLeaf.read(record.header, record.checkpoint)
+        if place.bucket is None:
+            delta = came_with
+        else:
+            snapshot = came_with
         return Provenance(
-            origin=self.origin(place.list),
+            origin=self.origin(place.span),
             position=place.position,
             row=place.row,
             operation=self.operation(place),
-            signed_ms=header.time_ms,
-            key_id=header.key_id,
-            root_version=header.root_version,
-            delta_hash=leaf_hash(record.header),
-            checkpoint=record.checkpoint,
+            delta=delta,
+            snapshot=snapshot,
+            snapshot_position=None if place.bucket is None else at,
             received_ms=record.received_ms,
             via=record.via,
             version=record.version,
             until=until,
         )
+
+    def _snapshot_position(self, span: int) -> int:
+        (start,) = self._connection.execute(
+            "SELECT start FROM span WHERE span = ?", (span,)
+        ).fetchone()
+        return int(start) - 1
 
 
 def describe_operation(operation: Operation) -> dict[str, object]:
@@ -249,7 +294,7 @@ def _confirm(reader: _Reader, fingerprint: Fingerprint, place: Place) -> Iterato
     # The index holds a long digest by its SHA-256: the entry itself has the last word.
     if fingerprint in operation.fingerprints:
         yield Match(
-            origin=reader.origin(place.list),
+            origin=reader.origin(place.span),
             fingerprint=fingerprint,
             operation=operation,
             position=place.position,
@@ -271,10 +316,26 @@ def show(store: Store, record: ListRecord, text: str) -> list[list[Provenance]]:
         return [
             [
                 reader.provenance(version.place, version.until)
-                for version in entries.load_versions(connection, record.list, entry)
+                for version in entries.load_versions(connection, record.span, entry)
             ]
             for entry in named
         ]
+
+
+def missing_deltas(
+    entries: Iterable[Iterable[Provenance]],
+) -> dict[int, list[tuple[int, Operation]]]:
+    """Return the positions of deltas that are not here, with the rows and operations in question.
+
+    Args:
+        entries: what `show` returned.
+    """
+    missing: dict[int, list[tuple[int, Operation]]] = {}
+    for versions in entries:
+        for version in versions:
+            if version.delta is None:
+                missing.setdefault(version.position, []).append((version.row, version.operation))
+    return missing
 
 
 def _entries_named(
@@ -282,32 +343,18 @@ def _entries_named(
 ) -> list[EntryId]:
     """Return the entries that an id names, or else those that ever had a fingerprint."""
     entry = EntryId.parse(text)
-    named = {entry} if entries.load_versions(connection, record.list, entry) else set()
+    named = {entry} if entries.load_versions(connection, record.span, entry) else set()
     foreign = _read_foreign(text)
     try:
         fingerprints = candidates(text) if foreign is None else (foreign,)
     except FederationError:
         fingerprints = ()
     for fingerprint in fingerprints:
-        for place in entries.find_entries(connection, record.list, fingerprint):
+        for place in entries.find_entries(connection, record.span, fingerprint):
             operation = reader.operation(place)
             if fingerprint in operation.fingerprints:
                 named.add(operation.entry)
     return sorted(named)
-
-
-# --- what changed ---------------------------------------------------------------------------
-
-
-def diff(store: Store, record: ListRecord, start: int, stop: int) -> Iterator[Change]:
-    """Yield what became of each entry between two positions of a list.
-
-    Raises:
-        UsageError: the second is before the first.
-    """
-    if stop < start:
-        raise UsageError(f"the second point (position {stop}) is before the first ({start})")
-    yield from history.iter_changes(store.connection, record.list, start, stop)
 
 
 # --- logs and status --------------------------------------------------------------------------
@@ -362,11 +409,13 @@ class ListStatus:
         record: the list.
         follow: how following it goes.
         behind: deltas that the peer has and this node has not.
+        snapshot: the position of the snapshot that is served here, or None.
     """
 
     record: ListRecord
     follow: FollowStatus
     behind: int
+    snapshot: int | None
 
 
 def list_statuses(store: Store) -> list[ListStatus]:
@@ -376,5 +425,13 @@ def list_statuses(store: Store) -> list[ListStatus]:
         for record in registry.iter_lists(connection):
             follow = registry.load_follow_status(connection, record.list)
             behind = max(0, follow.head - record.log.size)
-            statuses.append(ListStatus(record=record, follow=follow, behind=behind))
+            held = snapshots.newest_held(connection, record.list)
+            statuses.append(
+                ListStatus(
+                    record=record,
+                    follow=follow,
+                    behind=behind,
+                    snapshot=None if held is None else held.position,
+                )
+            )
         return statuses

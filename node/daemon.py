@@ -23,6 +23,7 @@ from node.clock import Clock, SystemClock
 from node.config import Config
 from node.errors import LockedError
 from node.home import Home
+from node.joining import sweep
 from node.locks import hold
 from node.logs import get_logger
 from node.metrics import Metrics
@@ -232,7 +233,7 @@ class _Node:
 
     def _take_step(self, store: Store) -> int:
         """Merge and check for two steps' time; return how much was done."""
-        merged = merge_behind(store, _STEP_SECONDS)
+        merged = merge_behind(store, _STEP_SECONDS) + sweep(store)
         return merged + check_behind(store, _STEP_SECONDS, clock=self._clock)
 
     async def _gauge(self) -> None:

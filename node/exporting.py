@@ -18,6 +18,7 @@ from typing import BinaryIO, Final
 
 from federation.entry import Operation
 from node.changes import Format, format_change
+from node.comparing import covering_span
 from node.csvfile import HEADER, format_rows
 from node.errors import ConfigError, StoreFullError, UsageError
 from node.sorting import Sorter
@@ -57,13 +58,14 @@ def export(
         The number of lines written, a header aside.
 
     Raises:
-        UsageError: the list has not so many deltas.
+        UsageError: the list has not so many deltas, or a snapshot went past that position here.
         ConfigError: the file cannot be written.
         StoreFullError: no room for the file.
         DamageError: a body is missing or cannot be decoded.
     """
     if not 0 <= position <= record.log.size:
         raise UsageError(f"{record.origin} has {record.log.size} positions, got {position}")
+    covering_span(store, record, position)
     with (
         _written(out) as file,
         store.snapshot() as connection,

@@ -34,6 +34,10 @@ from node.store.registry import ListRecord
 _BODY_FRAMING: Final = 16 * 1024
 """Bytes of a body kept free for what stands around the columns."""
 
+DELTA_WEIGHT: Final = 50
+"""What one delta costs a new subscriber beside its operations, in operations: some 540 bytes of
+header and checkpoint and 150 us of signatures, beside 37 bytes and a few us an operation."""
+
 _TRANSACTION_DELTAS: Final = 16
 """Deltas in one transaction: enough that the cost of a commit does not show, few enough that
 another writer never waits for long."""
@@ -184,12 +188,13 @@ class _Signing:
     def add(self, packed: Sequence[PackedOp], *, is_last: bool) -> None:
         """Sign operations as one delta; as two or more where one would exceed a cap."""
         connection, number = self._transaction.connection, self._record.list
+        span = self._record.span
         try:
             body = build_body(packed, secrets.token_bytes(SALT_SEED_BYTES))
         except LimitError:
             self._add_halves(packed, is_last=is_last)
             return
-        prior = entries.load_prior(connection, number, body)
+        prior = entries.load_prior(connection, span, body)
         if needless := _needless(body, prior):
             self.dropped += len(needless)
             packed = [body.packed(row) for row in range(body.count) if row not in needless]
@@ -218,7 +223,7 @@ class _Signing:
         candidate = self._replica.receive(delta, now_ms=now_ms)
         self._replica.conclude(candidate, prior)
         log.append(self._transaction, number, state.size, delta, via=None, received_ms=now_ms)
-        entries.index_body(self._transaction, number, state.size, candidate.body, prior)
+        entries.index_body(self._transaction, span, state.size, candidate.body, prior)
         self.ops += body.count
 
     def _add_halves(self, packed: Sequence[PackedOp], *, is_last: bool) -> None:
@@ -230,7 +235,14 @@ class _Signing:
 
     def finish(self, extent: Extent) -> None:
         """Record where the log stands now, and what of the staged changes was signed."""
-        registry.store_log_state(self._transaction, self._record.list, self._replica.state)
+        record = self._record
+        registry.store_log_state(self._transaction, record.list, self._replica.state)
+        deltas = self._replica.state.size - record.log.size
+        registry.store_since_snapshot(
+            self._transaction,
+            record.list,
+            record.since_snapshot + self.ops + deltas * DELTA_WEIGHT,
+        )
         self._transaction.connection.execute(
             "INSERT OR REPLACE INTO signed_extent (list, staging, first, last, edit) "
             "VALUES (?, ?, ?, ?, ?)",

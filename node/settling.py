@@ -301,7 +301,7 @@ class Settlement:
             for key in some:
                 at = prefix_width(key)
                 names.append((key[: at - 5].decode(), key[at:]))
-            found = compare.load_prior(self._store.connection, self._record.list, names)
+            found = compare.load_prior(self._store.connection, self._record.span, names)
             prior.update((some[index], before) for index, before in found.items())
         return prior
 

@@ -10,8 +10,9 @@ import click
 from federation.checkpoint import read_checkpoint
 from federation.entry import OpKind
 from federation.errors import FederationError
+from federation.header import LeafKind
 from node import administering, auditing
-from node.auditing import LogLine, Match, Provenance, describe_operation
+from node.auditing import LogLine, Match, Provenance, SignedLeaf, describe_operation
 from node.cli import output
 from node.cli.context import Context, json_option, pass_context
 from node.clock import format_ms
@@ -89,16 +90,26 @@ def _emit_matches(context: Context, text: str, matches: list[Match]) -> None:
 @click.command("show")
 @click.argument("name", metavar="LIST")
 @click.argument("target", metavar="ENTRY|HASH")
+@click.option(
+    "--fetch", is_flag=True, help="Fetch deltas that are not here from a peer, with their proof."
+)
 @json_option
 @pass_context
-def show(context: Context, name: str, target: str) -> None:
+def show(context: Context, name: str, target: str, fetch: bool) -> None:
     """Show every version of an entry, and how each came here.
 
-    ENTRY is an entry's id; HASH finds every entry of the list that ever had it.
+    ENTRY is an entry's id; HASH finds every entry of the list that ever had it. An entry that came
+    with a snapshot names its own delta, which --fetch fetches and verifies.
     """
     with context.reader() as store:
         record = administering.find_list(store, name)
         entries = auditing.show(store, record, target)
+    if fetch and auditing.missing_deltas(entries):
+        from node.cli.sync_cmd import fetch_deltas  # noqa: PLC0415  # gRPC: not for every show
+
+        fetch_deltas(context, record, auditing.missing_deltas(entries))
+        with context.reader() as store:
+            entries = auditing.show(store, record, target)
     if context.as_json:
         output.emit_json(
             {
@@ -125,14 +136,22 @@ def _provenance(version: Provenance) -> dict[str, object]:
         "position": version.position,
         "row": version.row,
         "superseded_at_position": version.until,
-        "signed_at": format_ms(version.signed_ms),
-        "key": version.key_id.hex(),
-        "org_root_version": version.root_version,
-        "delta": version.delta_hash.hex(),
-        "checkpoint": version.checkpoint.decode(),
+        **_leaf(version.delta, "delta"),
+        "snapshot_position": version.snapshot_position,
+        "snapshot": None if version.snapshot is None else _leaf(version.snapshot, "leaf"),
         "received_at": format_ms(version.received_ms),
         "via": version.via,
         "store_version": version.version,
+    }
+
+
+def _leaf(leaf: SignedLeaf | None, name: str) -> dict[str, object]:
+    return {
+        "signed_at": None if leaf is None else format_ms(leaf.signed_ms),
+        "key": None if leaf is None else leaf.key_id.hex(),
+        "org_root_version": None if leaf is None else leaf.root_version,
+        name: None if leaf is None else leaf.leaf_hash.hex(),
+        "checkpoint": None if leaf is None else leaf.checkpoint.decode(),
     }
 
 
@@ -155,18 +174,35 @@ def _emit_version(number: int, version: Provenance) -> None:
         "reason": operation.annotation.reason,
         "log position": f"{version.position} (row {version.row})",
         "until position": "" if version.until is None else version.until,
-        "signed": f"{format_ms(version.signed_ms)} by key {version.key_id.hex()[:16]} "
-        f"(org root version {version.root_version})",
-        "delta": version.delta_hash.hex(),
-        "checkpoint": f"size {version.position + 1}, root {_root(version)}",
+        **_leaf_facts(version.delta),
+        **_snapshot_facts(version),
         "path": "signed here" if version.via is None else path,
         "received": f"{format_ms(version.received_ms)} (store version {version.version})",
     }
     output.emit_facts({key: value for key, value in facts.items() if value != ""}, indent="    ")
 
 
-def _root(version: Provenance) -> str:
-    return b64encode(read_checkpoint(version.checkpoint).root_hash).decode()
+def _leaf_facts(leaf: SignedLeaf | None) -> dict[str, object]:
+    if leaf is None:
+        return {"delta": "not here: the entry came with a snapshot; --fetch fetches it"}
+    checkpoint = read_checkpoint(leaf.checkpoint)
+    root = b64encode(checkpoint.root_hash).decode()
+    return {
+        "signed": f"{format_ms(leaf.signed_ms)} by key {leaf.key_id.hex()[:16]} "
+        f"(org root version {leaf.root_version})",
+        "delta": leaf.leaf_hash.hex(),
+        "checkpoint": f"size {checkpoint.size}, root {root}",
+    }
+
+
+def _snapshot_facts(version: Provenance) -> dict[str, object]:
+    leaf = version.snapshot
+    if leaf is None:
+        return {}
+    return {
+        "snapshot": f"position {version.snapshot_position}, signed {format_ms(leaf.signed_ms)} by "
+        f"key {leaf.key_id.hex()[:16]}, leaf {leaf.leaf_hash.hex()}"
+    }
 
 
 # --- log --------------------------------------------------------------------------------------
@@ -207,7 +243,7 @@ def log(context: Context, name: tuple[str, ...], limit: int | None) -> None:
                 (
                     line.position,
                     format_ms(line.header.time_ms),
-                    line.header.op_count,
+                    line.header.op_count if line.header.kind is LeafKind.DELTA else "snapshot",
                     line.header.live_count,
                     line.body_size,
                     line.header.change_set,
@@ -228,7 +264,9 @@ def _log_line(line: LogLine) -> dict[str, object]:
         "signed_at": format_ms(header.time_ms),
         "key": header.key_id.hex(),
         "org_root_version": header.root_version,
-        "ops": header.op_count,
+        "kind": header.kind.name.lower(),
+        "ops": header.op_count if header.kind is LeafKind.DELTA else 0,
+        "buckets": header.op_count if header.kind is LeafKind.SNAPSHOT else None,
         "live": header.live_count,
         "change_set": header.change_set,
         "ends_change_set": header.ends_change_set,
@@ -268,6 +306,8 @@ def status(context: Context) -> None:
                         "detail": item.follow.detail,
                         "since": format_ms(item.follow.since_ms),
                         "position": item.record.log.size,
+                        "retained_from": item.record.retained_from,
+                        "snapshot_position": item.snapshot,
                         "peer_position": None if item.record.own else item.follow.head,
                         "behind": item.behind,
                         "live": item.record.log.live_count,

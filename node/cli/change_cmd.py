@@ -11,11 +11,13 @@ from typing import Final
 import click
 
 from federation.entry import CAUSES, EntryId, Operation
-from node import administering, identity, importing, locks, publishing, wake
+from node import administering, identity, importing, locks, publishing, snapshotting, wake
 from node.changes import Format
 from node.cli import output
 from node.cli.context import Context, json_option, pass_context
 from node.cli.progress import progress
+from node.cli.snapshot_cmd import describe
+from node.config import load_config
 from node.errors import NodeError, StoreError
 from node.publishing import PublishingKeys
 from node.settling import Effect
@@ -215,6 +217,10 @@ def publish(context: Context, name: str) -> None:
         record = administering.find_own_list(store, name)
         with open_staging(context, record, what="hashfed publish") as staging:
             total = sum(staging.count_by_kind().values())
+            keys = PublishingKeys(
+                publisher=identity.load_signer(context.home.publisher_key),
+                log=identity.load_signer(context.home.log_key),
+            )
 
             def report(done: int) -> None:
                 bar.update(done, total)
@@ -224,13 +230,16 @@ def publish(context: Context, name: str) -> None:
                 store,
                 staging,
                 record.origin,
-                PublishingKeys(
-                    publisher=identity.load_signer(context.home.publisher_key),
-                    log=identity.load_signer(context.home.log_key),
-                ),
+                keys,
                 clock=context.clock,
                 on_progress=report,
             )
+        made = None
+        record = administering.find_own_list(store, name)
+        config = load_config(context.home, context.environ)
+        if snapshotting.is_due(record, config.publish.snapshot_ops):
+            made = snapshotting.publish_snapshot(store, record.origin, keys, clock=context.clock)
+            wake.notify(context.home)
     deltas = result.size - result.first
     if context.as_json:
         output.emit_json(
@@ -242,6 +251,7 @@ def publish(context: Context, name: str) -> None:
                 "ops": result.ops,
                 "dropped": result.dropped,
                 "live": result.live_count,
+                "snapshot_position": None if made is None else made.position,
             }
         )
         return
@@ -255,6 +265,8 @@ def publish(context: Context, name: str) -> None:
     )
     if result.dropped:
         context.remark(f"{result.dropped} staged withdrawals were of what is withdrawn already")
+    if made is not None:
+        click.echo(describe(made))
 
 
 COMMANDS = (import_command, retract, purge, staged_command, publish)

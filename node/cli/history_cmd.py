@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from federation.entry import Operation, OpKind
-from node import administering, auditing, exporting
+from node import administering, comparing, exporting
 from node.auditing import describe_operation
 from node.changes import Format
 from node.cli import output
@@ -38,7 +38,7 @@ def diff(context: Context, arguments: tuple[str, ...]) -> None:
         record = administering.choose_list(store, name)
         points = [exporting.resolve_as_of(store, record, point) for point in (start, stop)]
         counts = {"+": 0, "~": 0, "-": 0}
-        for change in auditing.diff(store, record, *points):
+        for change in comparing.diff(store, record, *points):
             mark = _mark(change)
             counts[mark] += 1
             if context.as_json:
@@ -64,18 +64,20 @@ def _change(change: Change) -> dict[str, object]:
 
     return {
         "change": {"+": "added", "~": "revised", "-": "removed"}[_mark(change)],
-        "id": change.by.entry.format(),
+        "id": change.entry.format(),
         "position": change.position,
         "before": side(change.before),
         "after": side(change.after),
-        "by": describe_operation(change.by),
+        "by": side(change.by),
     }
 
 
 def _change_text(change: Change) -> str:
     by = change.by
-    text = f"{by.entry.format()}  at position {change.position}"
+    text = f"{change.entry.format()}  at position {change.position}"
     if change.after is None:
+        if by is None:
+            return f"{text}  not in the snapshot"
         cause = by.annotation.cause.word if by.kind is OpKind.RETRACT else "purged"
         return f"{text}  {cause}"
     text += f"  labels [{', '.join(change.after.annotation.labels)}]"

@@ -61,6 +61,10 @@ COMMANDS: Final = {
         "change_cmd",
         "Sign what is staged for a list: one delta, or several where one would exceed the cap.",
     ),
+    "snapshot": (
+        "snapshot_cmd",
+        ("Sign a snapshot of a list of our own; make that of a followed list anew, to serve it."),
+    ),
     "export": (
         "history_cmd",
         "Write the live entries of a list, sorted, now or as of a point in its history.",

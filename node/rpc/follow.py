@@ -16,10 +16,11 @@ from federation.checkpoint import read_checkpoint
 from federation.v1 import delta_pb2
 from federation.v1.log_service_pb2 import FollowRequest, FollowResponse, Frame, Opening
 from federation.v1.log_service_pb2 import Outcome as WireOutcome
+from federation.v1.log_service_pb2 import SnapshotReason as WireReason
 from node import serving
 from node.rpc.peers import Caller, check_enrolled
 from node.rpc.status import CallRefusedError
-from node.serving import Answer, Cursor, Outcome
+from node.serving import Answer, Cursor, Outcome, SnapshotReason
 from node.store.connection import Store
 
 _WIRE: Final = {
@@ -28,6 +29,12 @@ _WIRE: Final = {
     Outcome.UNAVAILABLE: WireOutcome.OUTCOME_UNAVAILABLE,
     Outcome.CURSOR_AHEAD: WireOutcome.OUTCOME_CURSOR_AHEAD,
     Outcome.DIVERGED: WireOutcome.OUTCOME_DIVERGED,
+    Outcome.SNAPSHOT: WireOutcome.OUTCOME_SNAPSHOT,
+    Outcome.CURSOR_TOO_OLD: WireOutcome.OUTCOME_CURSOR_TOO_OLD,
+}
+_WIRE_REASON: Final = {
+    SnapshotReason.NOT_RETAINED: WireReason.SNAPSHOT_REASON_NOT_RETAINED,
+    SnapshotReason.CHEAPER: WireReason.SNAPSHOT_REASON_CHEAPER,
 }
 _FOLLOWABLE: Final = (Outcome.UP_TO_DATE, Outcome.DELTAS)
 _ROOT_BYTES: Final = 32
@@ -72,6 +79,7 @@ def parse_request(request: FollowRequest) -> list[Place]:
                 size=cursor.size,
                 root_hash=cursor.root_hash,
                 charter_version=cursor.charter_version,
+                deltas_only=cursor.deltas_only,
             )
         )
     return list(places.values())
@@ -99,19 +107,38 @@ def survey(store: Store, caller: Caller, places: Sequence[Place]) -> list[Follow
             place.cursor = replace(place.cursor, charter_version=version)
         goes_on = was in _FOLLOWABLE and answer.outcome in _FOLLOWABLE
         if answer.charter or not (goes_on or was is answer.outcome):
-            openings.append(_opening(place, answer))
+            openings.append(_opening(store, caller, place, answer))
     return openings
 
 
-def _opening(place: Place, answer: Answer) -> FollowResponse:
-    return FollowResponse(
-        opening=Opening(
-            origin=place.cursor.origin,
-            outcome=_WIRE[answer.outcome],
-            checkpoint=answer.checkpoint,
-            charter=answer.charter,
-        )
+def _opening(store: Store, caller: Caller, place: Place, answer: Answer) -> FollowResponse:
+    opening = Opening(
+        origin=place.cursor.origin,
+        outcome=_WIRE[answer.outcome],
+        checkpoint=answer.checkpoint,
+        charter=answer.charter,
+        retained_from=answer.retained_from,
     )
+    if answer.snapshot is not None and answer.reason is not None:
+        offer = serving.offer_snapshot(store, caller.org, place.cursor, answer.snapshot)
+        if offer is None:
+            # Gone since it was chosen, or not to be proved from here: perhaps the deltas are.
+            retained = answer.reason is SnapshotReason.CHEAPER
+            place.outcome = Outcome.DELTAS if retained else Outcome.CURSOR_TOO_OLD
+            place.behind = retained
+            opening.outcome = _WIRE[place.outcome]
+        else:
+            opening.snapshot.CopyFrom(
+                delta_pb2.SnapshotOffer(
+                    header=offer.header,
+                    checkpoint=offer.checkpoint,
+                    frontier=offer.frontier,
+                    bucket_hashes=offer.bucket_hashes,
+                    consistency=offer.consistency,
+                )
+            )
+            opening.snapshot_reason = _WIRE_REASON[answer.reason]
+    return FollowResponse(opening=opening)
 
 
 def read(store: Store, caller: Caller, place: Place) -> FollowResponse | None:
@@ -127,7 +154,7 @@ def read(store: Store, caller: Caller, place: Place) -> FollowResponse | None:
     deltas = serving.read_frame(store, caller.org, cursor.origin, cursor.size)
     if deltas is None:
         place.outcome, place.behind = Outcome.UNAVAILABLE, False
-        return _opening(place, Answer(outcome=Outcome.UNAVAILABLE))
+        return _opening(store, caller, place, Answer(outcome=Outcome.UNAVAILABLE))
     if not deltas:
         place.behind = False
         return None

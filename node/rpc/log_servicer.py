@@ -5,9 +5,16 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
+import grpc
+
 from federation import limits
 from federation.names import Origin
+from federation.v1 import delta_pb2
 from federation.v1.log_service_pb2 import (
+    FetchBucketsRequest,
+    FetchBucketsResponse,
+    FetchLeafRequest,
+    FetchLeafResponse,
     FollowRequest,
     FollowResponse,
     Heartbeat,
@@ -21,8 +28,9 @@ from node.clock import Clock
 from node.metrics import Metrics
 from node.rpc import follow
 from node.rpc.call import Call
+from node.rpc.peers import check_enrolled
 from node.rpc.readers import Readers
-from node.rpc.status import shutting_down
+from node.rpc.status import CallRefusedError, shutting_down
 from node.rpc.wakeups import Wakeups
 from node.serving import Cursor
 from node.store.connection import Store
@@ -68,6 +76,28 @@ class LogServicer(LogServiceServicer):
         with self._metrics.followers.track_inprogress():
             await self._follow(call, places, live=request.live)
 
+    async def FetchBuckets(  # type: ignore[override]  # as above
+        self, request: FetchBucketsRequest, call: Call
+    ) -> None:
+        """Send buckets of a snapshot; each is read when the connection has taken the one before."""
+        if len(request.numbers) > limits.MAX_BUCKETS_ASKED:
+            raise CallRefusedError(
+                grpc.StatusCode.INVALID_ARGUMENT,
+                "LIMIT_EXCEEDED",
+                f"got {len(request.numbers)} buckets, at most {limits.MAX_BUCKETS_ASKED}",
+            )
+        for number in request.numbers:
+            data = await self._readers.run(partial(_read_bucket, call, request, number))
+            await call.write(FetchBucketsResponse(number=number, data=data))
+            if self._wakeups.closed:
+                raise shutting_down()
+
+    async def FetchLeaf(  # type: ignore[override]  # as above
+        self, request: FetchLeafRequest, call: Call
+    ) -> FetchLeafResponse:
+        """Send one leaf of a log with its proof."""
+        return await self._readers.run(partial(_read_leaf, call, request))
+
     async def _follow(self, call: Call, places: list[follow.Place], *, live: bool) -> None:
         caller = call.caller
         seen = -1
@@ -106,6 +136,32 @@ def _read(call: Call, place: follow.Place, store: Store) -> FollowResponse | Non
     return follow.read(store, call.caller, place)
 
 
+def _unavailable() -> CallRefusedError:
+    # One answer for what is not here and for what the caller may not have.
+    return CallRefusedError(grpc.StatusCode.NOT_FOUND, "UNAVAILABLE", "not here, or not for you")
+
+
+def _read_bucket(call: Call, request: FetchBucketsRequest, number: int, store: Store) -> bytes:
+    check_enrolled(store, call.caller)
+    data = serving.read_bucket(store, call.caller.org, request.origin, request.position, number)
+    if data is None:
+        raise _unavailable()
+    return data
+
+
+def _read_leaf(call: Call, request: FetchLeafRequest, store: Store) -> FetchLeafResponse:
+    found = serving.read_leaf(
+        store, call.caller.org, request.origin, request.position, request.size
+    )
+    if found is None:
+        raise _unavailable()
+    leaf, inclusion = found
+    return FetchLeafResponse(
+        delta=delta_pb2.SignedDelta(header=leaf.header, body=leaf.body, checkpoint=leaf.checkpoint),
+        inclusion=inclusion,
+    )
+
+
 def _list_logs(store: Store, caller: str, request: ListLogsRequest) -> ListLogsResponse:
     after = Origin.parse(request.page_token) if request.page_token else None
     size = min(request.page_size or MAX_PAGE, MAX_PAGE)
@@ -119,7 +175,12 @@ def _list_logs(store: Store, caller: str, request: ListLogsRequest) -> ListLogsR
             break
         cursor = Cursor(origin=str(record.origin), size=0, root_hash=b"", charter_version=0)
         answer = serving.answer(store, caller, cursor)
-        info = LogInfo(origin=cursor.origin, checkpoint=answer.checkpoint, charter=answer.charter)
+        info = LogInfo(
+            origin=cursor.origin,
+            checkpoint=answer.checkpoint,
+            charter=answer.charter,
+            retained_from=answer.retained_from,
+        )
         taken += info.ByteSize()
         response.logs.append(info)
     return response

@@ -20,13 +20,13 @@ MAX_NAMES: Final = NUMBERS
 
 
 def load_prior(
-    connection: sqlite3.Connection, list_number: int, names: Sequence[tuple[str, bytes]]
+    connection: sqlite3.Connection, span: int, names: Sequence[tuple[str, bytes]]
 ) -> dict[int, Prior]:
-    """Return, by index in `names`, the operation in force on each entry that the list has known.
+    """Return, by index in `names`, the operation in force on each entry that the span has known.
 
     Args:
         connection: where to look.
-        list_number: the list.
+        span: the number of the span of the list.
         names: hash type (empty for an id) and key of at most `MAX_NAMES` entries, in any order.
     """
     by_column: dict[tuple[str, int], list[int]] = {}
@@ -41,7 +41,7 @@ def load_prior(
         order += indexes
     # A body that would name these entries and do nothing else with them.
     body = Body(b"", (), tuple(groups))
-    found = entries.load_prior(connection, list_number, body)
+    found = entries.load_prior(connection, span, body)
     return {order[row]: prior for row, prior in found.items()}
 
 

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
 
+from federation import limits
 from federation.body import Body, Group, cut
+from federation.bucket import Bucket
 from federation.entry import EntryId, OpKind
 from federation.fingerprint import Fingerprint
 from federation.merge import Prior
@@ -28,11 +30,20 @@ _SPARSE: Final = 4
 
 @dataclass(frozen=True, slots=True, order=True)
 class Place:
-    """Where an operation stands: list number, position, row."""
+    """Where an operation stands.
 
-    list: int
+    Attributes:
+        span: the number of the span (`node.store.spans`).
+        position: the position of its delta.
+        row: its row there.
+        bucket: the number of the bucket of the span's snapshot that it came in with; None when it
+            came with its delta.
+    """
+
+    span: int
     position: int
     row: int
+    bucket: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +91,8 @@ def _key_kind(code: int) -> int:
 # --- merging ----------------------------------------------------------------------------------
 
 
-def load_prior(connection: sqlite3.Connection, list_number: int, body: Body) -> dict[int, Prior]:
-    """Return, for each row whose entry the list has known, the operation in force on it."""
+def load_prior(connection: sqlite3.Connection, span: int, body: Body) -> dict[int, Prior]:
+    """Return, for each row whose entry the span has known, the operation in force on it."""
     prior: dict[int, Prior] = {}
     for group in body.groups:
         type_name = group.shape.key_type
@@ -89,25 +100,25 @@ def load_prior(connection: sqlite3.Connection, list_number: int, body: Body) -> 
         if type_name and code == _ID_TYPE:
             continue
         keys = _index_column(group.key_column, group.shape.key_width)
-        if not _may_overlap(connection, list_number, code, keys, group):
+        if not _may_overlap(connection, span, code, keys, group):
             continue
         width = len(keys) // group.count
         # Ascending positions: the last one read for a row is the newest, and in force.
         for index, position, row, op in connection.execute(
             """SELECT n.n, p.position, p.row, p.op FROM run CROSS JOIN number AS n
             CROSS JOIN posting AS p ON p.run = run.run
-                AND p.digest = substr(?1, n.n * ?2 + 1, ?2) AND p.kind = ?3 AND p.list = ?4
+                AND p.digest = substr(?1, n.n * ?2 + 1, ?2) AND p.kind = ?3 AND p.span = ?4
             WHERE n.n < ?5 ORDER BY n.n, p.position""",
-            (keys, width, _key_kind(code), list_number, group.count),
+            (keys, width, _key_kind(code), span, group.count),
         ):
             prior[group.first_row + index] = Prior(position, row, OpKind(op))
     return prior
 
 
 def _may_overlap(
-    connection: sqlite3.Connection, list_number: int, code: int, keys: bytes, group: Group
+    connection: sqlite3.Connection, span: int, code: int, keys: bytes, group: Group
 ) -> bool:
-    """Say whether the list may have an entry between a group's first and last key.
+    """Say whether the span may have an entry between a group's first and last key.
 
     A list that is loaded in the order of its keys never has, and one look at the index is much
     cheaper than one for each key. The look is cut short where other lists have many keys there.
@@ -116,11 +127,11 @@ def _may_overlap(
     if group.shape.key_width > _LONGEST_KEY:  # Hashes do not ascend as what they are of does.
         return True
     near = connection.execute(
-        "SELECT kind, list FROM run CROSS JOIN posting USING (run) "
+        "SELECT kind, span FROM run CROSS JOIN posting USING (run) "
         "WHERE digest BETWEEN ? AND ? LIMIT ?",
         (keys[:width], keys[-width:], group.count),
     ).fetchall()
-    return len(near) == group.count or (_key_kind(code), list_number) in near
+    return len(near) == group.count or (_key_kind(code), span) in near
 
 
 def _index_column(column: bytes, width: int) -> bytes:
@@ -129,7 +140,7 @@ def _index_column(column: bytes, width: int) -> bytes:
     return b"".join([_index_key(digest) for digest in cut(column, width)])
 
 
-_INSERT_ASCENDING: Final = """INSERT INTO posting (run, digest, kind, list, position, row, op)
+_INSERT_ASCENDING: Final = """INSERT INTO posting (run, digest, kind, span, position, row, op)
     SELECT ?9, substr(?1, n * ?2 + 1, ?2) AS digest, ?3, ?4, ?5, ?6 + n, ?7
     FROM number WHERE n < ?8 ORDER BY n"""
 _INSERT: Final = _INSERT_ASCENDING.removesuffix("n") + "digest"
@@ -137,7 +148,7 @@ _INSERT: Final = _INSERT_ASCENDING.removesuffix("n") + "digest"
 
 def index_body(
     transaction: Transaction,
-    list_number: int,
+    span: int,
     position: int,
     body: Body,
     prior: Mapping[int, Prior],
@@ -146,22 +157,15 @@ def index_body(
     connection = transaction.connection
     added = 0
     for group, keys, kind in _index_columns(connection, body, _ensure_type_code):
-        # In the order of the digests, since the index is a tree by digest. Those that name entries
-        # ascend as they stand.
-        ascending = bool(kind % 2) and group.shape.key_width <= _LONGEST_KEY
-        if _is_dense(connection, keys, group.count, ascending=ascending):
-            run = runs.MAIN
-        else:
-            run = runs.open_run(transaction)
-            added += group.count
-        runs.count_rows(connection, run, group.count)
+        ascending = _ascends(group, kind)
+        run = _choose_run(transaction, keys, group.count, ascending=ascending)
         connection.execute(
             _INSERT_ASCENDING if ascending else _INSERT,
             (
                 keys,
                 len(keys) // group.count,
                 kind,
-                list_number,
+                span,
                 position,
                 group.first_row,
                 group.shape.kind,
@@ -169,17 +173,96 @@ def index_body(
                 run,
             ),
         )
+        added += group.count if run != runs.MAIN else 0
     if added:
         runs.merge_overdue(transaction, added)
     if prior:
         connection.executemany(
-            "INSERT INTO superseded (list, position, row, op, by_position, by_row) "
+            "INSERT INTO superseded (span, position, row, op, by_position, by_row) "
             "VALUES (?, ?, ?, ?, ?, ?)",
             (
-                (list_number, before.position, before.row, before.kind, position, row)
+                (span, before.position, before.row, before.kind, position, row)
                 for row, before in prior.items()
             ),
         )
+
+
+_INSERT_BUCKET_ASCENDING: Final = """INSERT INTO posting
+    (run, digest, kind, span, position, row, op, bucket)
+    SELECT ?1, substr(?2, n * ?3 + 1, ?3) AS digest, ?4, ?5,
+        CAST(CAST(substr(?6, n * ?7 + 1, ?7) AS TEXT) AS INTEGER),
+        CAST(CAST(substr(?8, n * ?9 + 1, ?9) AS TEXT) AS INTEGER), ?10, ?11
+    FROM number WHERE n < ?12 ORDER BY n"""
+_INSERT_BUCKET: Final = _INSERT_BUCKET_ASCENDING.removesuffix("n") + "digest"
+_ROW_DIGITS: Final = len(str(limits.MAX_BODY_OPS))
+# SQL reads numbers from text alone, so columns of numbers are cut from columns of digits.
+_ROW_TEXTS: Final = tuple(b"%0*d" % (_ROW_DIGITS, row) for row in range(limits.MAX_BODY_OPS))
+
+
+def index_bucket(transaction: Transaction, span: int, number: int, bucket: Bucket) -> None:
+    """Put the entries of a bucket in the index of a span, at the places of their assertions."""
+    connection = transaction.connection
+    digits = len(str(bucket.positions[-1]))
+    position_texts = [b"%0*d" % (digits, position) for position in bucket.positions]
+    positions = b"".join([position_texts[code] for code in bucket.codes])
+    rows = b"".join([_ROW_TEXTS[row] for row in bucket.rows])
+    added = 0
+    for group, keys, kind in _index_columns(connection, bucket.body, _ensure_type_code):
+        start, stop = group.first_row, group.first_row + group.count
+        ascending = _ascends(group, kind)
+        run = _choose_run(transaction, keys, group.count, ascending=ascending)
+        connection.execute(
+            _INSERT_BUCKET_ASCENDING if ascending else _INSERT_BUCKET,
+            (
+                run,
+                keys,
+                len(keys) // group.count,
+                kind,
+                span,
+                positions[start * digits : stop * digits],
+                digits,
+                rows[start * _ROW_DIGITS : stop * _ROW_DIGITS],
+                _ROW_DIGITS,
+                OpKind.ASSERT,
+                number,
+                group.count,
+            ),
+        )
+        added += group.count if run != runs.MAIN else 0
+    if added:
+        runs.merge_overdue(transaction, added)
+
+
+def unindex_bucket(transaction: Transaction, span: int, bucket: Bucket) -> None:
+    """Take what `index_bucket` put there out of the index of a span that was never in force."""
+    connection = transaction.connection
+    for group, keys, kind in _index_columns(connection, bucket.body, _type_code):
+        for (run,) in connection.execute("SELECT run FROM run").fetchall():
+            gone = connection.execute(
+                """DELETE FROM posting WHERE run = ?1 AND kind = ?4 AND span = ?5 AND digest IN
+                (SELECT substr(?2, n * ?3 + 1, ?3) FROM number WHERE n < ?6)""",
+                (run, keys, len(keys) // group.count, kind, span, group.count),
+            ).rowcount
+            runs.count_rows(connection, run, -gone)
+
+
+def _ascends(group: Group, kind: int) -> bool:
+    """Say whether index keys ascend as they stand: those of digests that name entries do.
+
+    The index is a tree by digest: what is put there in its order costs least.
+    """
+    return bool(kind % 2) and group.shape.key_width <= _LONGEST_KEY
+
+
+def _choose_run(transaction: Transaction, keys: bytes, count: int, *, ascending: bool) -> int:
+    """Return the run that is to take so many rows, which are counted there."""
+    connection = transaction.connection
+    if _is_dense(connection, keys, count, ascending=ascending):
+        run = runs.MAIN
+    else:
+        run = runs.open_run(transaction)
+    runs.count_rows(connection, run, count)
+    return run
 
 
 def _is_dense(connection: sqlite3.Connection, keys: bytes, count: int, *, ascending: bool) -> bool:
@@ -215,7 +298,7 @@ def _index_columns(
 
 
 def check_index(
-    connection: sqlite3.Connection, list_number: int, position: int, body: Body
+    connection: sqlite3.Connection, span: int, position: int, body: Body
 ) -> tuple[int, int]:
     """Return (rows that a delta must have in the index, rows that are there as they must be)."""
     expected = found = 0
@@ -224,13 +307,13 @@ def check_index(
         (rows,) = connection.execute(
             """SELECT count(DISTINCT n.n) FROM run CROSS JOIN number AS n CROSS JOIN posting AS p
             ON p.run = run.run AND p.digest = substr(?1, n.n * ?2 + 1, ?2) AND p.kind = ?3
-                AND p.list = ?4 AND p.position = ?5 AND p.row = ?6 + n.n AND p.op = ?7
+                AND p.span = ?4 AND p.position = ?5 AND p.row = ?6 + n.n AND p.op = ?7
             WHERE n.n < ?8""",
             (
                 keys,
                 len(keys) // group.count,
                 kind,
-                list_number,
+                span,
                 position,
                 group.first_row,
                 group.shape.kind,
@@ -241,15 +324,39 @@ def check_index(
     return expected, found
 
 
+def check_bucket_index(
+    connection: sqlite3.Connection, span: int, number: int, bucket: Bucket
+) -> tuple[int, int]:
+    """Return (rows that a bucket must have in the index, rows that are there as they must be)."""
+    expected = found = 0
+    for group, keys, kind in _index_columns(connection, bucket.body, _type_code):
+        width = len(keys) // group.count
+        there = connection.execute(
+            """SELECT n.n, p.position, p.row FROM run CROSS JOIN number AS n
+            CROSS JOIN posting AS p ON p.run = run.run
+                AND p.digest = substr(?1, n.n * ?2 + 1, ?2) AND p.kind = ?3 AND p.span = ?4
+                AND p.bucket = ?5 AND p.op = ?6
+            WHERE n.n < ?7""",
+            (keys, width, kind, span, number, OpKind.ASSERT, group.count),
+        )
+        places = set(there)
+        expected += group.count
+        found += sum(
+            (index, bucket.positions[bucket.codes[at]], bucket.rows[at]) in places
+            for index, at in enumerate(range(group.first_row, group.first_row + group.count))
+        )
+    return expected, found
+
+
 def load_superseded_by(
-    connection: sqlite3.Connection, list_number: int, position: int
+    connection: sqlite3.Connection, span: int, position: int
 ) -> dict[int, Prior]:
     """Return what `load_prior` returned when the delta at that position was merged."""
     return {
         by_row: Prior(before, row, OpKind(op))
         for by_row, before, row, op in connection.execute(
-            "SELECT by_row, position, row, op FROM superseded WHERE list = ? AND by_position = ?",
-            (list_number, position),
+            "SELECT by_row, position, row, op FROM superseded WHERE span = ? AND by_position = ?",
+            (span, position),
         )
     }
 
@@ -268,9 +375,10 @@ def find_fingerprint(connection: sqlite3.Connection, fingerprint: Fingerprint) -
     return sorted(
         Place(*row)
         for row in connection.execute(
-            """SELECT p.list, p.position, p.row FROM run CROSS JOIN posting AS p USING (run)
-            LEFT JOIN superseded AS s USING (list, position, row)
-            WHERE p.digest = ? AND p.kind IN (?, ?) AND p.op = ? AND s.list IS NULL""",
+            """SELECT p.span, p.position, p.row, p.bucket
+            FROM run CROSS JOIN posting AS p USING (run) JOIN list USING (span)
+            LEFT JOIN superseded AS s USING (span, position, row)
+            WHERE p.digest = ? AND p.kind IN (?, ?) AND p.op = ? AND s.span IS NULL""",
             (_index_key(fingerprint.digest), 2 * code, 2 * code + 1, OpKind.ASSERT),
         )
     )
@@ -278,8 +386,8 @@ def find_fingerprint(connection: sqlite3.Connection, fingerprint: Fingerprint) -
 
 def find_many(
     connection: sqlite3.Connection, type_name: str, digests: Iterable[bytes]
-) -> Iterator[tuple[bytes, tuple[int, int, int]]]:
-    """Yield (digest, place as list, position and row) of assertions in force that have a digest.
+) -> Iterator[tuple[bytes, tuple[int, int, int, int | None]]]:
+    """Yield (digest, place as a tuple) of assertions in force that have a digest.
 
     Args:
         connection: where to look.
@@ -295,56 +403,54 @@ def find_many(
         some = ordered[start : start + NUMBERS]
         width = len(some[0][0])
         for index, *place in connection.execute(
-            """SELECT n.n, p.list, p.position, p.row FROM run CROSS JOIN number AS n
+            """SELECT n.n, p.span, p.position, p.row, p.bucket FROM run CROSS JOIN number AS n
             CROSS JOIN posting AS p ON p.run = run.run
                 AND p.digest = substr(?1, n.n * ?2 + 1, ?2) AND p.kind IN (?3, ?3 + 1)
-            LEFT JOIN superseded AS s USING (list, position, row)
-            WHERE n.n < ?4 AND p.op = ?5 AND s.list IS NULL""",
+            JOIN list ON list.span = p.span
+            LEFT JOIN superseded AS s
+                ON s.span = p.span AND s.position = p.position AND s.row = p.row
+            WHERE n.n < ?4 AND p.op = ?5 AND s.span IS NULL""",
             (b"".join([key for key, _ in some]), width, 2 * code, len(some), OpKind.ASSERT),
         ):
             yield some[index][1], tuple(place)
 
 
 def find_entries(
-    connection: sqlite3.Connection, list_number: int, fingerprint: Fingerprint
+    connection: sqlite3.Connection, span: int, fingerprint: Fingerprint
 ) -> list[Place]:
-    """Return every assertion of a list that ever had a fingerprint, in force or not."""
+    """Return every assertion of a span that ever had a fingerprint, in force or not."""
     code = _type_code(connection, fingerprint.type)
     if code == _ID_TYPE:
         return []
     return [
         Place(*row)
         for row in connection.execute(
-            "SELECT list, position, row FROM run CROSS JOIN posting USING (run) "
+            "SELECT span, position, row, bucket FROM run CROSS JOIN posting USING (run) "
             "WHERE digest = ? AND kind IN (?, ?) "
-            "AND list = ? AND op = ? ORDER BY position, row",
-            (_index_key(fingerprint.digest), 2 * code, 2 * code + 1, list_number, OpKind.ASSERT),
+            "AND span = ? AND op = ? ORDER BY position, row",
+            (_index_key(fingerprint.digest), 2 * code, 2 * code + 1, span, OpKind.ASSERT),
         )
     ]
 
 
-def load_versions(
-    connection: sqlite3.Connection, list_number: int, entry: EntryId
-) -> list[Version]:
-    """Return every operation of a list on an entry, oldest first."""
+def load_versions(connection: sqlite3.Connection, span: int, entry: EntryId) -> list[Version]:
+    """Return every operation of a span on an entry, oldest first."""
     code = _type_code(connection, entry.type) if entry.type else _ID_TYPE
     if entry.type and code == _ID_TYPE:
         return []
     return [
-        Version(Place(list_number, position, row), OpKind(op), until)
-        for position, row, op, until in connection.execute(
-            """SELECT p.position, p.row, p.op, s.by_position
+        Version(Place(span, position, row, bucket), OpKind(op), until)
+        for position, row, bucket, op, until in connection.execute(
+            """SELECT p.position, p.row, p.bucket, p.op, s.by_position
             FROM run CROSS JOIN posting AS p USING (run)
-            LEFT JOIN superseded AS s USING (list, position, row)
-            WHERE p.digest = ? AND p.kind = ? AND p.list = ? ORDER BY p.position""",
-            (_index_key(entry.key), _key_kind(code), list_number),
+            LEFT JOIN superseded AS s USING (span, position, row)
+            WHERE p.digest = ? AND p.kind = ? AND p.span = ? ORDER BY p.position""",
+            (_index_key(entry.key), _key_kind(code), span),
         )
     ]
 
 
-def load_in_force(
-    connection: sqlite3.Connection, list_number: int, entry: EntryId
-) -> Version | None:
-    """Return the operation in force on an entry of a list, or None."""
-    versions = load_versions(connection, list_number, entry)
+def load_in_force(connection: sqlite3.Connection, span: int, entry: EntryId) -> Version | None:
+    """Return the operation in force on an entry of a span, or None."""
+    versions = load_versions(connection, span, entry)
     return versions[-1] if versions else None

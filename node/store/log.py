@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from federation import limits, wire
-from federation.body import Body
+from federation.body import NO_OPERATIONS, Body
 from federation.errors import FederationError
 from federation.names import OrgName
 from federation.replica import SignedDelta
@@ -15,8 +15,6 @@ from node.errors import DamageError
 from node.store.connection import Transaction
 from node.store.schema import POSITION_BITS
 from node.store.sqlite import sqlite3
-
-_BODIES_HELD: Final = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +98,28 @@ def read_frame(
     return frame
 
 
+def measure(
+    connection: sqlite3.Connection, list_number: int, start: int, stop: int
+) -> tuple[int, int]:
+    """Return (deltas, bytes of their bodies) from `start` on, before `stop`."""
+    deltas, body_bytes = connection.execute(
+        "SELECT count(*), coalesce(sum(body_size), 0) FROM delta WHERE id >= ? AND id < ?",
+        (delta_id(list_number, start), delta_id(list_number, stop)),
+    ).fetchone()
+    return int(deltas), int(body_bytes)
+
+
+def load_signed(connection: sqlite3.Connection, list_number: int, position: int) -> SignedDelta:
+    """Return the signed bytes of one delta.
+
+    Raises:
+        DamageError: it is not there.
+    """
+    for delta in read_frame(connection, list_number, position, position + 1):
+        return delta
+    raise DamageError(f"position {position} is missing", hint="run 'hashfed fsck'")
+
+
 def load_record(
     connection: sqlite3.Connection, list_number: int, position: int
 ) -> DeltaRecord | None:
@@ -146,7 +166,7 @@ def load_body_bytes(
 
 
 def load_body(connection: sqlite3.Connection, list_number: int, position: int) -> Body:
-    """Return one body, decoded; it was verified when it was accepted.
+    """Return one body, decoded; it was verified when it was accepted. A snapshot's leaf has none.
 
     Raises:
         DamageError: it is not there, or cannot be decoded any more.
@@ -154,34 +174,14 @@ def load_body(connection: sqlite3.Connection, list_number: int, position: int) -
     data = load_body_bytes(connection, list_number, position)
     if data is None:
         raise DamageError(f"the body of position {position} is missing", hint="run 'hashfed fsck'")
+    if not data:
+        return NO_OPERATIONS
     try:
         return wire.decode_body(data)
     except FederationError as error:
         raise DamageError(
             f"the body of position {position} is damaged: {error}", hint="run 'hashfed fsck'"
         ) from error
-
-
-class Bodies:
-    """Loads bodies, and holds the last few: who asks for many rows asks for neighbours."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-        self._held: dict[tuple[int, int], Body] = {}
-
-    def load(self, list_number: int, position: int) -> Body:
-        """Return one body, decoded.
-
-        Raises:
-            DamageError: as `load_body`.
-        """
-        key = (list_number, position)
-        body = self._held.get(key)
-        if body is None:
-            if len(self._held) >= _BODIES_HELD:
-                del self._held[next(iter(self._held))]
-            body = self._held[key] = load_body(self._connection, list_number, position)
-        return body
 
 
 def position_at_version(connection: sqlite3.Connection, list_number: int, version: int) -> int:

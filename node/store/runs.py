@@ -131,7 +131,7 @@ def merge_behind(store: Store, budget_seconds: float) -> int:
 
 def _merge(connection: sqlite3.Connection, rows: int) -> int:
     """Move about so many rows into the main run: those with the lowest digests."""
-    columns = "digest, kind, list, position, row, op"
+    columns = "digest, kind, span, position, row, op, bucket"
     # All runs that are there when a merge begins: what is merged together touches each page of the
     # main run once. They take no more rows, so what is left of them is what was not moved yet.
     waiting = "SELECT run, rows FROM run WHERE merging ORDER BY rows DESC"
@@ -151,7 +151,7 @@ def _merge(connection: sqlite3.Connection, rows: int) -> int:
     moved = connection.execute(
         f"""INSERT INTO posting (run, {columns})
         SELECT ?, {columns} FROM run CROSS JOIN posting USING (run)
-        WHERE merging AND digest <= ? ORDER BY digest, kind, list, position, row""",  # noqa: S608
+        WHERE merging AND digest <= ? ORDER BY digest, kind, span, position, row""",  # noqa: S608
         (MAIN, last),
     ).rowcount
     for run, _ in merging:

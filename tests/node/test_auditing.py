@@ -15,7 +15,7 @@ from federation.entry import Annotation, Cause, EntryId, Operation
 from federation.errors import FederationError, FingerprintError, Reason
 from federation.fingerprint import Fingerprint
 from federation.header import leaf_hash
-from node import accepting, auditing
+from node import accepting, auditing, comparing
 from node.auditing import describe_operation
 from node.errors import DamageError, UsageError
 from node.store.registry import FollowState
@@ -134,11 +134,14 @@ def test_provenance_is_that_of_the_delta_that_was_signed(
         delta = main.log[version.position]
         assert version.origin == main.origin
         assert version.via == RELAY
-        assert version.delta_hash == leaf_hash(delta.header)
-        assert version.checkpoint == delta.checkpoint
-        assert version.key_id == main.publisher_key.key_id
-        assert version.root_version == 1
-        assert version.signed_ms < version.received_ms
+        leaf = version.delta
+        assert leaf is not None
+        assert version.snapshot is None
+        assert leaf.leaf_hash == leaf_hash(delta.header)
+        assert leaf.checkpoint == delta.checkpoint
+        assert leaf.key_id == main.publisher_key.key_id
+        assert leaf.root_version == 1
+        assert leaf.signed_ms < version.received_ms
         assert version.version == followed.store.version - 2
 
 
@@ -183,7 +186,7 @@ def test_a_body_that_is_damaged_or_gone_is_damage_and_not_the_users_fault(
         for ask in (
             lambda: auditing.lookup(followed.store, fingerprint(3).format()),
             lambda: auditing.show(followed.store, record, "case-2"),
-            lambda: list(auditing.diff(followed.store, record, 0, 3)),
+            lambda: list(comparing.diff(followed.store, record, 0, 3)),
         ):
             with pytest.raises(DamageError) as caught:
                 ask()

@@ -1,4 +1,4 @@
-"""What `node.checking` promises: whatever is stored and is not what was signed is found and named.
+"""What `node.checking` and `node.fsck` promise: what is stored and was not signed is named.
 
 Each damage is done to a real store behind its back, in SQL.
 """
@@ -18,7 +18,7 @@ from federation.errors import Reason
 from federation.header import Header
 from federation.replica import LogState
 from node import accepting, checking
-from node.checking import Damage
+from node.fsck import Damage, fsck
 from node.store import log, registry
 from node.store.connection import Store
 from node.store.registry import FollowState
@@ -79,12 +79,12 @@ def _flip(store: Store, table: str, column: str, where: str, at: int) -> None:
 
 
 def _found(store: Store) -> list[Damage]:
-    return list(checking.fsck(store))
+    return list(fsck(store))
 
 
 def test_a_sound_store_is_called_sound_and_progress_is_told(followed: FollowedLists) -> None:
     told: list[tuple[str, int, int]] = []
-    damages = checking.fsck(followed.store, on_progress=lambda *at: told.append(at))
+    damages = fsck(followed.store, on_progress=lambda *at: told.append(at))
     assert list(damages) == []
     assert told == [(origin, done, 3) for origin in (MAIN, OTHER) for done in (1, 2, 3)]
 
@@ -213,7 +213,7 @@ def test_signed_bytes_that_no_list_has_are_found(followed: FollowedLists) -> Non
         "UPDATE posting SET digest = zeroblob(32)",
         "UPDATE posting SET position = 2",
         "UPDATE posting SET row = 3",
-        "UPDATE posting SET list = 50",
+        "UPDATE posting SET span = 50",
         "UPDATE posting SET op = 1 + op % 3",
         "UPDATE posting SET kind = kind - 1",
         "UPDATE posting SET kind = kind + 2",
@@ -222,7 +222,7 @@ def test_signed_bytes_that_no_list_has_are_found(followed: FollowedLists) -> Non
 def test_a_wrong_row_of_the_index_is_found_where_it_is(
     followed: FollowedLists, statement: str
 ) -> None:
-    _damage(followed.store, f"{statement} WHERE list = 1 AND position = 1 AND row = 1")
+    _damage(followed.store, f"{statement} WHERE span = 1 AND position = 1 AND row = 1")
     damages = _found(followed.store)
     assert (MAIN, 1) in {(damage.origin, damage.position) for damage in damages}
     assert any("index" in damage.message for damage in damages)
@@ -232,14 +232,14 @@ def test_a_wrong_row_of_the_index_is_found_where_it_is(
 def test_a_row_too_many_in_the_index_is_found(followed: FollowedLists, place: str) -> None:
     _damage(
         followed.store,
-        f"INSERT INTO posting VALUES (1, zeroblob(32), 3, {place}, 1)",  # noqa: S608
+        f"INSERT INTO posting VALUES (1, zeroblob(32), 3, {place}, 1, NULL)",  # noqa: S608
     )
     assert any("rows in posting" in damage.message for damage in _found(followed.store))
 
 
 def _superseded(store: Store) -> list[tuple[int, ...]]:
     return store.connection.execute(
-        "SELECT list, position, row, op, by_position, by_row FROM superseded ORDER BY 1, 2, 3"
+        "SELECT span, position, row, op, by_position, by_row FROM superseded ORDER BY 1, 2, 3"
     ).fetchall()
 
 
@@ -254,7 +254,7 @@ def test_the_store_of_these_tests_has_every_kind_of_what_took_the_place_of_what(
     assert {after for _, after in kinds} == set(OpKind)
 
 
-WHERE = "WHERE list = ? AND position = ? AND row = ?"
+WHERE = "WHERE span = ? AND position = ? AND row = ?"
 
 
 @pytest.mark.parametrize("number", range(7))
@@ -266,7 +266,7 @@ WHERE = "WHERE list = ? AND position = ? AND row = ?"
         "UPDATE superseded SET position = position + 50",
         "UPDATE superseded SET by_row = by_row + 50",
         "UPDATE superseded SET by_position = by_position + 50",
-        "UPDATE superseded SET list = 50",
+        "UPDATE superseded SET span = 50",
         "UPDATE superseded SET op = 1 + op % 3",
     ],
 )
@@ -319,9 +319,7 @@ def test_what_others_commit_meanwhile_is_no_damage(followed: FollowedLists) -> N
     publisher.publish(assertion("while it runs"))
     reader = Store.open_reader(followed.path, followed.clock)
     try:
-        damages = checking.fsck(
-            reader, on_progress=lambda _origin, _done, _all: followed.take(publisher)
-        )
+        damages = fsck(reader, on_progress=lambda _origin, _done, _all: followed.take(publisher))
         assert list(damages) == []
     finally:
         reader.close()

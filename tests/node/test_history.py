@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 from federation.entry import Annotation, Cause, EntryId, Operation, OpKind
 from federation.errors import FederationError
 from federation.fingerprint import Fingerprint
-from node import auditing, checking
+from node import auditing, comparing
 from node.clock import format_ms
 from node.errors import UsageError
 from node.exporting import resolve_as_of
-from node.store import entries, history, runs
+from node.fsck import fsck
+from node.store import entries, history, runs, spans
 from tests.federation.worlds import Publisher, assertion, fingerprint
 from tests.node.followed import RELAY, FollowedLists
 from tests.node.tiny_runs import tiny_runs
@@ -116,7 +117,7 @@ def _check(followed: FollowedLists, worlds: tuple[_World, _World]) -> None:
         _check_answers(followed, world)
     _check_lookups(followed, worlds)
     # The model's publisher signed the state digests: what took the place of what is as it was.
-    assert list(checking.fsck(followed.store)) == []
+    assert list(fsck(followed.store)) == []
 
 
 def _check_points(followed: FollowedLists, world: _World) -> None:
@@ -138,14 +139,15 @@ def _check_spans(followed: FollowedLists, world: _World) -> None:
                 for entry in before.keys() | after.keys()
                 if before.get(entry) != after.get(entry)
             }
-            changes = list(history.iter_changes(connection, record.list, start, stop))
-            assert {c.by.entry: (c.before, c.after) for c in changes} == differing
+            (span,) = spans.iter_applied(connection, record.list)
+            changes = list(history.iter_changes(connection, span, start, stop))
+            assert {c.entry: (c.before, c.after) for c in changes} == differing
             assert len(changes) == len(differing)
             for change in changes:
                 newest = max(
                     position
                     for position in range(start, stop)
-                    if change.by.entry in world.named[position]
+                    if change.entry in world.named[position]
                 )
                 assert change.position == newest
                 assert change.after in (None, change.by)
@@ -208,8 +210,8 @@ def test_an_entry_that_was_taken_back_and_said_again_has_not_changed(
     publisher.publish(assertion(1))
     followed.take(publisher)
     record = followed.record(publisher.origin)
-    assert list(auditing.diff(followed.store, record, 1, 3)) == []
-    (change,) = auditing.diff(followed.store, record, 1, 2)
+    assert list(comparing.diff(followed.store, record, 1, 3)) == []
+    (change,) = comparing.diff(followed.store, record, 1, 2)
     assert (change.before, change.after) == (assertion(1), None)
 
 
@@ -220,7 +222,7 @@ def test_a_span_that_ends_before_it_begins_is_refused(
     publisher.publish(assertion(1))
     followed.take(publisher)
     with pytest.raises(UsageError, match=r"position 0\) is before the first \(1\)"):
-        list(auditing.diff(followed.store, followed.record(publisher.origin), 1, 0))
+        list(comparing.diff(followed.store, followed.record(publisher.origin), 1, 0))
 
 
 def test_a_version_and_a_time_name_what_was_here_then(

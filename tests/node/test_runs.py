@@ -11,7 +11,8 @@ import pytest
 
 from federation.entry import Annotation, Cause, EntryId, Operation
 from federation.fingerprint import Fingerprint
-from node import auditing, checking
+from node import auditing
+from node.fsck import fsck
 from node.store import entries, runs
 from node.store.runs import MAIN
 from tests.federation.worlds import Publisher, assertion, fingerprint
@@ -102,7 +103,7 @@ def test_each_transaction_of_a_merge_moves_a_part_and_changes_no_answer(
         assert waiting[-2] - waiting[-1] == moved
         # As a crash would leave it now.
         assert _answers(followed, asked) == before
-        assert list(checking.fsck(followed.store)) == []
+        assert list(fsck(followed.store)) == []
     assert len(waiting) > 5
     assert waiting[-1] == 0
     assert set(_rows(followed)) == {MAIN}
@@ -125,7 +126,7 @@ def test_what_comes_during_a_merge_waits_for_the_next_one(
     while runs.merge_behind(followed.store, 0.0):
         pass
     assert _answers(followed, range(31)) == before
-    assert list(checking.fsck(followed.store)) == []
+    assert list(fsck(followed.store)) == []
 
 
 def test_what_waits_is_bounded_though_nobody_merges_behind(
@@ -138,7 +139,7 @@ def test_what_waits_is_bounded_though_nobody_merges_behind(
         most = max(most, runs.load_backlog(followed.store.connection).rows)
     limit = runs.load_backlog(followed.store.connection).limit
     assert limit < most <= 2 * limit + 12
-    assert list(checking.fsck(followed.store)) == []
+    assert list(fsck(followed.store)) == []
 
 
 def test_an_ascending_load_goes_straight_into_the_main_run(tmp_path: Path) -> None:
@@ -158,7 +159,7 @@ def test_an_ascending_load_goes_straight_into_the_main_run(tmp_path: Path) -> No
     followed.close()
 
 
-_REST = "digest, kind, list, position, row, op FROM posting"
+_REST = "digest, kind, span, position, row, op, bucket FROM posting"
 _PLACE = "run = 1 AND position = 0 AND row = 7"
 
 
@@ -178,9 +179,9 @@ def test_a_row_in_two_runs_or_in_none_is_found(
 ) -> None:
     publisher.publish(*(_own_id(number) for number in range(BASE, BASE + 3)))
     followed.take(publisher)
-    assert list(checking.fsck(followed.store)) == []
+    assert list(fsck(followed.store)) == []
     followed.store.connection.execute(statement)
-    assert any("run" in damage.message for damage in checking.fsck(followed.store))
+    assert any("run" in damage.message for damage in fsck(followed.store))
 
 
 def test_one_operation_costs_no_run(followed: FollowedLists, publisher: Publisher) -> None:
