@@ -53,7 +53,8 @@ REASONS_OF_OTHER_PARTS = {
     Reason.MALFORMED,  # documents, names
     Reason.KEY_REFUSED,  # org roots: a replica is given one that was admitted
     Reason.OPS_ROOT_MISMATCH,  # checked behind acceptance
-    Reason.STATE_DIGEST_MISMATCH,  # checked behind acceptance
+    Reason.SNAPSHOT_MISMATCH,  # snapshots in place of deltas
+    Reason.BUCKET_MALFORMED,  # snapshots in place of deltas
     Reason.PROOF_INVALID,  # proofs of single operations, consistency
     Reason.CHARTER_ROLLBACK,  # charters
     Reason.USAGE,  # no fault of a peer
