@@ -6,8 +6,8 @@ They follow the two deltas of `started`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Unpack
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, TypeVar, Unpack
 
 from federation import limits, wire
 from federation.body import build_body, pack
@@ -30,6 +30,9 @@ from tests.federation.worlds import (
     salt_seed,
     signing_key,
 )
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 def started() -> tuple[Publisher, Subscriber]:
@@ -607,3 +610,27 @@ def checks_in_order() -> Iterator[tuple[Reason, Forgery]]:
 
 FAULTS = tuple(checks_in_order())
 """One fault of each check, in the order of the checks."""
+
+
+_Faults = TypeVar("_Faults", bound="DataclassInstance")
+
+
+def together(first: _Faults, second: _Faults) -> _Faults | None:
+    """Combine two forgeries; None where both change one thing."""
+    nothing = type(first)()
+    changes: dict[str, object] = {}
+    for field in fields(nothing):
+        a, b, none = (getattr(forgery, field.name) for forgery in (first, second, nothing))
+        if isinstance(none, Forgery):
+            changes[field.name] = together(a, b)
+            if changes[field.name] is None:
+                return None
+        elif isinstance(none, dict):
+            if a.keys() & b.keys():
+                return None
+            changes[field.name] = {**a, **b}
+        elif none not in (a, b):
+            return None
+        else:
+            changes[field.name] = b if a == none else a
+    return replace(nothing, **changes)

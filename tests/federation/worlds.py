@@ -281,6 +281,7 @@ class Publisher:
         state: where its log stands.
         log: its deltas.
         entries: its entries.
+        snapshots: the snapshots it published.
     """
 
     def __init__(self, origin: str = "hotline.example/main") -> None:
@@ -289,6 +290,7 @@ class Publisher:
         self.state = LogState.empty()
         self.log: list[SignedDelta] = []
         self.entries = Entries()
+        self.snapshots: list[Published] = []
         self.publisher_key = role_key(self.origin.org, Role.PUBLISHER)
         self.log_key = role_key(self.origin.org, Role.LOG)
 
@@ -325,7 +327,8 @@ class Publisher:
         offer = SnapshotOffer(
             leaf.header, leaf.checkpoint, before.frontier.encode(), b"".join(hashes)
         )
-        return Published(leaf, offer, buckets)
+        self.snapshots.append(Published(leaf, offer, buckets))
+        return self.snapshots[-1]
 
     def prove_growth(self, held: int, size: int) -> tuple[bytes, ...]:
         """Prove to who holds so many leaves that they are a prefix of the log of that size."""
