@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
-from federation import merkle, wire
+from federation import limits, merkle, wire
 from federation import state as states
 from federation.body import Body
 from federation.checkpoint import Checkpoint, sign_checkpoint
-from federation.errors import Reason, SequenceError, UsageError
+from federation.errors import LimitError, Reason, SequenceError, UsageError
 from federation.header import NO_BODY, Header, LeafKind
 from federation.keys import Signer, key_id
 from federation.merge import Prior, merge
@@ -107,7 +107,13 @@ class Author:
 
         Raises:
             SequenceError: TIME_BACKWARDS, the clock is behind the newest leaf.
+            LimitError: more buckets than a snapshot can have.
         """
+        if len(bucket_hashes) > limits.MAX_SNAPSHOT_BUCKETS:
+            raise LimitError(
+                f"a snapshot has at most {limits.MAX_SNAPSHOT_BUCKETS} buckets: this list is "
+                "too large for one"
+            )
         self._check_clock(state, now_ms)
         header = Header(
             kind=LeafKind.SNAPSHOT,

@@ -47,6 +47,20 @@ def name_of(shape: Shape, key: bytes) -> bytes:
     return shape.key_type.encode() + b"\0" + shape.key_width.to_bytes(4) + key
 
 
+class Extent(NamedTuple):
+    """What has to be known of a bucket to see that it fits the others.
+
+    Attributes:
+        size: how many entries it has.
+        least: the first name (`name_of`).
+        greatest: the last name.
+    """
+
+    size: int
+    least: bytes
+    greatest: bytes
+
+
 @dataclass(frozen=True, slots=True)
 class Bucket:
     """Live entries with neighbouring names.
@@ -95,14 +109,14 @@ class Bucket:
                 packed = PackedOp(group.shape, record, self.body.annotations[said])
                 yield LiveEntry(packed, self.positions[code], row)
 
-    def bounds(self) -> tuple[bytes, bytes]:
-        """Return the least and the greatest name (`name_of`)."""
+    def extent(self) -> Extent:
+        """Return how many entries there are, and how far their names reach."""
         ends = [
             name_of(group.shape, group.key_column[at : at + group.shape.key_width])
             for group in self.body.groups
             for at in (0, (group.count - 1) * group.shape.key_width)
         ]
-        return min(ends), max(ends)
+        return Extent(self.count, min(ends), max(ends))
 
     def check(self, position: int) -> None:
         """Raise unless this can be a bucket of a snapshot at a position.
@@ -130,32 +144,39 @@ def _malformed(problem: str) -> MalformedError:
 
 
 class _Filling:
-    """A bucket that is being filled: how much is in it, by the counts of the specification."""
+    """A bucket that is being filled, and how full it is by the counts of the specification."""
 
     def __init__(self) -> None:
         self.entries: list[LiveEntry] = []
         self._shapes: set[Shape] = set()
         self._columns = 0
         self._weight = 0
+        # By identity, since hashing them costs more than all else here. The values hold the
+        # objects, so that no other one gets their identity.
+        self._record_widths: dict[int, tuple[Shape, int]] = {}
+        self._said_widths: dict[int, tuple[Annotation, int]] = {}
 
-    def takes(self, entry: LiveEntry, said_bytes: int) -> bool:
-        """Add an entry and return True, or return False if the bucket has to be closed before."""
-        shape = entry.packed.shape
-        weight = self._weight + shape.record_width + said_bytes + _ENTRY_OVERHEAD
-        columns = self._columns
-        if shape not in self._shapes:
-            columns += len(shape.columns)
-            weight += _SHAPE_OVERHEAD + _COLUMN_OVERHEAD * len(shape.columns)
-            if self.entries and (
-                len(self._shapes) >= limits.MAX_BODY_GROUPS or columns > limits.MAX_BODY_COLUMNS
-            ):
-                return False
+    def takes(self, entry: LiveEntry) -> bool:
+        """Add an entry and return True, or return False: the bucket was full before it."""
+        shape, _, said = entry.packed
+        record = self._record_widths.get(id(shape))
+        if record is None:
+            record = self._record_widths[id(shape)] = (shape, shape.record_width)
+            if shape not in self._shapes:
+                self._shapes.add(shape)
+                self._columns += len(shape.columns)
+                self._weight += _SHAPE_OVERHEAD + _COLUMN_OVERHEAD * len(shape.columns)
+        text = self._said_widths.get(id(said))
+        if text is None:
+            text = self._said_widths[id(said)] = (said, len(said.canonical()))
+        self._weight += record[1] + text[1] + _ENTRY_OVERHEAD
         if self.entries and (
-            len(self.entries) >= limits.MAX_BUCKET_ENTRIES or weight > limits.MAX_BUCKET_WEIGHT
+            self._weight > limits.MAX_BUCKET_WEIGHT
+            or len(self.entries) >= limits.MAX_BUCKET_ENTRIES
+            or len(self._shapes) > limits.MAX_BODY_GROUPS
+            or self._columns > limits.MAX_BODY_COLUMNS
         ):
             return False
-        self._shapes.add(shape)
-        self._columns, self._weight = columns, weight
         self.entries.append(entry)
         return True
 
@@ -167,19 +188,11 @@ def cut_buckets(entries: Iterable[LiveEntry]) -> Iterator[list[LiveEntry]]:
     `federation.limits` allow.
     """
     filling = _Filling()
-    widths: dict[int, tuple[Annotation, int]] = {}
     for entry in entries:
-        said = entry.packed.annotation
-        known = widths.get(id(said))
-        if known is None:
-            if len(widths) > limits.MAX_ANNOTATIONS:
-                widths.clear()
-            # Holds the annotation, so that no other one gets its identity.
-            known = widths[id(said)] = (said, len(said.canonical()))
-        if not filling.takes(entry, known[1]):
+        if not filling.takes(entry):
             yield filling.entries
             filling = _Filling()
-            filling.takes(entry, known[1])
+            filling.takes(entry)
     if filling.entries:
         yield filling.entries
 
@@ -189,34 +202,59 @@ def cut_buckets(entries: Iterable[LiveEntry]) -> Iterator[list[LiveEntry]]:
 
 def encode_bucket(entries: Sequence[LiveEntry]) -> bytes:
     """Encode the entries of one bucket, which are given by ascending name."""
-    by_shape: dict[Shape, list[LiveEntry]] = {}
-    for entry in entries:
-        by_shape.setdefault(entry.packed.shape, []).append(entry)
-    distinct = {id(entry.packed.annotation): entry.packed.annotation for entry in entries}
-    canonical = {identity: said.canonical() for identity, said in distinct.items()}
-    said_bytes = sorted(set(canonical.values()))
-    code_of_bytes = {data: code for code, data in enumerate(said_bytes)}
-    said_code = {identity: code_of_bytes[data] for identity, data in canonical.items()}
+    said = _canonical_by_identity([entry.packed.annotation for entry in entries])
+    said_bytes = sorted(set(said.values()))
     positions = sorted({entry.position for entry in entries})
+    code_of = {data: code for code, data in enumerate(said_bytes)}
+    said_code = {identity: code_of[data] for identity, data in said.items()}
     position_code = {position: code for code, position in enumerate(positions)}
-    parts = [_TAG, _COUNTS.pack(len(entries), len(said_bytes), len(positions), len(by_shape))]
+    said_width, position_width = code_width(len(said_bytes)), code_width(len(positions))
+    groups = _by_shape(entries)
+    parts = [_TAG, _COUNTS.pack(len(entries), len(said_bytes), len(positions), len(groups))]
     parts += [len(data).to_bytes(2) + data for data in said_bytes]
     parts += [position.to_bytes(_POSITION_BYTES) for position in positions]
-    said_width, position_width = code_width(len(said_bytes)), code_width(len(positions))
-    for shape in sorted(by_shape):
-        of_shape = by_shape[shape]
+    for shape, of_shape in sorted(groups.items()):
         parts.append(_encode_shape(shape) + len(of_shape).to_bytes(4))
-        records = [entry.packed.record for entry in of_shape]
-        at = 0
-        for width in (shape.id_width, *(width for _, width in shape.columns)):
-            parts.append(b"".join([record[at : at + width] for record in records]))
-            at += width
-        parts += (
-            encode_codes([said_code[id(e.packed.annotation)] for e in of_shape], said_width),
-            encode_codes([position_code[entry.position] for entry in of_shape], position_width),
-            encode_codes([entry.row for entry in of_shape], _ROW_BYTES),
-        )
+        parts += _columns(shape, [entry.packed.record for entry in of_shape])
+        codes = [said_code[id(entry.packed.annotation)] for entry in of_shape]
+        parts.append(encode_codes(codes, said_width))
+        codes = [position_code[entry.position] for entry in of_shape]
+        parts.append(encode_codes(codes, position_width))
+        parts.append(encode_codes([entry.row for entry in of_shape], _ROW_BYTES))
     return b"".join(parts)
+
+
+# Shapes and annotations are told apart by identity first: hashing one for each entry would cost
+# more than all else here.
+
+
+def _canonical_by_identity(annotations: Sequence[Annotation]) -> dict[int, bytes]:
+    distinct = {id(annotation): annotation for annotation in annotations}
+    return {identity: annotation.canonical() for identity, annotation in distinct.items()}
+
+
+def _by_shape(entries: Sequence[LiveEntry]) -> dict[Shape, list[LiveEntry]]:
+    by_shape: dict[Shape, list[LiveEntry]] = {}
+    by_identity: dict[int, list[LiveEntry]] = {}
+    for entry in entries:
+        shape = entry.packed.shape
+        of_shape = by_identity.get(id(shape))
+        if of_shape is None:
+            of_shape = by_identity[id(shape)] = by_shape.setdefault(shape, [])
+        of_shape.append(entry)
+    return by_shape
+
+
+def _columns(shape: Shape, records: Sequence[bytes]) -> Iterator[bytes]:
+    """Yield the ids, then each column, of records end to end."""
+    widths = [width for width in (shape.id_width, *(width for _, width in shape.columns)) if width]
+    if len(widths) == 1:
+        yield b"".join(records)
+        return
+    at = 0
+    for width in widths:
+        yield b"".join([record[at : at + width] for record in records])
+        at += width
 
 
 def _encode_shape(shape: Shape) -> bytes:

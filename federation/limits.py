@@ -35,7 +35,7 @@ MAX_BUCKET_BYTES: Final = 2 * 1024 * 1024
 """Bytes of one encoded bucket: one gRPC message."""
 
 MAX_SNAPSHOT_BUCKETS: Final = 100_000
-"""Buckets of one snapshot: their hashes fit one message; some 600 million single hashes."""
+"""Buckets of one snapshot: their hashes fit one message; up to 800 million entries."""
 
 MAX_BUCKETS_ASKED: Final = 1_024
 """Buckets that one call asks for."""

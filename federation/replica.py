@@ -24,6 +24,7 @@ from typing import NamedTuple
 from federation import header as headers
 from federation import limits, merkle, wire
 from federation.body import NO_OPERATIONS, Body
+from federation.bucket import Extent
 from federation.checkpoint import Checkpoint, open_checkpoint
 from federation.errors import (
     FederationError,
@@ -45,6 +46,11 @@ from federation.orgroot import PinnedRoot
 from federation.snapshot import Snapshot, SnapshotOffer, check_buckets
 
 
+def _check_size(what: str, data: bytes, bound: int) -> None:
+    if len(data) > bound:
+        raise LimitError(f"{what}: got {len(data)} bytes, at most {bound}")
+
+
 class SignedDelta(NamedTuple):
     """A leaf of a log as it travels and is kept: exact bytes, never re-encoded.
 
@@ -61,14 +67,16 @@ class SignedDelta(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogState:
-    """Where a log stands after its first `frontier.size` deltas.
+    """Where a log stands after its first `frontier.size` leaves.
 
     Attributes:
         frontier: the log's tree.
-        last_leaf: leaf hash of the newest delta; zeros when there is none.
+        last_leaf: leaf hash of the newest leaf; zeros when there is none.
         last_time_ms: its time.
         live_count: live entries.
         state_digest: what the newest header claims (`federation.state`).
+        start: position of the snapshot that took the place of the deltas before it, of which
+            only the entries then live are known; 0 when there is none.
     """
 
     frontier: CompactRange
@@ -76,10 +84,11 @@ class LogState:
     last_time_ms: int
     live_count: int
     state_digest: bytes
+    start: int = 0
 
     @classmethod
     def empty(cls) -> LogState:
-        """Return the state of a log without deltas."""
+        """Return the state of a log without leaves."""
         return cls(
             frontier=CompactRange(0, ()),
             last_leaf=headers.NO_LEAF,
@@ -90,15 +99,15 @@ class LogState:
 
     @property
     def size(self) -> int:
-        """How many deltas the log has."""
+        """How many leaves the log has."""
         return self.frontier.size
 
     def after(self, header: Header, record: bytes) -> LogState:
         """Return the state after one more leaf."""
-        return _state_at(header, record, self.frontier)
+        return _state_at(header, record, self.frontier, self.start)
 
 
-def _state_at(header: Header, record: bytes, before: CompactRange) -> LogState:
+def _state_at(header: Header, record: bytes, before: CompactRange, start: int) -> LogState:
     """Return where a log stands after a leaf, given its tree before that leaf."""
     leaf = headers.leaf_hash(record)
     return LogState(
@@ -107,6 +116,7 @@ def _state_at(header: Header, record: bytes, before: CompactRange) -> LogState:
         last_time_ms=header.time_ms,
         live_count=header.live_count,
         state_digest=header.state_digest,
+        start=start,
     )
 
 
@@ -151,7 +161,8 @@ class Replica:
         Raises:
             PeerError: a check failed; `reason` says which. The replica is as it was.
         """
-        self._check_sizes(delta)
+        _check_size("body", delta.body, limits.MAX_BODY_BYTES)
+        _check_size("checkpoint", delta.checkpoint, limits.MAX_NOTE_BYTES)
         header = Header.parse(delta.header)
         self._check_signer(header, delta.header)
         self._check_place(header, now_ms)
@@ -178,7 +189,8 @@ class Replica:
         """
         if candidate.header.position != self.state.size:
             raise UsageError(f"candidate {candidate.header.position} at size {self.state.size}")
-        live_count = merge(candidate.body, prior, self.state.live_count)
+        state = self.state
+        live_count = merge(candidate.body, prior, state.live_count, complete=state.start == 0)
         if live_count != candidate.header.live_count:
             raise OperationError(
                 f"position {candidate.header.position}: got {candidate.header.live_count} live "
@@ -219,6 +231,7 @@ class Replica:
         Raises:
             PeerError: a check failed; `reason` says which. The replica is as it was.
         """
+        _check_size("checkpoint", offer.checkpoint, limits.MAX_NOTE_BYTES)
         header = Header.parse(offer.header)
         if header.kind is not LeafKind.SNAPSHOT:
             raise MalformedError(
@@ -230,38 +243,36 @@ class Replica:
                 f"a snapshot at position {header.position}, at size {self.state.size}",
                 reason=Reason.POSITION_REPEATED,
             )
+        if header.position == self.state.size:
+            self._check_previous(header)
         self._check_time(header, now_ms)
         before = CompactRange.decode(header.position, offer.frontier)
-        state = _state_at(header, offer.header, before)
+        state = _state_at(header, offer.header, before, header.position)
         self._check_checkpoint(offer.checkpoint, state)
-        if self.state.size:
-            merkle.verify_consistency(
-                self.state.size,
-                state.size,
-                offer.consistency,
-                self.state.frontier.root(),
-                state.frontier.root(),
-            )
+        self._check_consistency(offer.consistency, state)
+        if header.position == self.state.size:
+            self._check_unchanged(header)
         hashes = check_buckets(header, offer.bucket_hashes)
         return Snapshot(offer=offer, header=header, before=before, bucket_hashes=hashes)
 
-    def adopt(self, snapshot: Snapshot, live_count: int) -> LogState:
+    def adopt(self, snapshot: Snapshot, extents: Sequence[Extent]) -> LogState:
         """Go on from a snapshot, all of whose buckets are held.
 
         Args:
             snapshot: what `receive_snapshot` returned.
-            live_count: how many entries the buckets have.
+            extents: what each bucket holds, in order of their numbers.
 
         Raises:
-            OperationError: LIVE_COUNT_MISMATCH, not as many as its header says.
+            UsageError: not all buckets are held, or the replica is past the snapshot.
+            OperationError: OP_ORDER, buckets that overlap; LIVE_COUNT_MISMATCH, not as many
+                entries as its header says.
         """
-        if live_count != snapshot.header.live_count:
-            raise OperationError(
-                f"the snapshot at position {snapshot.position} has {live_count} entries, "
-                f"{snapshot.header.live_count} signed",
-                reason=Reason.LIVE_COUNT_MISMATCH,
-            )
-        self.state = _state_at(snapshot.header, snapshot.offer.header, snapshot.before)
+        if snapshot.position < self.state.size:
+            raise UsageError(f"snapshot at {snapshot.position} at size {self.state.size}")
+        snapshot.check_extents(extents)
+        self.state = _state_at(
+            snapshot.header, snapshot.offer.header, snapshot.before, snapshot.position
+        )
         return self.state
 
     def receive_past(self, delta: SignedDelta, inclusion: Sequence[bytes]) -> Candidate:
@@ -277,7 +288,8 @@ class Replica:
         Raises:
             PeerError: a check failed; `reason` says which.
         """
-        self._check_sizes(delta)
+        _check_size("body", delta.body, limits.MAX_BODY_BYTES)
+        _check_size("checkpoint", delta.checkpoint, limits.MAX_NOTE_BYTES)
         header = Header.parse(delta.header)
         self._check_signer(header, delta.header)
         merkle.verify_inclusion(
@@ -299,25 +311,31 @@ class Replica:
             body = self._open_body(header, delta.body)
         return Candidate(signed=delta, header=header, body=body, state=self.state)
 
+    def _check_consistency(self, proof: Sequence[bytes], newer: LogState) -> None:
+        held = self.state
+        if held.size:
+            merkle.verify_consistency(
+                held.size, newer.size, proof, held.frontier.root(), newer.frontier.root()
+            )
+        elif proof:
+            raise ProofError(f"consistency proof: got {len(proof)} hashes, nothing is held")
+
     def _check_unchanged(self, header: Header) -> None:
-        """Check that a snapshot's leaf leaves the live set as the delta before it did."""
+        """Check that a snapshot's leaf leaves the live set as the leaf before it did."""
         if header.state_digest != self.state.state_digest:
             raise ProofError(
                 f"position {header.position}: a snapshot with another state digest than the "
                 "leaf before it",
                 reason=Reason.STATE_DIGEST_MISMATCH,
             )
+        if header.live_count != self.state.live_count:
+            raise OperationError(
+                f"position {header.position}: a snapshot of {header.live_count} entries, "
+                f"{self.state.live_count} live",
+                reason=Reason.LIVE_COUNT_MISMATCH,
+            )
 
     # --- checks -------------------------------------------------------------------------------
-
-    @staticmethod
-    def _check_sizes(delta: SignedDelta) -> None:
-        for what, data, bound in (
-            ("body", delta.body, limits.MAX_BODY_BYTES),
-            ("checkpoint", delta.checkpoint, limits.MAX_NOTE_BYTES),
-        ):
-            if len(data) > bound:
-                raise LimitError(f"{what}: got {len(data)} bytes, at most {bound}")
 
     def _check_signer(self, header: Header, record: bytes) -> None:
         if header.origin_hash != self._origin_hash:
@@ -345,13 +363,16 @@ class Replica:
             raise SequenceError(
                 f"position {header.position} at size {size}", reason=Reason.POSITION_GAP
             )
+        self._check_previous(header)
+        self._check_time(header, now_ms)
+
+    def _check_previous(self, header: Header) -> None:
         if header.previous != self.state.last_leaf:
             raise ForkError(
-                f"position {size} of {self.origin} is signed as the successor of another delta "
-                "than the one held here",
+                f"position {header.position} of {self.origin} is signed as the successor of "
+                "another leaf than the one held here",
                 reason=Reason.PREVIOUS_MISMATCH,
             )
-        self._check_time(header, now_ms)
 
     def _check_time(self, header: Header, now_ms: int) -> None:
         position = header.position

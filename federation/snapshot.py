@@ -7,13 +7,27 @@ in whatever order. Knows nothing of how a live set is kept and of what is fetche
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
-from federation import limits, merkle
-from federation.bucket import Bucket, LiveEntry, cut_buckets, decode_bucket, encode_bucket
-from federation.errors import LimitError, MalformedError, ProofError, Reason
+from federation import merkle
+from federation.bucket import (
+    Bucket,
+    Extent,
+    LiveEntry,
+    cut_buckets,
+    decode_bucket,
+    encode_bucket,
+)
+from federation.errors import (
+    MalformedError,
+    OperationError,
+    ProofError,
+    Reason,
+    UsageError,
+)
 from federation.header import Header
 from federation.merkle import CompactRange
 
@@ -65,7 +79,8 @@ class Snapshot:
             ProofError: SNAPSHOT_MISMATCH, it is not the bucket that was signed.
             PeerError: it is, and is not well formed.
         """
-        if merkle.leaf_hash(data) != self.bucket_hashes[number]:
+        known = 0 <= number < len(self.bucket_hashes)
+        if not known or merkle.leaf_hash(data) != self.bucket_hashes[number]:
             raise ProofError(
                 f"bucket {number} of the snapshot at position {self.position} is not the one that "
                 "was signed",
@@ -74,6 +89,34 @@ class Snapshot:
         bucket = decode_bucket(data)
         bucket.check(self.position)
         return bucket
+
+    def check_extents(self, extents: Sequence[Extent]) -> None:
+        """Raise unless the buckets together are what one live set can be cut into.
+
+        Args:
+            extents: what each bucket holds, in order of their numbers.
+
+        Raises:
+            UsageError: not one for each bucket.
+            OperationError: OP_ORDER, buckets that overlap; LIVE_COUNT_MISMATCH, not as many
+                entries as were signed.
+        """
+        if len(extents) != len(self.bucket_hashes):
+            raise UsageError(f"got {len(extents)} of {len(self.bucket_hashes)} buckets")
+        for number, (left, right) in enumerate(pairwise(extents)):
+            if left.greatest >= right.least:
+                raise OperationError(
+                    f"buckets {number} and {number + 1} of the snapshot at position "
+                    f"{self.position} overlap",
+                    reason=Reason.OP_ORDER,
+                )
+        count = sum(extent.size for extent in extents)
+        if count != self.header.live_count:
+            raise OperationError(
+                f"the snapshot at position {self.position} has {count} entries, "
+                f"{self.header.live_count} signed",
+                reason=Reason.LIVE_COUNT_MISMATCH,
+            )
 
 
 def split_hashes(data: bytes, count: int) -> tuple[bytes, ...]:
@@ -107,15 +150,6 @@ def check_buckets(header: Header, bucket_hashes: bytes) -> tuple[bytes, ...]:
 
 
 def build_buckets(entries: Iterable[LiveEntry]) -> Iterator[tuple[list[LiveEntry], bytes]]:
-    """Yield (entries, encoded bucket) for a live set that is given by ascending name.
-
-    Raises:
-        LimitError: more buckets than a snapshot can have.
-    """
-    for number, some in enumerate(cut_buckets(entries)):
-        if number >= limits.MAX_SNAPSHOT_BUCKETS:
-            raise LimitError(
-                f"a snapshot has at most {limits.MAX_SNAPSHOT_BUCKETS} buckets: this list is "
-                "too large for one"
-            )
+    """Yield (entries, encoded bucket) for a live set that is given by ascending name."""
+    for some in cut_buckets(entries):
         yield some, encode_bucket(some)

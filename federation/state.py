@@ -8,7 +8,7 @@ are the body digests and the log. It shows that two merge implementations disagr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Final
 
@@ -21,28 +21,6 @@ _TAG: Final = b"hashfed/live/v1\x00"
 _MODULUS: Final = 2**256
 EMPTY: Final = bytes(32)
 """The digest of an empty list."""
-
-
-def add_bucket(digest: bytes, bucket: Bucket) -> bytes:
-    """Return the digest of a live set that has the entries of a bucket of a snapshot, too."""
-    total = int.from_bytes(digest)
-    positions = [position.to_bytes(8) for position in bucket.positions]
-    for group in bucket.body.groups:
-        head = _head(group.shape)
-        span = slice(group.first_row, group.first_row + group.count)
-        digests = [
-            sha256(head + key + positions[code] + row.to_bytes(4)).digest()
-            for key, code, row in zip(
-                group.keys, bucket.codes[span], bucket.rows[span], strict=True
-            )
-        ]
-        total += sum(map(int.from_bytes, digests))
-    return (total % _MODULUS).to_bytes(32)
-
-
-def _head(shape: Shape) -> bytes:
-    key_type = shape.key_type.encode()
-    return _TAG + len(key_type).to_bytes() + key_type + shape.key_width.to_bytes(4)
 
 
 def advance(digest: bytes, body: Body, position: int, prior: Mapping[int, Prior]) -> bytes:
@@ -60,12 +38,7 @@ def advance(digest: bytes, body: Body, position: int, prior: Mapping[int, Prior]
         head = _head(group.shape)
         rows = range(group.first_row, group.first_row + group.count)
         if group.shape.kind is OpKind.ASSERT:
-            places = [at + row.to_bytes(4) for row in rows]
-            digests = [
-                sha256(head + key + place).digest()
-                for key, place in zip(group.keys, places, strict=True)
-            ]
-            total += sum(map(int.from_bytes, digests))
+            total += _sum(head, group.keys, [at + row.to_bytes(4) for row in rows])
         if prior:
             for key, row in zip(group.keys, rows, strict=True):
                 before = prior.get(row)
@@ -73,3 +46,34 @@ def advance(digest: bytes, body: Body, position: int, prior: Mapping[int, Prior]
                     place = before.position.to_bytes(8) + before.row.to_bytes(4)
                     total -= int.from_bytes(sha256(head + key + place).digest())
     return (total % _MODULUS).to_bytes(32)
+
+
+def add_bucket(digest: bytes, bucket: Bucket) -> bytes:
+    """Return the digest with the entries of a bucket added: over all buckets, that of the list.
+
+    Args:
+        digest: the digest of other buckets, in whatever order (32 bytes).
+        bucket: a bucket that passed its check.
+    """
+    total = int.from_bytes(digest)
+    positions = [position.to_bytes(8) for position in bucket.positions]
+    places = [
+        positions[code] + row.to_bytes(4)
+        for code, row in zip(bucket.codes, bucket.rows, strict=True)
+    ]
+    for group in bucket.body.groups:
+        rows = slice(group.first_row, group.first_row + group.count)
+        total += _sum(_head(group.shape), group.keys, places[rows])
+    return (total % _MODULUS).to_bytes(32)
+
+
+def _head(shape: Shape) -> bytes:
+    """Return what stands before the key of an entry."""
+    key_type = shape.key_type.encode()
+    return _TAG + len(key_type).to_bytes() + key_type + shape.key_width.to_bytes(4)
+
+
+def _sum(head: bytes, keys: Sequence[bytes], places: Sequence[bytes]) -> int:
+    """Return the sum of what entries contribute."""
+    digests = [sha256(head + key + place).digest() for key, place in zip(keys, places, strict=True)]
+    return sum(map(int.from_bytes, digests))

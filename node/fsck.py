@@ -13,6 +13,7 @@ from pathlib import Path
 
 from federation import merkle, wire
 from federation import state as states
+from federation.bucket import Extent
 from federation.charter import verify_charter
 from federation.errors import FederationError
 from federation.header import Header, LeafKind
@@ -179,7 +180,7 @@ class _ListCheck:
         ends = [span.stop if span.stop is not None else record.log.size for span in applied]
         self._total = sum(held.buckets for held in here)
         self._total += sum(end - span.start for span, end in zip(applied, ends, strict=True))
-        opened: dict[int, tuple[Snapshot, int]] = {}
+        opened: dict[int, tuple[Snapshot, list[Extent]]] = {}
         for held in here:
             found = yield from self._snapshot(Replica(record.origin, root, LogState.empty()), held)
             if found is None:
@@ -198,7 +199,11 @@ class _ListCheck:
         yield from self._fetched(record, root)
 
     def _span(
-        self, replica: Replica, span: Span, end: int, opened: Mapping[int, tuple[Snapshot, int]]
+        self,
+        replica: Replica,
+        span: Span,
+        end: int,
+        opened: Mapping[int, tuple[Snapshot, list[Extent]]],
     ) -> Generator[Damage, None, bool]:
         """Check one span from its beginning to `end`; return whether to go no further."""
         self._digest = states.EMPTY
@@ -207,8 +212,8 @@ class _ListCheck:
             if found is None:
                 yield self._damage(None, "the snapshot that its deltas follow is missing")
                 return True
-            snapshot, live = found
-            replica.adopt(snapshot, live)
+            snapshot, extents = found
+            replica.adopt(snapshot, extents)
             self._digest = snapshot.header.state_digest
             leaf = log.load_signed(self._connection, self._number, snapshot.position)
             if leaf.header != snapshot.offer.header or leaf.body:
@@ -283,8 +288,8 @@ class _ListCheck:
 
     def _snapshot(
         self, replica: Replica, held: SnapshotRecord
-    ) -> Generator[Damage, None, tuple[Snapshot, int] | None]:
-        """Check a snapshot and the buckets that are here; return it and how many entries it has."""
+    ) -> Generator[Damage, None, tuple[Snapshot, list[Extent]] | None]:
+        """Check a snapshot and the buckets that are here; return it and what they hold."""
         try:
             time_ms = Header.parse(held.offer.header).time_ms
             opened = replica.receive_snapshot(held.offer, now_ms=time_ms)
@@ -292,20 +297,18 @@ class _ListCheck:
             yield self._damage(held.position, f"snapshot: {error} ({error.reason})")
             return None
         span = spans.of_snapshot(self._connection, held.snapshot)
-        digest, live = states.EMPTY, 0
+        digest, extents = states.EMPTY, []
         stored = list(snapshots.iter_buckets(self._connection, held.snapshot))
         for recorded in stored:
             data = snapshots.load_bucket_bytes(self._connection, held.snapshot, recorded.number)
             try:
                 bucket = opened.open_bucket(recorded.number, data or b"")
-            except (FederationError, IndexError) as error:
+            except FederationError as error:
                 yield self._damage(held.position, f"bucket {recorded.number}: {error}")
                 return None
-            digest, live = states.add_bucket(digest, bucket), live + bucket.count
-            if (recorded.first, recorded.last, recorded.entries) != (
-                *bucket.bounds(),
-                bucket.count,
-            ):
+            digest = states.add_bucket(digest, bucket)
+            extents.append(bucket.extent())
+            if recorded.extent != bucket.extent():
                 yield self._damage(
                     held.position, f"bucket {recorded.number}: what is recorded of it is not in it"
                 )
@@ -322,15 +325,18 @@ class _ListCheck:
                     )
                 self.rows.update(posting=expected)
             self._advance()
-        if held.state is SnapshotState.HELD and (
-            len(stored) != held.buckets
-            or live != opened.header.live_count
-            or digest != opened.header.state_digest
-        ):
-            yield self._damage(
-                held.position, "its buckets together are not the live set that was signed"
-            )
-        return opened, live
+        if held.state is SnapshotState.HELD:
+            if len(extents) != held.buckets:
+                yield self._damage(
+                    held.position, f"{len(extents)} of {held.buckets} buckets are here"
+                )
+                return None
+            opened.check_extents(extents)
+            if digest != opened.header.state_digest:
+                yield self._damage(
+                    held.position, "its buckets together are not the live set that was signed"
+                )
+        return opened, extents
 
     def _rebuild(self) -> Iterator[Damage]:
         """Make the newest snapshot of the log anew from the deltas, and compare."""

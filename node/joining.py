@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
-from federation.errors import OperationError, Reason
 from federation.names import OrgName, Origin
 from federation.replica import Replica, SignedDelta
 from federation.snapshot import Snapshot, SnapshotOffer
@@ -96,6 +94,9 @@ def take(store: Store, arrival: Arrival, buckets: Sequence[tuple[int, bytes]]) -
     added = 0
     with store.write("sync", f"{arrival.origin}, buckets of a snapshot") as transaction:
         connection = transaction.connection
+        held = snapshots.load(connection, arrival.snapshot)
+        if held is None or held.state is not SnapshotState.ARRIVING:
+            raise UsageError(f"the snapshot of {arrival.origin} is not being fetched any more")
         here = snapshots.held_numbers(connection, arrival.snapshot)
         for number, data, bucket in opened:
             if number in here:
@@ -105,8 +106,7 @@ def take(store: Store, arrival: Arrival, buckets: Sequence[tuple[int, bytes]]) -
                 arrival.snapshot,
                 number,
                 data,
-                bounds=bucket.bounds(),
-                entries=bucket.count,
+                bucket.extent(),
             )
             entries.index_bucket(transaction, arrival.span, number, bucket)
             added += bucket.count
@@ -134,17 +134,8 @@ def finish(store: Store, arrival: Arrival, *, via: OrgName) -> ListRecord | None
             transaction.abandon()
             return None
         stored = list(snapshots.iter_buckets(connection, arrival.snapshot))
-        if len(stored) != len(opened.bucket_hashes):
-            raise UsageError(f"{len(stored)} of {len(opened.bucket_hashes)} buckets are here")
-        for left, right in pairwise(stored):
-            if left.last >= right.first:
-                raise OperationError(
-                    f"buckets {left.number} and {right.number} of the snapshot at position "
-                    f"{opened.position} are not in the order of names",
-                    reason=Reason.SNAPSHOT_MISMATCH,
-                )
         replica = _replica(connection, record)
-        state = replica.adopt(opened, sum(bucket.entries for bucket in stored))
+        state = replica.adopt(opened, [bucket.extent for bucket in stored])
         leaf = SignedDelta(opened.offer.header, b"", opened.offer.checkpoint)
         log.append(
             transaction,

@@ -14,7 +14,7 @@ from typing import Final
 from federation import merkle
 from federation.author import Author
 from federation.body import PackedOp
-from federation.bucket import name_of
+from federation.bucket import Extent, name_of
 from federation.errors import ProofError, Reason, SequenceError
 from federation.header import Header, LeafKind
 from federation.names import Origin
@@ -234,18 +234,19 @@ def _build(store: Store, record: ListRecord, position: int, on_progress: Progres
         )
     total = record.log.live_count
     done = 0
-    batch: list[tuple[int, bytes, tuple[bytes, bytes], int]] = []
+    batch: list[tuple[int, bytes, Extent]] = []
 
     def store_batch() -> None:
         with store.note() as connection:
-            for at, data, bounds, entries in batch:
-                snapshots.store_bucket(connection, number, at, data, bounds=bounds, entries=entries)
+            for at, data, extent in batch:
+                snapshots.store_bucket(connection, number, at, data, extent)
         batch.clear()
 
     # All of it is read before the first bucket is written.
     live = history.iter_live_packed(store.connection, record.list, position)
     for at, (some, data) in enumerate(build_buckets(iter_by_name(live, store.path.parent))):
-        batch.append((at, data, (_name(some[0].packed), _name(some[-1].packed)), len(some)))
+        extent = Extent(len(some), _name(some[0].packed), _name(some[-1].packed))
+        batch.append((at, data, extent))
         done += len(some)
         if len(batch) == _TRANSACTION_BUCKETS:
             store_batch()

@@ -398,6 +398,8 @@ def _list(
             last_time_ms=last_time_ms,
             live_count=live_count,
             state_digest=state_digest,
+            # A span that begins with a snapshot begins right after its leaf.
+            start=0 if snapshot is None else start - 1,
         ),
         checked=checked,
         span=span,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from federation.bucket import Bucket, decode_bucket
+from federation.bucket import Bucket, Extent, decode_bucket
 from federation.errors import FederationError
 from federation.merkle import HASH_BYTES
 from federation.snapshot import SnapshotOffer
@@ -63,15 +63,11 @@ class StoredBucket:
 
     Attributes:
         number: its number.
-        first: the least name in it (`federation.bucket.name_of`).
-        last: the greatest.
-        entries: how many entries it has.
+        extent: how many entries it has, and how far their names reach.
     """
 
     number: int
-    first: bytes
-    last: bytes
-    entries: int
+    extent: Extent
 
 
 def bucket_id(snapshot: int, number: int) -> int:
@@ -195,14 +191,12 @@ def store_bucket(
     snapshot: int,
     number: int,
     data: bytes,
-    *,
-    bounds: tuple[bytes, bytes],
-    entries: int,
+    extent: Extent,
 ) -> None:
     """Keep the exact bytes of a verified bucket."""
     connection.execute(
         "INSERT INTO bucket (id, entries, first, last, bytes) VALUES (?, ?, ?, ?, ?)",
-        (bucket_id(snapshot, number), entries, *bounds, data),
+        (bucket_id(snapshot, number), *extent, data),
     )
     connection.execute(
         "UPDATE snapshot SET size_bytes = size_bytes + ? WHERE snapshot = ?",
@@ -221,9 +215,7 @@ def iter_buckets(connection: sqlite3.Connection, snapshot: int) -> Iterator[Stor
         "SELECT id, entries, first, last FROM bucket WHERE id >= ? AND id < ? ORDER BY id",
         (bucket_id(snapshot, 0), bucket_id(snapshot + 1, 0)),
     ):
-        yield StoredBucket(
-            number=at - bucket_id(snapshot, 0), first=first, last=last, entries=entries
-        )
+        yield StoredBucket(number=at - bucket_id(snapshot, 0), extent=Extent(entries, first, last))
 
 
 def held_numbers(connection: sqlite3.Connection, snapshot: int) -> set[int]:

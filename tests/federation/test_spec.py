@@ -11,7 +11,7 @@ import pytest
 from federation import charter, header, limits, orgroot
 from federation.errors import Reason
 from federation.hashtypes import HASH_TYPES
-from federation.header import HEADER_BYTES, Header
+from federation.header import HEADER_BYTES, Header, LeafKind
 from federation.keys import key_id
 from tests.federation.forgeries import CASES, FAULTS
 from tests.federation.worlds import signing_key
@@ -88,7 +88,16 @@ def test_every_field_stands_where_the_specification_says() -> None:
     for name, raw in at.items():
         value = getattr(HEADER, name)
         assert raw == (value if isinstance(value, bytes) else value.to_bytes(len(raw), "big")), name
-    assert set(at) == set(Header.__dataclass_fields__) - {"ends_change_set"}
+    assert set(at) == set(Header.__dataclass_fields__) - {"kind", "ends_change_set"}
+
+
+def test_the_kinds_of_a_header_are_those_of_the_specification() -> None:
+    (content,) = [
+        text
+        for _, _, name, text in table("delta.md", "offset", "bytes", "field", "content")
+        if code(name) == "kind"
+    ]
+    assert content == ", ".join(f"{kind}: {kind.name.lower()}" for kind in LeafKind)
 
 
 def test_every_signed_object_has_the_media_type_of_the_specification() -> None:

@@ -209,7 +209,7 @@ def test_describe_says_where_each_value_came_from(home: Home) -> None:
     assert described["log.level"] == ("debug", "environment variable HASHFED_LOG_LEVEL")
     assert described["sync.interval_seconds"] == ("60", f"{home.config}, line 7")
     assert described["metrics.listen"] == ("", "default")
-    assert len(described) == 10
+    assert len(described) == 11
 
 
 # --- refusals ---------------------------------------------------------------------------------
