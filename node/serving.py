@@ -13,7 +13,6 @@ from enum import Enum
 from federation.checkpoint import read_checkpoint
 from federation.errors import FederationError
 from federation.names import Origin
-from federation.replica import SignedDelta
 from node.errors import DamageError
 from node.store import log, registry
 from node.store.connection import Store
@@ -76,7 +75,7 @@ def iter_available(store: Store, caller: str) -> Iterator[ListRecord]:
 
 def answer(store: Store, caller: str, cursor: Cursor) -> Answer:
     """Say how this node stands to a caller's cursor."""
-    record = _available(store, caller, cursor.origin)
+    record = find_available(store, caller, cursor.origin)
     if record is None:
         return _UNAVAILABLE
     size = record.log.size
@@ -98,17 +97,14 @@ def answer(store: Store, caller: str, cursor: Cursor) -> Answer:
     )
 
 
-def read_frame(store: Store, caller: str, origin: str, start: int) -> list[SignedDelta] | None:
-    """Return the deltas of a list from `start` on, one frame of them; empty when there are none.
-
-    None when the caller may not have the list any more: this is asked anew for every frame.
-    """
-    record = _available(store, caller, origin)
-    if record is None:
+def find_available(store: Store, caller: str, origin: str) -> ListRecord | None:
+    """Return a list that a caller may have now; None when there is none of that name for it."""
+    try:
+        parsed = Origin.parse(origin)
+    except FederationError:
         return None
-    if start >= record.log.size:
-        return []
-    return log.read_frame(store.connection, record.list, start, record.log.size)
+    record = registry.load_list(store.connection, parsed)
+    return record if record is not None and _allows(record, caller) else None
 
 
 def root_at(store: Store, record: ListRecord, size: int) -> bytes:
@@ -120,15 +116,6 @@ def root_at(store: Store, record: ListRecord, size: int) -> bytes:
     if held is None:
         raise DamageError(f"position {size - 1} of {record.origin} is missing")
     return read_checkpoint(held.checkpoint).root_hash
-
-
-def _available(store: Store, caller: str, origin: str) -> ListRecord | None:
-    try:
-        parsed = Origin.parse(origin)
-    except FederationError:
-        return None
-    record = registry.load_list(store.connection, parsed)
-    return record if record is not None and _allows(record, caller) else None
 
 
 def _allows(record: ListRecord, caller: str) -> bool:
