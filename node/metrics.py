@@ -73,6 +73,7 @@ class Metrics:
         registry: what is served.
         rpc_requests: answered calls, by method and gRPC status code.
         rpc_duration: seconds that calls took, by method.
+        frames_made: frames read from the store and serialized; many streams send the same one.
         frames_sent: frames sent, by peer.
         deltas_accepted: deltas verified and stored, by origin.
         ops_accepted: operations in them, by origin.
@@ -109,6 +110,11 @@ class Metrics:
             "Time that calls took.",
             ["method"],
             buckets=_DURATION_BUCKETS,
+            registry=registry,
+        )
+        self.frames_made = Counter(
+            "hashfed_frames_made",
+            "Frames of deltas read from the store and serialized.",
             registry=registry,
         )
         self.frames_sent = Counter(

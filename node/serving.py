@@ -110,7 +110,7 @@ def iter_available(store: Store, caller: str) -> Iterator[ListRecord]:
 
 def answer(store: Store, caller: str, cursor: Cursor) -> Answer:
     """Say how this node stands to a caller's cursor."""
-    record = _available(store, caller, cursor.origin)
+    record = find_available(store, caller, cursor.origin)
     if record is None:
         return _UNAVAILABLE
     size = record.log.size
@@ -170,7 +170,7 @@ def offer_snapshot(
 
     It hashes every leaf of the log that is here, if the cursor is not at the beginning.
     """
-    record = _available(store, caller, cursor.origin)
+    record = find_available(store, caller, cursor.origin)
     held = None if record is None else _held(store, record, position)
     if record is None or held is None:
         return None
@@ -190,7 +190,7 @@ def read_bucket(store: Store, caller: str, origin: str, position: int, number: i
 
     None when there is none, or the caller may not have the list: this is asked for every bucket.
     """
-    record = _available(store, caller, origin)
+    record = find_available(store, caller, origin)
     held = None if record is None else _held(store, record, position)
     if held is None:
         return None
@@ -212,27 +212,21 @@ def read_leaf(
     None when it is not here, or the caller may not have the list. It hashes every leaf of the log
     that is here.
     """
-    record = _available(store, caller, origin)
+    record = find_available(store, caller, origin)
     if record is None or not record.retained_from <= position < size <= record.log.size:
         return None
     leaf = log.load_signed(store.connection, record.list, position)
     return leaf, trees.load_tail(store.connection, record).prove_inclusion(position, size)
 
 
-def read_frame(store: Store, caller: str, origin: str, start: int) -> list[SignedDelta] | None:
-    """Return the deltas of a list from `start` on, one frame of them; empty when there are none.
-
-    None when the caller may not have the list any more: this is asked anew for every frame.
-    """
-    record = _available(store, caller, origin)
-    if record is None:
+def find_available(store: Store, caller: str, origin: str) -> ListRecord | None:
+    """Return a list that a caller may have now; None when there is none of that name for it."""
+    try:
+        parsed = Origin.parse(origin)
+    except FederationError:
         return None
-    if start >= record.log.size:
-        return []
-    if start < record.retained_from:
-        # A snapshot has taken the place of what would have followed.
-        return []
-    return log.read_frame(store.connection, record.list, start, record.log.size)
+    record = registry.load_list(store.connection, parsed)
+    return record if record is not None and _allows(record, caller) else None
 
 
 def root_at(store: Store, record: ListRecord, size: int) -> bytes:
@@ -244,15 +238,6 @@ def root_at(store: Store, record: ListRecord, size: int) -> bytes:
     if held is None:
         raise DamageError(f"position {size - 1} of {record.origin} is missing")
     return read_checkpoint(held.checkpoint).root_hash
-
-
-def _available(store: Store, caller: str, origin: str) -> ListRecord | None:
-    try:
-        parsed = Origin.parse(origin)
-    except FederationError:
-        return None
-    record = registry.load_list(store.connection, parsed)
-    return record if record is not None and _allows(record, caller) else None
 
 
 def _allows(record: ListRecord, caller: str) -> bool:

@@ -12,12 +12,12 @@ from typing import Final
 import grpc
 
 from federation import limits, wire
-from federation.checkpoint import read_checkpoint
 from federation.v1 import delta_pb2
-from federation.v1.log_service_pb2 import FollowRequest, FollowResponse, Frame, Opening
+from federation.v1.log_service_pb2 import FollowRequest, FollowResponse, Opening
 from federation.v1.log_service_pb2 import Outcome as WireOutcome
 from federation.v1.log_service_pb2 import SnapshotReason as WireReason
 from node import serving
+from node.rpc.frames import EncodedFrame, Frames
 from node.rpc.peers import Caller, check_enrolled
 from node.rpc.status import CallRefusedError
 from node.serving import Answer, Cursor, Outcome, SnapshotReason
@@ -48,11 +48,13 @@ class Place:
         cursor: what the peer has now: moves with every frame that was sent.
         outcome: the last answer; None before the first.
         behind: whether there may be more to send.
+        head: how many deltas there were at that answer.
     """
 
     cursor: Cursor
     outcome: Outcome | None = None
     behind: bool = False
+    head: int = 0
 
 
 def parse_request(request: FollowRequest) -> list[Place]:
@@ -100,7 +102,7 @@ def survey(store: Store, caller: Caller, places: Sequence[Place]) -> list[Follow
     for place in places:
         answer = serving.answer(store, caller.org, place.cursor)
         was, place.outcome = place.outcome, answer.outcome
-        place.behind = answer.outcome is Outcome.DELTAS
+        place.behind, place.head = answer.outcome is Outcome.DELTAS, answer.head
         if answer.charter:
             payload = wire.decode_envelope(answer.charter).payload
             version = wire.decode_charter(payload).version
@@ -141,8 +143,10 @@ def _opening(store: Store, caller: Caller, place: Place, answer: Answer) -> Foll
     return FollowResponse(opening=opening)
 
 
-def read(store: Store, caller: Caller, place: Place) -> FollowResponse | None:
-    """Return the next frame of a list; None when there is nothing more of it now.
+def read(
+    store: Store, frames: Frames, caller: Caller, place: Place
+) -> EncodedFrame | FollowResponse:
+    """Return the next frame of a list that is behind.
 
     When the caller may not have the list any more, that is what it is told.
 
@@ -151,23 +155,17 @@ def read(store: Store, caller: Caller, place: Place) -> FollowResponse | None:
     """
     check_enrolled(store, caller)
     cursor = place.cursor
-    deltas = serving.read_frame(store, caller.org, cursor.origin, cursor.size)
-    if deltas is None:
+    record = serving.find_available(store, caller.org, cursor.origin)
+    if record is None:
         place.outcome, place.behind = Outcome.UNAVAILABLE, False
         return _opening(store, caller, place, Answer(outcome=Outcome.UNAVAILABLE))
-    if not deltas:
-        place.behind = False
-        return None
-    newest = read_checkpoint(deltas[-1].checkpoint)
-    place.cursor = replace(cursor, size=newest.size, root_hash=newest.root_hash)
-    return FollowResponse(
-        frame=Frame(
-            origin=cursor.origin,
-            deltas=[
-                delta_pb2.SignedDelta(
-                    header=delta.header, body=delta.body, checkpoint=delta.checkpoint
-                )
-                for delta in deltas
-            ],
-        )
-    )
+    if cursor.size < record.retained_from:
+        # A snapshot has taken the place, since that answer, of what would have followed.
+        answer = serving.answer(store, caller.org, cursor)
+        place.outcome, place.behind = answer.outcome, False
+        return _opening(store, caller, place, answer)
+    frame = frames.load(store, record, cursor.size)
+    place.cursor = replace(cursor, size=frame.size, root_hash=frame.root_hash)
+    # What came after that answer has a wake-up of its own.
+    place.behind = frame.size < place.head
+    return frame

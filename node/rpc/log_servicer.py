@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 import grpc
 
@@ -28,6 +30,7 @@ from node.clock import Clock
 from node.metrics import Metrics
 from node.rpc import follow
 from node.rpc.call import Call
+from node.rpc.frames import EncodedFrame, Frames
 from node.rpc.peers import check_enrolled
 from node.rpc.readers import Readers
 from node.rpc.status import CallRefusedError, shutting_down
@@ -38,6 +41,12 @@ from node.store.connection import Store
 MAX_PAGE: Final = 256
 """Lists in one answer of ListLogs."""
 
+_TURNS: Final = 4
+"""Streams that wait for a reading thread at once. One delta wakes all of them: the others queue
+here, so that a call with one answer waits for a few reads and not for all."""
+
+_T = TypeVar("_T")
+
 
 class LogServicer(LogServiceServicer):
     """Serves logs to peers. Its methods get the interceptors' `Call` in place of gRPC's context."""
@@ -46,6 +55,7 @@ class LogServicer(LogServiceServicer):
         self,
         readers: Readers,
         wakeups: Wakeups,
+        frames: Frames,
         *,
         clock: Clock,
         metrics: Metrics,
@@ -56,6 +66,8 @@ class LogServicer(LogServiceServicer):
         self._clock = clock
         self._metrics = metrics
         self._heartbeat_seconds = heartbeat_seconds
+        self._frames = frames
+        self._turns = asyncio.Semaphore(_TURNS)
 
     async def ListLogs(  # type: ignore[override]  # the interceptors' Call, not gRPC's context
         self, request: ListLogsRequest, call: Call
@@ -69,7 +81,7 @@ class LogServicer(LogServiceServicer):
     ) -> None:
         """Send what comes after the caller's cursors.
 
-        A frame is read when the connection has taken the one before: there is no queue, and a slow
+        A frame is taken when the connection has taken the one before: there is no queue, and a slow
         reader holds one frame.
         """
         places = follow.parse_request(request)
@@ -104,9 +116,7 @@ class LogServicer(LogServiceServicer):
         while not self._wakeups.closed:
             if seen != self._wakeups.generation:
                 seen = self._wakeups.generation
-                for opening in await self._readers.run(
-                    lambda store: follow.survey(store, caller, places)
-                ):
+                for opening in await self._read(lambda store: follow.survey(store, caller, places)):
                     await call.write(opening)
             if any(place.behind for place in places):
                 await self._send_round(call, places)
@@ -124,16 +134,20 @@ class LogServicer(LogServiceServicer):
         for place in places:
             if not place.behind:
                 continue
-            message = await self._readers.run(partial(_read, call, place))
-            if message is not None:
-                await call.write(message)
+            found = await self._read(
+                partial(follow.read, frames=self._frames, caller=call.caller, place=place)
+            )
+            if isinstance(found, EncodedFrame):
+                await call.write(found.data)
                 self._metrics.frames_sent.labels(call.caller.org).inc()
+            else:
+                await call.write(found)
             if self._wakeups.closed:
                 return
 
-
-def _read(call: Call, place: follow.Place, store: Store) -> FollowResponse | None:
-    return follow.read(store, call.caller, place)
+    async def _read(self, read: Callable[[Store], _T]) -> _T:
+        async with self._turns:
+            return await self._readers.run(read)
 
 
 def _unavailable() -> CallRefusedError:
