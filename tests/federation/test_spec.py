@@ -135,8 +135,9 @@ SNAPSHOT_STEPS = [
 
 def test_the_steps_name_every_reason_for_which_a_snapshot_is_refused() -> None:
     named = {Reason(reason) for step in SNAPSHOT_STEPS for reason in step}
-    cases = (*offers.CASES.values(), *buckets.CASES.values())
-    assert named == {case.reason for case in cases}
+    reasons = {case.reason for case in offers.CASES.values()}
+    reasons |= {case.reason for case in buckets.CASES.values()}
+    assert named == reasons | {case.reason for case in offers.TRANSFERS.values()}
 
 
 def test_the_steps_of_a_snapshot_are_in_the_order_in_which_faults_are_found() -> None:
