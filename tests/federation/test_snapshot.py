@@ -436,3 +436,16 @@ def test_a_list_too_large_for_a_snapshot_is_not_signed(monkeypatch: pytest.Monke
         publisher.publish_snapshot()
     monkeypatch.setattr(limits, "MAX_SNAPSHOT_BUCKETS", 3)
     assert len(publisher.publish_snapshot().buckets) == 3
+
+
+def test_a_publisher_that_goes_on_from_a_snapshot_purges_only_what_it_knows() -> None:
+    publisher, subscriber = grown()
+    published = publisher.publish_snapshot()
+    subscriber.join(offered(publisher, published, HELD), enumerate(published.buckets))
+    # As after a restoration from a peer.
+    publisher.state, publisher.entries = subscriber.state, subscriber.entries
+    for entry in (2, 77):
+        with pytest.raises(PeerError) as caught:
+            publisher.publish(purge(entry))
+        assert caught.value.reason is Reason.PURGE_OF_ABSENT
+    publisher.publish(purge(1))
