@@ -6,12 +6,12 @@ otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from federation import limits, merkle
-from federation.bucket import encode_bucket
+from federation.bucket import LiveEntry, encode_bucket
 from federation.entry import Cause, EntryId, Operation
 from federation.errors import Reason
 from federation.header import LeafKind
@@ -286,6 +286,39 @@ NEXT_FAULTS: Final = (
     (Reason.LIVE_COUNT_MISMATCH, HeaderFields(live_count=99)),
 )
 """Faults that only who holds all that is before the snapshot finds, in the order of the checks."""
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Buckets that are signed and each well formed, but not those of one live set."""
+
+    reason: Reason
+    forge: Callable[[Sequence[LiveEntry]], OfferForgery]
+
+
+def _buckets(*of: Sequence[LiveEntry], live_count: int = 6) -> OfferForgery:
+    fields = HeaderFields(live_count=live_count)
+    return OfferForgery(buckets=tuple(map(encode_bucket, of)), leaf=Forgery(fields=fields))
+
+
+TRANSFERS: Final[dict[str, Transfer]] = {
+    "fewer entries than signed": Transfer(
+        Reason.LIVE_COUNT_MISMATCH, lambda live: _buckets(live[:3], live[3:], live_count=7)
+    ),
+    "more entries than signed": Transfer(
+        Reason.LIVE_COUNT_MISMATCH, lambda live: _buckets(live[:3], live[3:], live_count=5)
+    ),
+    "buckets in another order": Transfer(
+        Reason.OP_ORDER, lambda live: _buckets(live[3:], live[:3])
+    ),
+    "one entry in two buckets": Transfer(
+        Reason.OP_ORDER, lambda live: _buckets(live[:4], live[3:], live_count=7)
+    ),
+    "names that interleave": Transfer(
+        Reason.OP_ORDER, lambda live: _buckets(live[::2], live[1::2])
+    ),
+}  # fmt: skip
+"""Snapshots that must be refused once all of their buckets have arrived."""
 
 BAD_BUCKETS: Final = {name: case for name, case in buckets.CASES.items() if case.make()}
 """Buckets that are refused though they are signed."""

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federation import limits, merkle, state
-from federation.bucket import encode_bucket
 from federation.entry import EntryId, Operation, OpKind
 from federation.errors import ForkError, LimitError, PeerError, Reason, UsageError
 from federation.header import Header, LeafKind
@@ -27,6 +26,7 @@ from tests.federation.offers import (
     HELD,
     NEXT_FAULTS,
     SIZE,
+    TRANSFERS,
     OfferForgery,
     forge_offer,
     grown,
@@ -366,32 +366,16 @@ def test_a_bucket_that_is_none_is_refused_though_it_is_signed(name: str) -> None
 # --- adopting ---------------------------------------------------------------------------------
 
 
-def test_fewer_entries_than_signed_are_not_adopted() -> None:
+@pytest.mark.parametrize("name", TRANSFERS)
+def test_buckets_that_are_not_those_of_one_live_set_are_not_adopted(name: str) -> None:
+    case = TRANSFERS[name]
     publisher, subscriber = grown()
-    forgery = OfferForgery(leaf=Forgery(fields=HeaderFields(live_count=7)))
-    offer = forge_offer(publisher, forgery)
+    forgery = case.forge(publisher.entries.by_name())
+    assert forgery.buckets is not None
     with pytest.raises(PeerError) as caught:
-        subscriber.join(offer, enumerate(live_buckets(publisher)))
-    assert caught.value.reason is Reason.LIVE_COUNT_MISMATCH
+        subscriber.join(forge_offer(publisher, forgery), enumerate(forgery.buckets))
+    assert caught.value.reason is case.reason
     assert subscriber.state.size == HELD
-
-
-def test_buckets_that_overlap_are_not_adopted() -> None:
-    publisher, subscriber = grown()
-    live = publisher.entries.by_name()
-    once = encode_bucket(live[:3]), encode_bucket(live[3:])
-    twice = encode_bucket(live[:4]), encode_bucket(live[3:])
-    mixed = encode_bucket(live[::2]), encode_bucket(live[1::2])
-    for buckets in (once[::-1], twice, mixed):
-        forgery = OfferForgery(
-            buckets=buckets,
-            leaf=Forgery(fields=HeaderFields(live_count=7 if buckets is twice else 6)),
-        )
-        with pytest.raises(PeerError) as caught:
-            subscriber.join(forge_offer(publisher, forgery), enumerate(buckets))
-        assert caught.value.reason is Reason.OP_ORDER
-        assert subscriber.state.size == HELD
-    subscriber.join(forge_offer(publisher, OfferForgery(buckets=once)), enumerate(once))
 
 
 def test_nothing_is_adopted_before_every_bucket_is_held() -> None:
@@ -452,3 +436,16 @@ def test_a_list_too_large_for_a_snapshot_is_not_signed(monkeypatch: pytest.Monke
         publisher.publish_snapshot()
     monkeypatch.setattr(limits, "MAX_SNAPSHOT_BUCKETS", 3)
     assert len(publisher.publish_snapshot().buckets) == 3
+
+
+def test_a_publisher_that_goes_on_from_a_snapshot_purges_only_what_it_knows() -> None:
+    publisher, subscriber = grown()
+    published = publisher.publish_snapshot()
+    subscriber.join(offered(publisher, published, HELD), enumerate(published.buckets))
+    # As after a restoration from a peer.
+    publisher.state, publisher.entries = subscriber.state, subscriber.entries
+    for entry in (2, 77):
+        with pytest.raises(PeerError) as caught:
+            publisher.publish(purge(entry))
+        assert caught.value.reason is Reason.PURGE_OF_ABSENT
+    publisher.publish(purge(1))
