@@ -24,6 +24,8 @@ from node.store.sqlite import sqlite3
 _ID_TYPE: Final = 0
 _LONGEST_KEY: Final = 64
 _LONG_TAG: Final = bytes(33)
+_LOOK_ALONG: Final = 6
+"""Rows to look along for each key, at most, rather than to look each key up."""
 _SPARSE: Final = 4
 """Rows of the main run for each new one, at most, where new ones still go straight into it."""
 
@@ -120,18 +122,21 @@ def _may_overlap(
 ) -> bool:
     """Say whether the span may have an entry between a group's first and last key.
 
-    A list that is loaded in the order of its keys never has, and one look at the index is much
-    cheaper than one for each key. The look is cut short where other lists have many keys there.
+    A list that is loaded in the order of its keys never has, and one look along the index is much
+    cheaper than one for each key. It is cut short where others have very many keys there.
     """
     width = len(keys) // group.count
     if group.shape.key_width > _LONGEST_KEY:  # Hashes do not ascend as what they are of does.
         return True
-    near = connection.execute(
-        "SELECT kind, span FROM run CROSS JOIN posting USING (run) "
-        "WHERE digest BETWEEN ? AND ? LIMIT ?",
-        (keys[:width], keys[-width:], group.count),
-    ).fetchall()
-    return len(near) == group.count or (_key_kind(code), span) in near
+    most = _LOOK_ALONG * group.count
+    ours, near = connection.execute(
+        """SELECT max(kind = ? AND span = ?), count(*) FROM (
+            SELECT kind, span FROM run CROSS JOIN posting USING (run)
+            WHERE digest BETWEEN ? AND ? LIMIT ?
+        )""",
+        (_key_kind(code), span, keys[:width], keys[-width:], most),
+    ).fetchone()
+    return bool(ours) or near == most
 
 
 def _index_column(column: bytes, width: int) -> bytes:
@@ -272,7 +277,7 @@ def _is_dense(connection: sqlite3.Connection, keys: bytes, count: int, *, ascend
     """
     most = _SPARSE * count
     if not ascending:
-        return runs.count_main(connection) <= most
+        return runs.load_runs(connection)[-1].rows <= most
     width = len(keys) // count
     (near,) = connection.execute(
         "SELECT count(*) FROM (SELECT 1 FROM posting WHERE run = ? AND digest BETWEEN ? AND ? "

@@ -1,4 +1,4 @@
-"""The tiers of the index: a main run, and small ones that wait to be merged into it.
+"""The tiers of the index: a main run, and smaller ones that wait to be merged into it.
 
 A run is a part of the table `posting` that is sorted by itself. A row costs the page that it falls
 on, and rows at random places of a large run each fall on a page of their own. So they go into a
@@ -9,7 +9,7 @@ Looking something up looks into every run. Which rows there are is for `node.sto
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,76 +26,75 @@ _OPEN_ROWS: Final = 16_384
 _GROUP_ROWS: Final = 262_144
 """The same within one transaction, which writes a page once however often it changes it."""
 
-_MOST_RUNS: Final = 16
 _LEAST_ROWS: Final = 131_072
 _SHARE: Final = 8
-"""Runs wait until they are so many, or hold so many rows and one for `_SHARE` of the main run: the
-more rows there are for each page of the main run, the less each of them costs."""
+"""All runs are merged into the main one when they have more rows together than `_LEAST_ROWS`, and
+than one for `_SHARE` of its own: the more rows there are for each of its pages, the less each row
+costs."""
+
+_ALIKE: Final = 4
+"""Before that, so many runs of like size are merged into one: a question is put to each run."""
+
+_LATE: Final = 2
+"""How many times as much waits before who adds to it has to merge, too."""
 
 _SLICE_ROWS: Final = 4_096
 """Rows that one transaction merges: a tenth of a second at worst, as others wait to write."""
+
+_REPAID: Final = 4
+"""Rows that are merged for each that is added, when that is late: each may move so often."""
+
+_ROW: Final = "digest, kind, span, position, row, op, bucket"
 
 _PAST_ALL: Final = b"\xff" * 66
 """Greater than every digest of the index."""
 
 
 @dataclass(frozen=True, slots=True)
-class Backlog:
-    """What waits to be merged.
+class Run:
+    """One run.
 
     Attributes:
-        runs: runs beside the main one.
-        rows: rows in them.
-        merging: whether a merge has begun.
-        limit: rows that may wait.
+        number: `MAIN`, or smaller.
+        rows: how many rows it has.
+        version: the store version that began it.
+        target: the run that it is being merged into; None when it is not.
     """
 
-    runs: int
+    number: int
     rows: int
-    merging: bool
-    limit: int
+    version: int
+    target: int | None
 
     @property
-    def is_due(self) -> bool:
-        """Whether to merge when there is time."""
-        return self.merging or self.runs > _MOST_RUNS or self.rows > self.limit
-
-    @property
-    def is_overdue(self) -> bool:
-        """Whether who adds to it has to merge, too."""
-        return self.runs > 2 * _MOST_RUNS or self.rows > 2 * self.limit
+    def size_class(self) -> int:
+        """Which sizes it is like: each class is four times as large as the one before."""
+        return ((self.rows // (4 * _OPEN_ROWS)).bit_length() + 1) // 2
 
 
-def load_backlog(connection: sqlite3.Connection) -> Backlog:
-    """Return what waits to be merged."""
-    main, runs, rows, merging = connection.execute(
-        """SELECT sum(rows) FILTER (WHERE run = ?1), count(*) FILTER (WHERE run <> ?1),
-        coalesce(sum(rows) FILTER (WHERE run <> ?1), 0), max(merging) FROM run""",
-        (MAIN,),
-    ).fetchone()
-    return Backlog(runs, rows, bool(merging), max(_LEAST_ROWS, main // _SHARE))
-
-
-def count_main(connection: sqlite3.Connection) -> int:
-    """Return how many rows the main run has."""
-    (rows,) = connection.execute("SELECT rows FROM run WHERE run = ?", (MAIN,)).fetchone()
-    return int(rows)
+def load_runs(connection: sqlite3.Connection) -> list[Run]:
+    """Return all runs, the newest first and the main one last."""
+    return [
+        Run(*row)
+        for row in connection.execute("SELECT run, rows, version, target FROM run ORDER BY run")
+    ]
 
 
 def open_run(transaction: Transaction) -> int:
     """Return the run that takes rows at random places."""
     connection = transaction.connection
-    run, rows, version, merging = connection.execute(
-        "SELECT run, rows, version, merging FROM run ORDER BY run LIMIT 1"
-    ).fetchone()
-    most = _GROUP_ROWS if version == transaction.version else _OPEN_ROWS
-    if run == MAIN or merging or rows >= most:
-        run -= 1
-        connection.execute(
-            "INSERT INTO run (run, rows, version, merging) VALUES (?, 0, ?, 0)",
-            (run, transaction.version),
-        )
-    return int(run)
+    newest = load_runs(connection)[0]
+    most = _GROUP_ROWS if newest.version == transaction.version else _OPEN_ROWS
+    if newest.number != MAIN and newest.target is None and newest.rows < most:
+        return newest.number
+    return _begin_run(connection, newest.number - 1, transaction.version)
+
+
+def _begin_run(connection: sqlite3.Connection, number: int, version: int) -> int:
+    connection.execute(
+        "INSERT INTO run (run, rows, version, target) VALUES (?, 0, ?, NULL)", (number, version)
+    )
+    return number
 
 
 def count_rows(connection: sqlite3.Connection, run: int, rows: int) -> None:
@@ -103,10 +102,13 @@ def count_rows(connection: sqlite3.Connection, run: int, rows: int) -> None:
     connection.execute("UPDATE run SET rows = rows + ? WHERE run = ?", (rows, run))
 
 
+# --- merging ----------------------------------------------------------------------------------
+
+
 def merge_overdue(transaction: Transaction, added: int) -> None:
     """Merge more rows than were added, if too many wait already: nothing waits without bound."""
-    if load_backlog(transaction.connection).is_overdue:
-        _merge(transaction.connection, 2 * added)
+    if _choose(load_runs(transaction.connection), _LATE) is not None:
+        _merge(transaction.connection, _REPAID * added)
 
 
 def merge_behind(store: Store, budget_seconds: float) -> int:
@@ -121,7 +123,7 @@ def merge_behind(store: Store, budget_seconds: float) -> int:
     """
     deadline = time.monotonic() + budget_seconds
     moved = 0
-    while load_backlog(store.connection).is_due:
+    while is_due(store.connection):
         with store.note() as connection:
             moved += _merge(connection, _SLICE_ROWS)
         if time.monotonic() >= deadline:
@@ -129,39 +131,84 @@ def merge_behind(store: Store, budget_seconds: float) -> int:
     return moved
 
 
+def is_due(connection: sqlite3.Connection) -> bool:
+    """Say whether to merge when there is time."""
+    runs = load_runs(connection)
+    return any(run.target is not None for run in runs) or _choose(runs, 1) is not None
+
+
+def _choose(runs: Sequence[Run], patience: int) -> tuple[Sequence[Run], bool] | None:
+    """Return which runs to merge, and whether into the main one; None while no merge is due.
+
+    What is merged into the main run together touches each of its pages once; so this is put off
+    as long as what waits is bearable.
+    """
+    *waiting, main = runs
+    if sum(run.rows for run in waiting) > patience * max(_LEAST_ROWS, main.rows // _SHARE):
+        return waiting, True
+    alike: dict[int, list[Run]] = {}
+    for run in waiting[1:]:  # The newest may still take more.
+        alike.setdefault(run.size_class, []).append(run)
+    for _, some in sorted(alike.items()):
+        if len(some) >= patience * _ALIKE:
+            return some, False
+    return None
+
+
 def _merge(connection: sqlite3.Connection, rows: int) -> int:
-    """Move about so many rows into the main run: those with the lowest digests."""
-    columns = "digest, kind, span, position, row, op, bucket"
-    # All runs that are there when a merge begins: what is merged together touches each page of the
-    # main run once. They take no more rows, so what is left of them is what was not moved yet.
-    waiting = "SELECT run, rows FROM run WHERE merging ORDER BY rows DESC"
-    merging = connection.execute(waiting).fetchall()
-    if not merging:
-        connection.execute("UPDATE run SET merging = 1 WHERE run <> ?", (MAIN,))
-        merging = connection.execute(waiting).fetchall()
-    if not merging:
+    """Go on with the merge that is under way, or begin one; move about so many rows.
+
+    Those with the lowest digests are moved. The runs that they come from take no more rows: what
+    is left of these was not moved yet, wherever a crash may have come between.
+    """
+    target, sources = _plan(connection)
+    if not sources:  # Another process has merged them in the meantime.
         return 0
-    largest, size = merging[0]
-    # The largest run tells how far such a part of all of them reaches.
+    last = _find_end(connection, sources, rows)
+    moved = connection.execute(
+        f"""INSERT INTO posting (run, {_ROW}) SELECT ?, {_ROW}
+        FROM run CROSS JOIN posting USING (run) WHERE target IS NOT NULL AND digest <= ?
+        ORDER BY {_ROW}""",  # noqa: S608  # column names
+        (target, last),
+    ).rowcount
+    for run in sources:
+        gone = connection.execute(
+            "DELETE FROM posting WHERE run = ? AND digest <= ?", (run.number, last)
+        ).rowcount
+        count_rows(connection, run.number, -gone)
+    count_rows(connection, target, moved)
+    if last == _PAST_ALL:
+        connection.execute("DELETE FROM run WHERE target IS NOT NULL")
+    return int(moved)
+
+
+def _plan(connection: sqlite3.Connection) -> tuple[int, Sequence[Run]]:
+    """Return the target and the sources of the merge that is under way, or that is to begin."""
+    runs = load_runs(connection)
+    for run in runs:
+        if run.target is not None:
+            return run.target, [source for source in runs if source.target is not None]
+    sources, into_main = _choose(runs, 1) or (runs[:-1], True)
+    target = MAIN if into_main else _begin_run(connection, runs[0].number - 1, 0)
+    connection.executemany(
+        "UPDATE run SET target = ? WHERE run = ?", [(target, run.number) for run in sources]
+    )
+    return target, sources
+
+
+def _find_end(connection: sqlite3.Connection, sources: Sequence[Run], rows: int) -> bytes:
+    """Return the digest through which runs have about so many rows together."""
+    largest = max(sources, key=lambda run: run.rows)
+    # How far such a part of the largest run reaches.
+    part = rows * largest.rows // max(1, sum(run.rows for run in sources))
     found = connection.execute(
         "SELECT digest FROM posting WHERE run = ? ORDER BY digest LIMIT 1 OFFSET ?",
-        (largest, rows * size // max(1, sum(rows for _, rows in merging))),
+        (largest.number, part),
     ).fetchone()
-    last = _PAST_ALL if found is None else found[0]
-    moved = connection.execute(
-        f"""INSERT INTO posting (run, {columns})
-        SELECT ?, {columns} FROM run CROSS JOIN posting USING (run)
-        WHERE merging AND digest <= ? ORDER BY digest, kind, span, position, row""",  # noqa: S608
-        (MAIN, last),
-    ).rowcount
-    for run, _ in merging:
-        gone = connection.execute(
-            "DELETE FROM posting WHERE run = ? AND digest <= ?", (run, last)
-        ).rowcount
-        count_rows(connection, run, -gone)
-    count_rows(connection, MAIN, moved)
-    connection.execute("DELETE FROM run WHERE merging AND rows = 0")
-    return int(moved)
+    return _PAST_ALL if found is None else bytes(found[0])
+
+
+# --- checking ---------------------------------------------------------------------------------
 
 
 def iter_miscounted(connection: sqlite3.Connection) -> Iterator[tuple[int, int, int]]:

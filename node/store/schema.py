@@ -157,15 +157,15 @@ _INITIAL: Final = (
         bucket INTEGER,
         PRIMARY KEY (run, digest, kind, span, position, row)
     ) STRICT, WITHOUT ROWID""",
-    # The runs: how many rows each has, the version that began it, whether it is being merged into
-    # the main one.
+    # The runs: how many rows each has, the version that began it, the run that it is being merged
+    # into.
     """CREATE TABLE run (
         run INTEGER PRIMARY KEY,
         rows INTEGER NOT NULL,
         version INTEGER NOT NULL,
-        merging INTEGER NOT NULL
+        target INTEGER
     ) STRICT""",
-    "INSERT INTO run (run, rows, version, merging) VALUES (1, 0, 0, 0)",
+    "INSERT INTO run (run, rows, version) VALUES (1, 0, 0)",
     # Operations that are no longer in force, and the ones that took their place. An operation's
     # validity is the interval from its own position to `by_position`.
     """CREATE TABLE superseded (

@@ -69,9 +69,13 @@ def _answers(followed: FollowedLists, numbers: range) -> list[object]:
     ]
 
 
+def _waiting(followed: FollowedLists) -> int:
+    return sum(run.rows for run in runs.load_runs(followed.store.connection)[:-1])
+
+
 def _pile_up(followed: FollowedLists, publisher: Publisher) -> None:
     """Accept what is new, with room for all of it to wait."""
-    with mock.patch.multiple(runs, _LEAST_ROWS=1_000, _MOST_RUNS=1_000):
+    with mock.patch.multiple(runs, _LEAST_ROWS=1_000, _ALIKE=1_000):
         followed.take(publisher)
 
 
@@ -97,9 +101,9 @@ def test_each_transaction_of_a_merge_moves_a_part_and_changes_no_answer(
     _pile_up(followed, publisher)
     asked = range(31)
     before, version = _answers(followed, asked), followed.store.version
-    waiting = [runs.load_backlog(followed.store.connection).rows]
+    waiting = [_waiting(followed)]
     while moved := runs.merge_behind(followed.store, 0.0):
-        waiting.append(runs.load_backlog(followed.store.connection).rows)
+        waiting.append(_waiting(followed))
         assert waiting[-2] - waiting[-1] == moved
         # As a crash would leave it now.
         assert _answers(followed, asked) == before
@@ -133,12 +137,15 @@ def test_what_waits_is_bounded_though_nobody_merges_behind(
     followed: FollowedLists, publisher: Publisher
 ) -> None:
     most = 0
+    trees = 0
     for start in range(BASE, BASE + 120, 4):
         publisher.publish(*(_own_id(number) for number in range(start, start + 4)))
         followed.take(publisher)
-        most = max(most, runs.load_backlog(followed.store.connection).rows)
-    limit = runs.load_backlog(followed.store.connection).limit
+        most = max(most, _waiting(followed))
+        trees = max(trees, len(_rows(followed)))
+    limit = runs._LEAST_ROWS
     assert limit < most <= 2 * limit + 12
+    assert 2 < trees < 9
     assert list(fsck(followed.store)) == []
 
 

@@ -16,8 +16,8 @@ def tiny_runs() -> Iterator[None]:
     sizes: dict[str, Any] = {
         "_OPEN_ROWS": 2,
         "_GROUP_ROWS": 5,
-        "_MOST_RUNS": 3,
-        "_LEAST_ROWS": 8,
+        "_ALIKE": 2,
+        "_LEAST_ROWS": 16,
         "_SHARE": 1_000,
         "_SLICE_ROWS": 3,
     }
