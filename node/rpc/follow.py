@@ -18,6 +18,7 @@ from federation.v1.log_service_pb2 import Outcome as WireOutcome
 from federation.v1.log_service_pb2 import SnapshotReason as WireReason
 from node import serving
 from node.rpc.frames import EncodedFrame, Frames
+from node.rpc.heads import Head, Heads
 from node.rpc.peers import Caller, check_enrolled
 from node.rpc.status import CallRefusedError
 from node.serving import Answer, Cursor, Outcome, SnapshotReason
@@ -37,6 +38,8 @@ _WIRE_REASON: Final = {
     SnapshotReason.CHEAPER: WireReason.SNAPSHOT_REASON_CHEAPER,
 }
 _FOLLOWABLE: Final = (Outcome.UP_TO_DATE, Outcome.DELTAS)
+_SETTLED: Final = (Outcome.UP_TO_DATE, Outcome.UNAVAILABLE, Outcome.SNAPSHOT)
+"""Answers that stay what they are until the list moves."""
 _ROOT_BYTES: Final = 32
 
 
@@ -49,12 +52,14 @@ class Place:
         outcome: the last answer; None before the first.
         behind: whether there may be more to send.
         head: how many deltas there were at that answer.
+        known: where the list stood before that answer; None when it was not here.
     """
 
     cursor: Cursor
     outcome: Outcome | None = None
     behind: bool = False
     head: int = 0
+    known: Head | None = None
 
 
 def parse_request(request: FollowRequest) -> list[Place]:
@@ -91,15 +96,23 @@ def _invalid(reason: str, message: str) -> CallRefusedError:
     return CallRefusedError(grpc.StatusCode.INVALID_ARGUMENT, reason, message)
 
 
-def survey(store: Store, caller: Caller, places: Sequence[Place]) -> list[FollowResponse]:
-    """Answer every cursor, and return what of it is new to the peer.
+def survey(
+    store: Store, heads: Heads, caller: Caller, places: Sequence[Place]
+) -> list[FollowResponse]:
+    """Answer every cursor whose list has moved, and return what of it is new to the peer.
 
     Raises:
         CallRefusedError: the caller is not enrolled any more.
     """
     check_enrolled(store, caller)
     openings = []
+    now = heads.load(store)
     for place in places:
+        head = now.get(place.cursor.origin)
+        # A peer may follow a thousand lists, of which one has moved.
+        if place.outcome in _SETTLED and place.known == head:
+            continue
+        place.known = head
         answer = serving.answer(store, caller.org, place.cursor)
         was, place.outcome = place.outcome, answer.outcome
         place.behind, place.head = answer.outcome is Outcome.DELTAS, answer.head

@@ -31,6 +31,7 @@ from node.metrics import Metrics
 from node.rpc import follow
 from node.rpc.call import Call
 from node.rpc.frames import EncodedFrame, Frames
+from node.rpc.heads import Heads
 from node.rpc.peers import check_enrolled
 from node.rpc.readers import Readers
 from node.rpc.status import CallRefusedError, shutting_down
@@ -67,6 +68,7 @@ class LogServicer(LogServiceServicer):
         self._metrics = metrics
         self._heartbeat_seconds = heartbeat_seconds
         self._frames = frames
+        self._heads = Heads()
         self._turns = asyncio.Semaphore(_TURNS)
 
     async def ListLogs(  # type: ignore[override]  # the interceptors' Call, not gRPC's context
@@ -116,7 +118,9 @@ class LogServicer(LogServiceServicer):
         while not self._wakeups.closed:
             if seen != self._wakeups.generation:
                 seen = self._wakeups.generation
-                for opening in await self._read(lambda store: follow.survey(store, caller, places)):
+                for opening in await self._read(
+                    partial(follow.survey, heads=self._heads, caller=caller, places=places)
+                ):
                     await call.write(opening)
             if any(place.behind for place in places):
                 await self._send_round(call, places)
