@@ -113,7 +113,7 @@ class PublishConfig:
 
     Attributes:
         snapshot_ops: after how many operations since its last snapshot a list gets a new one, if
-            they are also more than its live entries; 0 for on command only.
+            they are also half as many again as its live entries; 0 for on command only.
     """
 
     snapshot_ops: int = 100_000

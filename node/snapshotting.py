@@ -65,17 +65,17 @@ class MadeSnapshot:
 def is_due(record: ListRecord, every_ops: int) -> bool:
     """Say whether a list of our own is to have a new snapshot.
 
-    When `every_ops` operations were published since the last one, and at least as many as there are
-    live entries: so making snapshots never costs more than a constant for each operation, and a new
-    subscriber never fetches much more than twice the live set. Right after the import of a new list
-    its deltas are as good as any snapshot.
+    When `every_ops` operations were published since the last one, and half as many again as there
+    are live entries: so making snapshots never costs more than a constant for each operation, and a
+    new subscriber never fetches much more than two and a half times the live set. Right after the
+    import of a new list its deltas are as good as any snapshot.
 
     Args:
         record: the list.
         every_ops: the rule of the configuration; 0 for never.
     """
     since = record.since_snapshot
-    return every_ops > 0 and since >= every_ops and since > record.log.live_count
+    return 0 < every_ops <= since and 2 * since > 3 * record.log.live_count
 
 
 def publish_snapshot(
