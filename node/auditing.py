@@ -17,7 +17,7 @@ from federation.hashtypes import find_type
 from federation.header import Header, leaf_hash
 from federation.names import OrgName, Origin
 from node.errors import UsageError
-from node.store import entries, fetched, log, registry, snapshots
+from node.store import entries, fetched, history, log, registry, snapshots, spans
 from node.store.connection import Store
 from node.store.contents import Contents
 from node.store.entries import Place
@@ -316,7 +316,7 @@ def show(store: Store, record: ListRecord, text: str) -> list[list[Provenance]]:
         return [
             [
                 reader.provenance(version.place, version.until)
-                for version in entries.load_versions(connection, record.span, entry)
+                for version in history.load_versions(connection, record.list, entry)
             ]
             for entry in named
         ]
@@ -343,17 +343,18 @@ def _entries_named(
 ) -> list[EntryId]:
     """Return the entries that an id names, or else those that ever had a fingerprint."""
     entry = EntryId.parse(text)
-    named = {entry} if entries.load_versions(connection, record.span, entry) else set()
+    named = {entry} if history.load_versions(connection, record.list, entry) else set()
     foreign = _read_foreign(text)
     try:
         fingerprints = candidates(text) if foreign is None else (foreign,)
     except FederationError:
         fingerprints = ()
     for fingerprint in fingerprints:
-        for place in entries.find_entries(connection, record.span, fingerprint):
-            operation = reader.operation(place)
-            if fingerprint in operation.fingerprints:
-                named.add(operation.entry)
+        for span in spans.iter_applied(connection, record.list):
+            for place in entries.find_entries(connection, span.span, fingerprint):
+                operation = reader.operation(place)
+                if fingerprint in operation.fingerprints:
+                    named.add(operation.entry)
     return sorted(named)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from federation.body import unpack
+from federation.body import PackedOp, unpack
 from federation.bucket import LiveEntry, name_of
 from node.byname import iter_by_name
 from node.errors import UsageError
@@ -26,7 +26,7 @@ def covering_span(store: Store, record: ListRecord, size: int) -> Span:
         earlier = [
             str(held.stop)
             for held in spans.iter_applied(store.connection, record.list)
-            if held.stop is not None
+            if held.stop
         ]
         raise UsageError(
             f"position {size} of {record.origin} is not held here: a snapshot took the place of "
@@ -71,7 +71,7 @@ def _compare(
         left_name, right_name = _name(left), _name(right)
         removed = right is None or (left is not None and left_name < right_name)
         added = left is None or (right is not None and right_name < left_name)
-        if not added and not removed and left != right:
+        if not added and not removed and _said(left) != _said(right):
             yield _change(left, right, snapshot)
         elif added or removed:
             yield _change(None if added else left, None if removed else right, snapshot)
@@ -86,6 +86,11 @@ def _name(entry: LiveEntry | None) -> bytes:
         return b""
     shape = entry.packed.shape
     return name_of(shape, entry.packed.record[: shape.key_width])
+
+
+def _said(entry: LiveEntry | None) -> PackedOp | None:
+    # Where it was said makes no difference: an entry that came back as it was is as it was.
+    return None if entry is None else entry.packed
 
 
 def _change(left: LiveEntry | None, right: LiveEntry | None, snapshot: int) -> Change:

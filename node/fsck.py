@@ -173,9 +173,12 @@ class _ListCheck:
         yield from self._charter(record, root)
         here = [
             held
-            for state in (SnapshotState.HELD, SnapshotState.ARRIVING)
+            for state in (SnapshotState.HELD, SnapshotState.ARRIVING, SnapshotState.ABANDONED)
             for held in snapshots.iter_of_list(self._connection, self._number, state)
         ]
+        # What is being made, or was when its maker was killed, means nothing yet.
+        for made in snapshots.iter_of_list(self._connection, self._number, SnapshotState.BUILDING):
+            self.rows.update(bucket=len(snapshots.held_numbers(self._connection, made.snapshot)))
         applied = list(spans.iter_applied(self._connection, self._number))
         ends = [span.stop if span.stop is not None else record.log.size for span in applied]
         self._total = sum(held.buckets for held in here)

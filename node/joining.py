@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from federation.errors import OperationError, Reason
 from federation.names import OrgName, Origin
 from federation.replica import Replica, SignedDelta
 from federation.snapshot import Snapshot, SnapshotOffer
 from node.clock import Clock
-from node.errors import UsageError
+from node.errors import DamageError, UsageError
 from node.store import entries, log, registry, snapshots, spans
 from node.store.connection import Store
 from node.store.registry import ListRecord
@@ -54,12 +55,8 @@ def begin(store: Store, origin: Origin, offer: SnapshotOffer, *, clock: Clock) -
     record = _followed(store.connection, origin)
     opened = _replica(store.connection, record).receive_snapshot(offer, now_ms=clock.now_ms())
     with store.note() as connection:
-        number = None
-        for held in snapshots.iter_of_list(connection, record.list, SnapshotState.ARRIVING):
-            if held.offer.header == offer.header:
-                number = held.snapshot
+        number = _take_up(connection, record.list, offer)
         if number is None:
-            # What is left of an older one goes behind acceptance (`sweep`).
             number = snapshots.add(
                 connection, record.list, opened.position, SnapshotState.ARRIVING, offer
             )
@@ -80,23 +77,53 @@ def begin(store: Store, origin: Origin, offer: SnapshotOffer, *, clock: Clock) -
     )
 
 
-def take(store: Store, arrival: Arrival, buckets: Sequence[tuple[int, bytes]]) -> int:
+def _take_up(connection: sqlite3.Connection, list_number: int, offer: SnapshotOffer) -> int | None:
+    """Let one snapshot of a list arrive, and no other; return its number if some of it is here."""
+    number = None
+    for state in (SnapshotState.ARRIVING, SnapshotState.ABANDONED):
+        for held in snapshots.iter_of_list(connection, list_number, state):
+            if held.offer.header == offer.header:
+                number = held.snapshot
+                snapshots.set_state(connection, number, SnapshotState.ARRIVING)
+            elif state is SnapshotState.ARRIVING:
+                snapshots.set_state(connection, held.snapshot, SnapshotState.ABANDONED)
+    return number
+
+
+def take(store: Store, arrival: Arrival, buckets: Sequence[tuple[int, bytes]]) -> int | None:
     """Verify buckets and keep them with their index, durably and out of sight.
 
     Returns:
-        How many entries they have.
+        How many entries they have; None when the snapshot is not awaited any more, as another one
+        is or as the list has moved on: it then has to be asked for anew.
 
     Raises:
-        PeerError: one is not what was signed; none of them is kept.
+        PeerError: one is not what was signed, or does not fit others; none of them is kept.
         StoreError: the store could not be written.
     """
+    try:
+        return _take(store, arrival, buckets)
+    except DamageError as error:
+        if not isinstance(error.__cause__, sqlite3.IntegrityError):
+            raise
+        # Two buckets say the same, as no live set does. Or there is damage here: then, too, one
+        # list must not keep the node from all others.
+        raise OperationError(
+            f"buckets of the snapshot at position {arrival.opened.position} of {arrival.origin} do "
+            f"not fit each other here: if 'hashfed fsck' finds no damage, they were signed so "
+            f"({error})",
+            reason=Reason.OP_ORDER,
+        ) from error
+
+
+def _take(store: Store, arrival: Arrival, buckets: Sequence[tuple[int, bytes]]) -> int | None:
     opened = [(number, data, arrival.opened.open_bucket(number, data)) for number, data in buckets]
     added = 0
     with store.write("sync", f"{arrival.origin}, buckets of a snapshot") as transaction:
         connection = transaction.connection
-        held = snapshots.load(connection, arrival.snapshot)
-        if held is None or held.state is not SnapshotState.ARRIVING:
-            raise UsageError(f"the snapshot of {arrival.origin} is not being fetched any more")
+        if not _is_awaited(connection, arrival):
+            transaction.abandon()
+            return None
         here = snapshots.held_numbers(connection, arrival.snapshot)
         for number, data, bucket in opened:
             if number in here:
@@ -113,12 +140,21 @@ def take(store: Store, arrival: Arrival, buckets: Sequence[tuple[int, bytes]]) -
     return added
 
 
+def _is_awaited(connection: sqlite3.Connection, arrival: Arrival) -> bool:
+    held = snapshots.load(connection, arrival.snapshot)
+    return (
+        held is not None
+        and held.state is SnapshotState.ARRIVING
+        and held.offer.header == arrival.opened.offer.header
+    )
+
+
 def finish(store: Store, arrival: Arrival, *, via: OrgName) -> ListRecord | None:
     """Put a snapshot in force, all of whose buckets are here; in one transaction.
 
     Returns:
-        The list as it is now; None when the list has moved on since the offer, which then has to
-        be asked for anew.
+        The list as it is now; None when it has moved on since the offer, or as `take`: the
+        snapshot then has to be asked for anew.
 
     Raises:
         PeerError: the buckets together are not a live set that fits what was signed.
@@ -130,10 +166,11 @@ def finish(store: Store, arrival: Arrival, *, via: OrgName) -> ListRecord | None
     ) as transaction:
         connection = transaction.connection
         record = _followed(connection, arrival.origin)
-        if record.log.size != arrival.size:
+        stored = list(snapshots.iter_buckets(connection, arrival.snapshot))
+        complete = len(stored) == len(opened.bucket_hashes)
+        if not complete or record.log.size != arrival.size or not _is_awaited(connection, arrival):
             transaction.abandon()
             return None
-        stored = list(snapshots.iter_buckets(connection, arrival.snapshot))
         replica = _replica(connection, record)
         state = replica.adopt(opened, [bucket.extent for bucket in stored])
         leaf = SignedDelta(opened.offer.header, b"", opened.offer.checkpoint)
@@ -156,29 +193,37 @@ def finish(store: Store, arrival: Arrival, *, via: OrgName) -> ListRecord | None
 def sweep(store: Store) -> bool:
     """Let go of a bit of what is left of snapshots that did not arrive; say whether there was any.
 
-    Only the newest arrival of a list can still become complete, and only if it is ahead of the log.
+    A snapshot can still become complete if it was the last to be offered and is ahead of the log.
     """
     for record in list(registry.iter_lists(store.connection)):
-        arriving = list(
-            snapshots.iter_of_list(store.connection, record.list, SnapshotState.ARRIVING)
-        )
-        newest = max((held.snapshot for held in arriving), default=None)
-        for held in arriving:
-            if held.snapshot != newest or held.position < record.log.size:
-                _sweep_one(store, record.origin, held.snapshot)
-                return True
+        passed = [
+            held.snapshot
+            for held in snapshots.iter_of_list(
+                store.connection, record.list, SnapshotState.ARRIVING
+            )
+            if held.position < record.log.size
+        ]
+        abandoned = snapshots.iter_of_list(store.connection, record.list, SnapshotState.ABANDONED)
+        for number in (*passed, *(held.snapshot for held in abandoned)):
+            _sweep_one(store, record.list, number)
+            return True
     return False
 
 
-def _sweep_one(store: Store, origin: Origin, snapshot: int) -> None:
+def _sweep_one(store: Store, list_number: int, snapshot: int) -> None:
     """Let go of one bucket of a snapshot and its index; of the snapshot, when none is left."""
-    with store.write("sync", f"{origin}, let go of a snapshot that did not arrive") as transaction:
-        connection = transaction.connection
+    with store.note() as connection:
+        held = snapshots.load(connection, snapshot)
+        size = registry.load_list_by_number(connection, list_number).log.size
+        if held is None or (held.state is not SnapshotState.ABANDONED and held.position >= size):
+            # It is awaited again, since a moment ago.
+            return
+        snapshots.set_state(connection, snapshot, SnapshotState.ABANDONED)
         span = spans.of_snapshot(connection, snapshot)
         number = next(iter(snapshots.held_numbers(connection, snapshot)), None)
         if number is not None and span is not None:
             bucket = snapshots.load_bucket(connection, snapshot, number)
-            entries.unindex_bucket(transaction, span.span, bucket)
+            entries.unindex_bucket(connection, span.span, number, bucket)
             snapshots.remove_bucket(connection, snapshot, number)
             return
         if span is not None:

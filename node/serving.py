@@ -84,7 +84,7 @@ class Answer:
         head: how many deltas there are here; 0 when unavailable.
         checkpoint: the newest signed note here, or empty.
         charter: the envelope of the charter in force, if the caller's is older; else empty.
-        retained_from: the size from which on every delta is here.
+        retained_from: the size from which on every leaf is here.
         snapshot: the position of the snapshot to go on from, with SNAPSHOT.
         reason: why, with SNAPSHOT.
     """
@@ -128,7 +128,7 @@ def answer(store: Store, caller: str, cursor: Cursor) -> Answer:
         head=size,
         checkpoint=b"" if newest is None else newest.checkpoint,
         charter=charter if record.charter_version > cursor.charter_version else b"",
-        retained_from=record.retained_from,
+        retained_from=record.log.start,
         snapshot=held.position if held is not None and reason is not None else None,
         reason=reason,
     )
@@ -139,13 +139,13 @@ def _outcome(store: Store, record: ListRecord, cursor: Cursor) -> Outcome:
     size = record.log.size
     if cursor.size > size:
         return Outcome.CURSOR_AHEAD
-    if 0 < cursor.size < record.retained_from:
+    if 0 < cursor.size < record.log.start:
         return Outcome.CURSOR_TOO_OLD
     if cursor.size and cursor.root_hash != root_at(store, record, cursor.size):
         return Outcome.DIVERGED
     if cursor.size == size:
         return Outcome.UP_TO_DATE
-    return Outcome.DELTAS if cursor.size >= record.retained_from else Outcome.CURSOR_TOO_OLD
+    return Outcome.DELTAS if cursor.size >= record.log.start else Outcome.CURSOR_TOO_OLD
 
 
 def _snapshot_reason(
@@ -160,7 +160,8 @@ def _snapshot_reason(
     deltas, body_bytes = log.measure(store.connection, record.list, cursor.size, held.position + 1)
     cost = body_bytes + deltas * (_LEAF_BYTES + _LEAF_COST)
     factor = _REPLACING if cursor.size else _STARTING
-    return SnapshotReason.CHEAPER if cost > factor * held.size_bytes + _LEAF_COST else None
+    other_cost = held.size_bytes + _LEAF_BYTES + _LEAF_COST
+    return SnapshotReason.CHEAPER if cost > factor * other_cost else None
 
 
 def offer_snapshot(
@@ -213,7 +214,7 @@ def read_leaf(
     that is here.
     """
     record = find_available(store, caller, origin)
-    if record is None or not record.retained_from <= position < size <= record.log.size:
+    if record is None or not record.log.start <= position < size <= record.log.size:
         return None
     leaf = log.load_signed(store.connection, record.list, position)
     return leaf, trees.load_tail(store.connection, record).prove_inclusion(position, size)
@@ -232,8 +233,14 @@ def find_available(store: Store, caller: str, origin: str) -> ListRecord | None:
 def root_at(store: Store, record: ListRecord, size: int) -> bytes:
     """Return the root hash of a list's log at an earlier size (0 < size <= its size).
 
-    Every delta is kept with the checkpoint of the log right after it.
+    Every delta is kept with the checkpoint of the log right after it, and a snapshot that its span
+    begins with together with the log before it.
+
+    Raises:
+        DamageError: what is kept of that size is not there.
     """
+    if record.base is not None and size == record.log.start:
+        return trees.load_frontier(store.connection, record, size).root()
     held = log.load_record(store.connection, record.list, size - 1)
     if held is None:
         raise DamageError(f"position {size - 1} of {record.origin} is missing")

@@ -200,7 +200,7 @@ def _kind_at(connection: sqlite3.Connection, record: ListRecord, position: int) 
 def _newest_leaf(connection: sqlite3.Connection, record: ListRecord) -> int | None:
     """Return the position of the newest snapshot leaf whose live set can be told from here."""
     for delta in log.iter_records(
-        connection, record.list, record.retained_from, record.log.size, newest=True
+        connection, record.list, record.log.start, record.log.size, newest=True
     ):
         if Header.parse(delta.header).kind is LeafKind.SNAPSHOT:
             return delta.position

@@ -172,7 +172,7 @@ def read(
     if record is None:
         place.outcome, place.behind = Outcome.UNAVAILABLE, False
         return _opening(store, caller, place, Answer(outcome=Outcome.UNAVAILABLE))
-    if cursor.size < record.retained_from:
+    if cursor.size < record.log.start:
         # A snapshot has taken the place, since that answer, of what would have followed.
         answer = serving.answer(store, caller.org, cursor)
         place.outcome, place.behind = answer.outcome, False

@@ -238,15 +238,14 @@ def index_bucket(transaction: Transaction, span: int, number: int, bucket: Bucke
         runs.merge_overdue(transaction, added)
 
 
-def unindex_bucket(transaction: Transaction, span: int, bucket: Bucket) -> None:
+def unindex_bucket(connection: sqlite3.Connection, span: int, number: int, bucket: Bucket) -> None:
     """Take what `index_bucket` put there out of the index of a span that was never in force."""
-    connection = transaction.connection
     for group, keys, kind in _index_columns(connection, bucket.body, _type_code):
         for (run,) in connection.execute("SELECT run FROM run").fetchall():
             gone = connection.execute(
-                """DELETE FROM posting WHERE run = ?1 AND kind = ?4 AND span = ?5 AND digest IN
-                (SELECT substr(?2, n * ?3 + 1, ?3) FROM number WHERE n < ?6)""",
-                (run, keys, len(keys) // group.count, kind, span, group.count),
+                """DELETE FROM posting WHERE run = ?1 AND kind = ?4 AND span = ?5 AND bucket = ?6
+                AND digest IN (SELECT substr(?2, n * ?3 + 1, ?3) FROM number WHERE n < ?7)""",
+                (run, keys, len(keys) // group.count, kind, span, number, group.count),
             ).rowcount
             runs.count_rows(connection, run, -gone)
 

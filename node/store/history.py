@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from federation.body import PackedOp, unpack
@@ -12,6 +12,7 @@ from federation.entry import EntryId, Operation, OpKind
 from node.errors import DamageError
 from node.store import entries, log, runs, snapshots, spans
 from node.store.contents import Contents
+from node.store.entries import Version
 from node.store.spans import Span
 from node.store.sqlite import sqlite3
 
@@ -113,6 +114,31 @@ def iter_live(
     """
     for packed, position, row in iter_live_packed(connection, list_number, size):
         yield position, row, unpack(packed)
+
+
+def load_versions(
+    connection: sqlite3.Connection, list_number: int, entry: EntryId
+) -> list[Version]:
+    """Return every operation on an entry that is known here of a list, oldest first.
+
+    An assertion that a snapshot says too is there once, as it came first. What was no longer in
+    force in a snapshot ended in the part of the log that it went past, at its position at the
+    latest.
+    """
+    known: list[Version] = []
+    for span in spans.iter_applied(connection, list_number):
+        found = entries.load_versions(connection, span.span, entry)
+        if known and known[-1].until is None and (found or known[-1].kind is OpKind.ASSERT):
+            last = known.pop()
+            same = bool(found) and _at(found[0]) == _at(last)
+            known.append(replace(last, until=found[0].until if same else span.start - 1))
+            del found[:same]
+        known += found
+    return known
+
+
+def _at(version: Version) -> tuple[int, int]:
+    return version.place.position, version.place.row
 
 
 def iter_changes(

@@ -27,6 +27,8 @@ class SnapshotState(StrEnum):
     """Its buckets are being made from the live set here."""
     ARRIVING = "arriving"
     """Its buckets are being fetched."""
+    ABANDONED = "abandoned"
+    """It will not become complete: what came of it is let go of, bit by bit."""
     HELD = "held"
     """All of it is here, verified."""
 
@@ -116,6 +118,11 @@ def hold(connection: sqlite3.Connection, snapshot: int, offer: SnapshotOffer) ->
             bucket_hashes = ? WHERE snapshot = ?""",
         (SnapshotState.HELD, *offer[:4], snapshot),
     )
+
+
+def set_state(connection: sqlite3.Connection, snapshot: int, state: SnapshotState) -> None:
+    """Record how much of a snapshot is here."""
+    connection.execute("UPDATE snapshot SET state = ? WHERE snapshot = ?", (state, snapshot))
 
 
 def load(connection: sqlite3.Connection, snapshot: int) -> SnapshotRecord | None:

@@ -14,6 +14,7 @@ from federation.errors import FederationError, ForkError, PeerError, Reason
 from federation.header import Header
 from federation.names import OrgName, Origin
 from federation.replica import SignedDelta
+from federation.snapshot import SnapshotOffer
 from node import accepting, joining, serving
 from node.clock import Clock
 from node.errors import NodeError, ProtocolError, UsageError
@@ -90,6 +91,7 @@ class _Followed:
 
     progress: Progress
     expected: int
+    deltas_only: bool = False
     outcome: Outcome | None = None
     dropped: bool = False
     pending: list[SignedDelta] = field(default_factory=list)
@@ -149,21 +151,28 @@ class Intake:
         taken, self._arrivals = self._arrivals, []
         return taken
 
-    def arrive(self, store: Store, arrival: Arrival, buckets: Sequence[tuple[int, bytes]]) -> None:
-        """Keep buckets of a snapshot.
+    def arrive(self, store: Store, arrival: Arrival, buckets: Sequence[tuple[int, bytes]]) -> bool:
+        """Keep buckets of a snapshot; say whether it is still awaited.
 
         Raises:
             PeerError: one is not what was signed.
             StoreError: the store could not be written.
         """
         entries = joining.take(store, arrival, buckets)
+        if entries is None:
+            self.reopen = True
+            return False
         progress = self._lists[str(arrival.origin)].progress
         progress.buckets += len(buckets)
         progress.ops += entries
         progress.bytes += sum(len(data) for _, data in buckets)
+        return True
 
-    def join(self, store: Store, arrival: Arrival) -> None:
+    def join(self, store: Store, arrival: Arrival) -> bool:
         """Put a snapshot in force, all of whose buckets are here, and ask for what follows it.
+
+        Returns:
+            Whether it was; otherwise the list has moved on, and is asked for anew.
 
         Raises:
             PeerError: the buckets do not fit what was signed.
@@ -176,6 +185,7 @@ class Intake:
             progress.size = record.log.size
             progress.joined = arrival.opened.position
             progress.buckets = progress.buckets_total = 0
+        return record is not None
 
     def give_up_join(self, store: Store, origin: Origin, error: NodeError) -> None:
         """Note that a snapshot could not be fetched for now; what came of it stays."""
@@ -230,14 +240,15 @@ class Intake:
             known = size and record.origin not in from_start
             if not known:
                 item.expected = 0
+            # What is compared from the start is compared delta by delta.
+            item.deltas_only = record.deltas_only or record.origin in from_start
             cursors.append(
                 Cursor(
                     origin=str(record.origin),
                     size=item.expected,
                     root_hash=record.log.frontier.root() if known else b"",
                     charter_version=record.charter_version,
-                    # What is compared from the start is compared delta by delta.
-                    deltas_only=record.deltas_only or record.origin in from_start,
+                    deltas_only=item.deltas_only,
                 )
             )
         return cursors
@@ -322,16 +333,27 @@ class Intake:
                 item.progress.head = _check_checkpoint(store, record, event.checkpoint)
             item.progress.retained_from = event.retained_from
             if event.snapshot is not None:
-                arrival = joining.begin(store, record.origin, event.snapshot, clock=self._clock)
-                total = len(arrival.opened.bucket_hashes)
-                item.progress.buckets_total = total
-                item.progress.buckets = total - len(arrival.missing)
-                self._arrivals.append(arrival)
+                self._begin(store, item, record, event.snapshot)
         except PeerError as error:
             self._park(store, item, error)
         except UsageError:
             # Not followed any more, since a moment ago.
             item.dropped = True
+
+    def _begin(
+        self, store: Store, item: _Followed, record: ListRecord, offer: SnapshotOffer
+    ) -> None:
+        if item.deltas_only:
+            raise ProtocolError(f"{self._via} offered a snapshot where it was asked for deltas")
+        if record.log.size != item.expected:
+            # Proved from where the list stood: somebody else has moved it on meanwhile.
+            item.dropped = self.reopen = True
+            return
+        arrival = joining.begin(store, record.origin, offer, clock=self._clock)
+        total = len(arrival.opened.bucket_hashes)
+        item.progress.buckets_total = total
+        item.progress.buckets = total - len(arrival.missing)
+        self._arrivals.append(arrival)
 
     def _flush(self, store: Store, item: _Followed) -> None:
         """Verify and commit the deltas that wait."""
@@ -433,8 +455,14 @@ class Intake:
             case Outcome.UNAVAILABLE:
                 detail = f"{self._via} does not have it, or not for us"
                 self._show(item, FollowState.STALE, UNAVAILABLE, detail)
+            case Outcome.SNAPSHOT if held.state is FollowState.QUARANTINED:
+                # As above, until the snapshot is here.
+                self._show(item, held.state, held.reason, held.detail)
             case Outcome.SNAPSHOT:
                 self._show(item, FollowState.CATCHING_UP)
+            case Outcome.CURSOR_TOO_OLD if held.reason == DIVERGED:
+                # What it said before is worse, and cannot be compared with this peer.
+                self._show(item, held.state, held.reason, held.detail)
             case Outcome.CURSOR_TOO_OLD:
                 detail = (
                     f"{self._via} holds every delta from position {progress.retained_from} on, "

@@ -336,49 +336,69 @@ class Session:
 
     async def _start_joins(self, intake: Intake, channel: grpc.aio.Channel) -> None:
         """Begin to fetch the snapshots that were offered; the stream's other lists go on."""
+        tools = self._tools
         for arrival in intake.take_arrivals():
-            if arrival.origin in self._joins:
+            running = self._joins.get(arrival.origin)
+            if running is not None and not running.done():
                 continue
-            peers = await self._tools.writer.run_aside(
+            peers = await tools.writer.run_aside(
                 lambda store: list(registry.iter_peers(store.connection))
             )
             sources = Sources(
                 via=self.peer.org,
                 channel=channel,
                 others=[peer for peer in peers if peer.org != self.peer.org],
-                identity=self._tools.identity,
-                idle_timeout_seconds=self._tools.idle_timeout_seconds,
+                identity=tools.identity,
+                idle_timeout_seconds=tools.idle_timeout_seconds,
             )
-            join = Join(arrival, intake, self._tools.writer, sources, self._tools.on_progress)
-            task = asyncio.create_task(self._join(arrival.origin, join, intake))
-            self._joins[arrival.origin] = task
+            origin = arrival.origin
+            join = Join(
+                arrival,
+                intake,
+                tools.writer,
+                sources,
+                partial(self._note_arrived, intake, origin),
+            )
+            self._joins[origin] = asyncio.create_task(self._join(origin, join, intake))
+            tools.on_progress(intake.progress_of(origin))
+
+    def _note_arrived(self, intake: Intake, origin: Origin, buckets: int) -> None:
+        if self._tools.metrics is not None:
+            self._tools.metrics.buckets_accepted.labels(str(origin)).inc(buckets)
+        self._tools.on_progress(intake.progress_of(origin))
 
     async def _join(self, origin: Origin, join: Join, intake: Intake) -> None:
         """Fetch one snapshot; what is wrong with it is the fault of its list alone.
 
         Raises:
             StoreError: the store cannot be written.
+            LockedError: another process keeps it.
         """
+        tools = self._tools
         try:
-            await join.run()
+            joined = await join.run()
         except PeerError as caught:
             error = caught
-            self._report(
-                await self._tools.writer.run(lambda store: intake.refuse(store, origin, error))
-            )
+            self._report(await tools.writer.run(lambda store: intake.refuse(store, origin, error)))
         except (StoreError, LockedError):
             raise
-        except NodeError as error:
+        except NodeError as caught:
+            failure = caught
             self._log.warning(
-                "snapshot_failed", origin=str(origin), reason=error.reason, detail=str(error)
+                "snapshot_failed", origin=str(origin), reason=failure.reason, detail=str(failure)
             )
-            failure = error
-            await self._tools.writer.run(lambda store: intake.give_up_join(store, origin, failure))
+            await tools.writer.run(lambda store: intake.give_up_join(store, origin, failure))
             self._rest_list(origin)
         else:
-            self._tools.on_accepted()
-        if self._buffer is not None:
-            self._buffer.interrupt()
+            if joined:
+                self._log.info("snapshot_joined", origin=str(origin))
+                if tools.metrics is not None:
+                    tools.metrics.snapshots_joined.labels(str(origin)).inc()
+                tools.on_accepted()
+        finally:
+            # The stream may wait for the next message: there is something to look at before that.
+            if self._buffer is not None:
+                self._buffer.interrupt()
 
     async def _finish_joins(self) -> None:
         await asyncio.gather(*self._joins.values())
