@@ -21,8 +21,9 @@ from node.changes import Format, format_change
 from node.csvfile import HEADER, format_rows
 from node.errors import ConfigError, StoreFullError, UsageError
 from node.sorting import Sorter
-from node.store import history, log
+from node.store import history, log, registry
 from node.store.connection import Store
+from node.store.entries import Cuts
 from node.store.registry import ListRecord
 
 _ADD_ITEMS: Final = 1_000
@@ -31,6 +32,9 @@ _RFC3339: Final = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?"
     r"([Zz]|[+-][0-9]{2}:[0-9]{2})"
 )
+_NOW: Final = 1 << 62
+"""More deltas than a list can have."""
+
 _AS_OF_FORMS: Final = "position:N, version:N or time:2026-01-31T12:00:00Z"
 
 
@@ -181,6 +185,33 @@ def resolve_as_of(store: Store, record: ListRecord, text: str) -> int:
     else:
         version = log.version_at_time(connection, _parse_time(value))
     return log.position_at_version(connection, record.list, version)
+
+
+def resolve_cuts(store: Store, record: ListRecord | None, text: str | None) -> Cuts | None:
+    """Return the point in history that a question about one list, or about all, is about.
+
+    Args:
+        store: where the lists are.
+        record: the one list; None for all.
+        text: as `resolve_as_of`; None for now.
+
+    Returns:
+        None for all lists now.
+
+    Raises:
+        UsageError: as `resolve_as_of`, or a position without a list.
+    """
+    if text is None:
+        return None if record is None else {record.list: _NOW}
+    if record is not None:
+        return {record.list: resolve_as_of(store, record, text)}
+    if text.startswith("position:"):
+        raise UsageError(
+            f"{text}: of which list?",
+            hint="name it with --list; version:N and time:T are points of all lists",
+        )
+    records = list(registry.iter_lists(store.connection))
+    return {held.list: resolve_as_of(store, held, text) for held in records}
 
 
 def _parse_number(kind: str, text: str, newest: int) -> int:

@@ -20,7 +20,9 @@ from node.store.schema import NUMBERS
 from node.store.sqlite import sqlite3
 
 _ID_TYPE: Final = 0
-_LONGEST_KEY: Final = 64
+LONGEST_KEY: Final = 64
+"""Bytes of the longest digest that stands in the index itself."""
+
 _LONG_TAG: Final = bytes(33)
 _LOOK_ALONG: Final = 6
 """Rows to look along for each key, at most, rather than to look each key up."""
@@ -58,7 +60,7 @@ def _index_key(digest: bytes) -> bytes:
     The tag makes it longer than any digest that stands for itself: else a short digest of a type
     of any width could be taken for a long one.
     """
-    return digest if len(digest) <= _LONGEST_KEY else _LONG_TAG + sha256(digest).digest()
+    return digest if len(digest) <= LONGEST_KEY else _LONG_TAG + sha256(digest).digest()
 
 
 def _type_code(connection: sqlite3.Connection, type_name: str) -> int:
@@ -115,7 +117,7 @@ def _may_overlap(
     cheaper than one for each key. It is cut short where others have very many keys there.
     """
     width = len(keys) // group.count
-    if group.shape.key_width > _LONGEST_KEY:  # Hashes do not ascend as what they are of does.
+    if group.shape.key_width > LONGEST_KEY:  # Hashes do not ascend as what they are of does.
         return True
     most = _LOOK_ALONG * group.count
     ours, near = connection.execute(
@@ -129,7 +131,7 @@ def _may_overlap(
 
 
 def _index_column(column: bytes, width: int) -> bytes:
-    if width <= _LONGEST_KEY:
+    if width <= LONGEST_KEY:
         return column
     return b"".join([_index_key(digest) for digest in cut(column, width)])
 
@@ -153,7 +155,7 @@ def index_body(
     for group, keys, kind in _index_columns(connection, body, _ensure_type_code):
         # In the order of the digests, since the index is a tree by digest. Those that name entries
         # ascend as they stand.
-        ascending = bool(kind % 2) and group.shape.key_width <= _LONGEST_KEY
+        ascending = bool(kind % 2) and group.shape.key_width <= LONGEST_KEY
         if _is_dense(connection, keys, group.count, ascending=ascending):
             run = runs.MAIN
         else:
@@ -262,52 +264,83 @@ def load_superseded_by(
 # --- looking up -------------------------------------------------------------------------------
 
 
-def find_fingerprint(connection: sqlite3.Connection, fingerprint: Fingerprint) -> list[Place]:
+Cuts = Mapping[int, int]
+"""A point in history: for each list's number, how many of its deltas count; none of a list that is
+not there."""
+
+
+def find_fingerprint(
+    connection: sqlite3.Connection, fingerprint: Fingerprint, cuts: Cuts | None = None
+) -> list[Place]:
     """Return the assertions in force that have a fingerprint, in all lists, by place.
 
     A digest of more than 64 bytes is found by its SHA-256: the caller compares the digest itself.
+
+    Args:
+        connection: where to look.
+        fingerprint: the fingerprint.
+        cuts: in force after these deltas; None for all that are here.
     """
     code = _type_code(connection, fingerprint.type)
     if code == _ID_TYPE:
         return []
     return sorted(
-        Place(*row)
-        for row in connection.execute(
-            """SELECT p.list, p.position, p.row FROM run CROSS JOIN posting AS p USING (run)
+        Place(*place)
+        for *place, until in connection.execute(
+            """SELECT p.list, p.position, p.row, s.by_position
+            FROM run CROSS JOIN posting AS p USING (run)
             LEFT JOIN superseded AS s USING (list, position, row)
-            WHERE p.digest = ? AND p.kind IN (?, ?) AND p.op = ? AND s.list IS NULL""",
+            WHERE p.digest = ? AND p.kind BETWEEN ? AND ? AND p.op = ?""",
             (_index_key(fingerprint.digest), 2 * code, 2 * code + 1, OpKind.ASSERT),
         )
+        if (until is None if cuts is None else _holds(place[0], place[1], until, cuts))
     )
 
 
 def find_many(
-    connection: sqlite3.Connection, type_name: str, digests: Iterable[bytes]
-) -> Iterator[tuple[bytes, tuple[int, int, int]]]:
-    """Yield (digest, place as list, position and row) of assertions in force that have a digest.
+    connection: sqlite3.Connection,
+    type_name: str,
+    digests: Iterable[bytes],
+    cuts: Cuts | None = None,
+) -> Iterator[tuple[int, int, int, bytes]]:
+    """Yield (list, position, row, digest) of assertions in force that have one of many digests.
 
     Args:
         connection: where to look.
         type_name: the hash type of all of them.
-        digests: digests of one width.
+        digests: distinct digests of one width.
+        cuts: in force after these deltas; None for all that are here.
     """
     code = _type_code(connection, type_name)
     if code == _ID_TYPE:
         return
     # In the order of the index: neighbours share its pages.
-    ordered = sorted({_index_key(digest): digest for digest in digests}.items())
+    ordered = sorted(digests)
+    if ordered and len(ordered[0]) > LONGEST_KEY:
+        ordered.sort(key=_index_key)
     for start in range(0, len(ordered), NUMBERS):
         some = ordered[start : start + NUMBERS]
-        width = len(some[0][0])
-        for index, *place in connection.execute(
-            """SELECT n.n, p.list, p.position, p.row FROM run CROSS JOIN number AS n
-            CROSS JOIN posting AS p ON p.run = run.run
-                AND p.digest = substr(?1, n.n * ?2 + 1, ?2) AND p.kind IN (?3, ?3 + 1)
+        keys = _index_column(b"".join(some), len(some[0]))
+        rows = connection.execute(
+            """SELECT n.n, p.list, p.position, p.row, s.by_position
+            FROM run CROSS JOIN number AS n CROSS JOIN posting AS p
+            ON p.run = run.run
+                AND p.digest = substr(?1, n.n * ?2 + 1, ?2) AND p.kind BETWEEN ?3 AND ?3 + 1
             LEFT JOIN superseded AS s USING (list, position, row)
-            WHERE n.n < ?4 AND p.op = ?5 AND s.list IS NULL""",
-            (b"".join([key for key, _ in some]), width, 2 * code, len(some), OpKind.ASSERT),
-        ):
-            yield some[index][1], tuple(place)
+            WHERE n.n < ?4 AND p.op = ?5""",
+            (keys, len(keys) // len(some), 2 * code, len(some), OpKind.ASSERT),
+        )
+        yield from [
+            (number, position, row, some[index])
+            for index, number, position, row, until in rows
+            if (until is None if cuts is None else _holds(number, position, until, cuts))
+        ]
+
+
+def _holds(list_number: int, position: int, until: int | None, cuts: Cuts) -> bool:
+    """Say whether what was said at a position, until another one, is in force after `cuts`."""
+    size = cuts.get(list_number, 0)
+    return position < size and (until is None or until >= size)
 
 
 def find_entries(
@@ -321,7 +354,7 @@ def find_entries(
         Place(*row)
         for row in connection.execute(
             "SELECT list, position, row FROM run CROSS JOIN posting USING (run) "
-            "WHERE digest = ? AND kind IN (?, ?) "
+            "WHERE digest = ? AND kind BETWEEN ? AND ? "
             "AND list = ? AND op = ? ORDER BY position, row",
             (_index_key(fingerprint.digest), 2 * code, 2 * code + 1, list_number, OpKind.ASSERT),
         )
