@@ -8,6 +8,7 @@ byte and is no protobuf, whose encoding is not canonical. Knows nothing of logs 
 from __future__ import annotations
 
 import struct
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -94,10 +95,18 @@ class Bucket:
 
     def find(self, position: int, row: int) -> int | None:
         """Return the index of the entry that was asserted at a place, or None."""
-        for index, (code, at) in enumerate(zip(self.codes, self.rows, strict=True)):
-            if at == row and self.positions[code] == position:
+        at = bisect_left(self.positions, position)
+        if self.positions[at : at + 1] != (position,):
+            return None
+        rows, index = self.rows, -1
+        # Rows repeat at other positions: as a rule, a few of them have to be passed over.
+        while True:
+            try:
+                index = rows.index(row, index + 1)
+            except ValueError:
+                return None
+            if self.codes[index] == at:
                 return index
-        return None
 
     def entries(self) -> Iterator[LiveEntry]:
         """Yield every entry, by shape and key."""

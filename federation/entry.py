@@ -14,7 +14,7 @@ from typing import Final
 from federation import limits
 from federation.errors import LimitError, OperationError
 from federation.fingerprint import Fingerprint, strongest
-from federation.hashtypes import HASH_TYPES
+from federation.hashtypes import HASH_TYPES, format_digest
 
 # C0, C1 and DEL break logs and terminals; the bidirectional controls make one text look like
 # another (Unicode TR 36); the separators U+2028 and U+2029 break lines.
@@ -27,6 +27,11 @@ class OpKind(IntEnum):
     ASSERT = 1
     RETRACT = 2
     PURGE = 3
+
+    @property
+    def word(self) -> str:
+        """What it is called in text."""
+        return self._name_.lower()
 
 
 class Cause(IntEnum):
@@ -103,7 +108,9 @@ class EntryId:
 
     def format(self) -> str:
         """Return the one text of this id; `parse` reads it back if its hash type is registered."""
-        return Fingerprint(self.type, self.key).format() if self.type else self.key.decode()
+        if not self.type:
+            return self.key.decode()
+        return f"{self.type}:{format_digest(self.type, self.key)}"
 
     def __str__(self) -> str:
         return self.format()

@@ -5,26 +5,29 @@ Reads only; every answer comes from the signed bytes that are kept, found throug
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from operator import itemgetter
-from typing import Final
+from itertools import islice
+from typing import Final, NamedTuple
 
+from federation.body import PackedOp, unpack
 from federation.entry import EntryId, Operation, OpKind
 from federation.errors import FederationError, FingerprintError
 from federation.fingerprint import Fingerprint, candidates
 from federation.hashtypes import find_type
 from federation.header import Header, leaf_hash
 from federation.names import OrgName, Origin
-from node.errors import UsageError
+from node.errors import DamageError, UsageError
 from node.store import entries, fetched, history, log, registry, snapshots, spans
 from node.store.connection import Store
 from node.store.contents import Contents
-from node.store.entries import Place
+from node.store.entries import Cuts, Place
 from node.store.registry import FollowStatus, ListRecord
 from node.store.sqlite import sqlite3
 
-_LOOKUP_BATCH: Final = 50_000
+_LOOKUP_BATCH: Final = 100_000
+"""Hashes that are looked up together. Of a large list, some hundred are in one body."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,23 +98,23 @@ class _Reader:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        self._lists: dict[int, ListRecord] = {}
-        self._contents = Contents(connection)
+        self._origins: dict[int, Origin] = {}
+        self.contents = Contents(connection)
 
     def origin(self, span: int) -> Origin:
         """Return the name of the list that a span is of."""
-        number = self._contents.source(span).list
-        if number not in self._lists:
-            self._lists[number] = registry.load_list_by_number(self._connection, number)
-        return self._lists[number].origin
+        if span not in self._origins:
+            number = self.contents.source(span).list
+            self._origins[span] = registry.load_origin(self._connection, number)
+        return self._origins[span]
 
     def operation(self, place: Place) -> Operation:
         """Return the operation at a place."""
-        return self._contents.operation(place)
+        return self.contents.operation(place)
 
     def provenance(self, place: Place, until: int | None) -> Provenance:
         """Return the operation at a place with all that is known of its way here."""
-        source = self._contents.source(place.span)
+        source = self.contents.source(place.span)
         at = place.position
         delta = snapshot = None
         if place.bucket is not None:
@@ -150,22 +153,18 @@ class _Reader:
 
 def describe_operation(operation: Operation) -> dict[str, object]:
     """Return an operation as the JSON object that commands print for it."""
-    fingerprints: dict[str, list[str]] = {}
-    for fingerprint in operation.fingerprints:
-        fingerprints.setdefault(fingerprint.type, []).append(fingerprint.format_digest())
-    annotation = operation.annotation
-    described: dict[str, object] = {
-        "op": operation.kind.name.lower(),
-        "id": operation.entry.format(),
-    }
-    if operation.kind is OpKind.ASSERT:
+    kind, annotation = operation.kind, operation.annotation
+    described: dict[str, object] = {"op": kind.word, "id": operation.entry.format()}
+    if kind is OpKind.ASSERT:
+        digests: dict[str, list[str]] = {}
+        for fingerprint in operation.fingerprints:
+            digests.setdefault(fingerprint.type, []).append(fingerprint.format_digest())
         described["fingerprints"] = {
-            name: digests[0] if len(digests) == 1 else digests
-            for name, digests in fingerprints.items()
+            name: some[0] if len(some) == 1 else some for name, some in digests.items()
         }
         described["labels"] = list(annotation.labels)
         described["vocabulary"] = annotation.vocabulary
-    if operation.kind is OpKind.RETRACT:
+    if kind is OpKind.RETRACT:
         described["cause"] = annotation.cause.word
     described["reason"] = annotation.reason
     return described
@@ -174,93 +173,126 @@ def describe_operation(operation: Operation) -> dict[str, object]:
 # --- looking up -------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Match:
+class Match(NamedTuple):
     """An assertion in force that has a fingerprint.
 
     Attributes:
         origin: the list that it is in.
-        fingerprint: the fingerprint that was asked for.
-        operation: the assertion.
         position: its position in the list's log.
+        fingerprint: the fingerprint that was asked for.
+        packed: the assertion, as it was packed into the signed body.
     """
 
     origin: Origin
-    fingerprint: Fingerprint
-    operation: Operation
     position: int
+    fingerprint: Fingerprint
+    packed: PackedOp
+
+    @property
+    def operation(self) -> Operation:
+        """The assertion."""
+        return unpack(self.packed)
 
 
-def lookup(store: Store, text: str) -> list[Match]:
+Answer = list[Match] | FederationError
+"""The matches of a hash, or why it is none."""
+
+_Shape = tuple[str, int]
+"""Hash type and bytes of one digest."""
+
+
+def lookup(store: Store, text: str, cuts: Cuts | None = None) -> list[Match]:
     """Return the assertions in force, in all lists, that have a hash.
 
     Args:
         store: where to look.
         text: a hash as `<type>:<digest>`, or a digest alone, which is looked up as each type that
             it could be.
+        cuts: the point in history that is asked about; None for now.
 
     Raises:
         FingerprintError: it is no hash.
+        DamageError: the index and the signed bytes do not say the same.
     """
-    with store.snapshot() as connection:
-        reader = _Reader(connection)
-        found = [
-            match
-            for fingerprint in _read_hash(connection, text)
-            for place in entries.find_fingerprint(connection, fingerprint)
-            for match in _confirm(reader, fingerprint, place)
-        ]
-    return sorted(found, key=_by_list)
+    ((_, answer),) = _answer(store, [text], cuts)
+    if isinstance(answer, FederationError):
+        raise answer
+    return answer
 
 
 def lookup_many(
-    store: Store, texts: Iterable[str]
-) -> Iterator[tuple[str, list[Match] | FederationError]]:
+    store: Store, texts: Iterable[str], cuts: Cuts | None = None
+) -> Iterator[tuple[str, Answer]]:
     """Yield (text, matches or what is wrong with the text) for each text, in order.
 
     Takes many at a time, so that each body is read once for all of its matches in a batch.
+
+    Raises:
+        DamageError: as `lookup`.
     """
-    batch: list[str] = []
-    for text in texts:
-        batch.append(text)
-        if len(batch) == _LOOKUP_BATCH:
-            yield from _lookup_batch(store, batch)
-            batch = []
-    yield from _lookup_batch(store, batch)
+    waiting = iter(texts)
+    while batch := list(islice(waiting, _LOOKUP_BATCH)):
+        yield from _answer(store, batch, cuts)
 
 
-def _lookup_batch(
-    store: Store, texts: list[str]
-) -> Iterator[tuple[str, list[Match] | FederationError]]:
+def _answer(store: Store, texts: list[str], cuts: Cuts | None) -> Iterator[tuple[str, Answer]]:
     wanted: list[tuple[Fingerprint, ...] | FederationError] = []
-    by_shape: dict[tuple[str, int], dict[bytes, Fingerprint]] = {}
-    matches: dict[Fingerprint, list[Match]] = {}
+    asked: defaultdict[_Shape, dict[bytes, Fingerprint]] = defaultdict(dict)
     with store.snapshot() as connection:
         for text in texts:
             try:
-                fingerprints = _read_hash(connection, text)
+                fingerprints = _read_hash(connection, text, cuts)
             except FederationError as error:
                 wanted.append(error)
                 continue
             wanted.append(fingerprints)
             for fingerprint in fingerprints:
-                shape = (fingerprint.type, len(fingerprint.digest))
-                by_shape.setdefault(shape, {})[fingerprint.digest] = fingerprint
+                digest = fingerprint.digest
+                asked[fingerprint.type, len(digest)][digest] = fingerprint
         reader = _Reader(connection)
-        places = [
-            (place, fingerprints_of[digest])
-            for (type_name, _), fingerprints_of in by_shape.items()
-            for digest, place in entries.find_many(connection, type_name, fingerprints_of)
-        ]
-        # By place, so that each body is read once.
-        places.sort(key=itemgetter(0))
-        for place, fingerprint in places:
-            matches.setdefault(fingerprint, []).extend(_confirm(reader, fingerprint, Place(*place)))
+        matches = {
+            shape: _find_matches(connection, reader, shape, fingerprints_of, cuts)
+            for shape, fingerprints_of in asked.items()
+        }
     for text, found in zip(texts, wanted, strict=True):
         if isinstance(found, FederationError):
             yield text, found
-        else:
-            yield text, sorted([m for f in found for m in matches.get(f, ())], key=_by_list)
+            continue
+        answer: list[Match] = []
+        for fingerprint in found:
+            digest = fingerprint.digest
+            answer += matches[fingerprint.type, len(digest)].get(digest, ())
+        if len(answer) > 1:
+            answer.sort(key=_by_list)
+        yield text, answer
+
+
+def _find_matches(
+    connection: sqlite3.Connection,
+    reader: _Reader,
+    shape: _Shape,
+    asked: Mapping[bytes, Fingerprint],
+    cuts: Cuts | None,
+) -> dict[bytes, list[Match]]:
+    """Return the matches of each digest that has any."""
+    type_name, width = shape
+    # By place, so that each body and bucket is read once.
+    found = sorted(entries.find_many(connection, type_name, asked, cuts))
+    operations = reader.contents.iter_packed(found)
+    matches: dict[bytes, list[Match]] = {}
+    for (span, _, position, _, digest), packed in zip(found, operations, strict=True):
+        fingerprint = asked[digest]
+        if packed.states(fingerprint):
+            match = Match(reader.origin(span), position, fingerprint, packed)
+            matches.setdefault(digest, []).append(match)
+        elif width <= entries.LONGEST_KEY:
+            # A longer one is found by its SHA-256, which a digest of another type may be.
+            raise DamageError(
+                f"position {position} of {reader.origin(span)} does not say of "
+                f"{fingerprint.format()} what the index says",
+                hint="run 'hashfed fsck'",
+            )
+    return matches
 
 
 def _by_list(match: Match) -> tuple[Origin, int]:
@@ -268,14 +300,16 @@ def _by_list(match: Match) -> tuple[Origin, int]:
     return match.origin, match.position
 
 
-def _read_hash(connection: sqlite3.Connection, text: str) -> tuple[Fingerprint, ...]:
+def _read_hash(
+    connection: sqlite3.Connection, text: str, cuts: Cuts | None
+) -> tuple[Fingerprint, ...]:
     """Return the fingerprints that a text can be, also one of a type that only a list here has."""
     try:
         return candidates(text)
     except FingerprintError as error:
         fingerprint = _read_foreign(text)
         # Rather mistyped than of a type that nobody here has heard of.
-        if fingerprint is None or not entries.find_fingerprint(connection, fingerprint):
+        if fingerprint is None or not entries.find_fingerprint(connection, fingerprint, cuts):
             raise error from None
         return (fingerprint,)
 
@@ -287,18 +321,6 @@ def _read_foreign(text: str) -> Fingerprint | None:
         return None if find_type(type_name) else Fingerprint.parse_tagged(text, allow_unknown=True)
     except FingerprintError:
         return None
-
-
-def _confirm(reader: _Reader, fingerprint: Fingerprint, place: Place) -> Iterator[Match]:
-    operation = reader.operation(place)
-    # The index holds a long digest by its SHA-256: the entry itself has the last word.
-    if fingerprint in operation.fingerprints:
-        yield Match(
-            origin=reader.origin(place.span),
-            fingerprint=fingerprint,
-            operation=operation,
-            position=place.position,
-        )
 
 
 def show(store: Store, record: ListRecord, text: str) -> list[list[Provenance]]:

@@ -22,8 +22,9 @@ from node.comparing import covering_span
 from node.csvfile import HEADER, format_rows
 from node.errors import ConfigError, StoreFullError, UsageError
 from node.sorting import Sorter
-from node.store import history, log
+from node.store import history, log, registry
 from node.store.connection import Store
+from node.store.entries import NOW, Cuts
 from node.store.registry import ListRecord
 
 _ADD_ITEMS: Final = 1_000
@@ -183,6 +184,39 @@ def resolve_as_of(store: Store, record: ListRecord, text: str) -> int:
     else:
         version = log.version_at_time(connection, _parse_time(value))
     return log.position_at_version(connection, record.list, version)
+
+
+def resolve_cuts(store: Store, record: ListRecord | None, text: str | None) -> Cuts | None:
+    """Return the point in history that a question about one list, or about all, is about.
+
+    Args:
+        store: where the lists are.
+        record: the one list; None for all.
+        text: as `resolve_as_of`; None for now.
+
+    Returns:
+        None for all lists now.
+
+    Raises:
+        UsageError: as `resolve_as_of`, or a position without a list.
+    """
+    if text is None:
+        return None if record is None else {record.span: NOW}
+    if record is not None:
+        return dict([_cut(store, record, text)])
+    if text.startswith("position:"):
+        raise UsageError(
+            f"{text}: of which list?",
+            hint="name it with --list; version:N and time:T are points of all lists",
+        )
+    records = list(registry.iter_lists(store.connection))
+    return dict(_cut(store, held, text) for held in records)
+
+
+def _cut(store: Store, record: ListRecord, text: str) -> tuple[int, int]:
+    """Return the span that tells of a list at a point, and how many deltas count."""
+    size = resolve_as_of(store, record, text)
+    return covering_span(store, record, size).span, size
 
 
 def _parse_number(kind: str, text: str, newest: int) -> int:

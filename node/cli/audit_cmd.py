@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 from base64 import b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
+from typing import Final
 
 import click
 
@@ -11,7 +15,7 @@ from federation.checkpoint import read_checkpoint
 from federation.entry import OpKind
 from federation.errors import FederationError
 from federation.header import LeafKind
-from node import administering, auditing
+from node import administering, auditing, exporting
 from node.auditing import LogLine, Match, Provenance, SignedLeaf, describe_operation
 from node.cli import output
 from node.cli.context import Context, json_option, pass_context
@@ -20,26 +24,40 @@ from node.clock import format_ms
 EXIT_NOT_FOUND = 1
 EXIT_BAD_INPUT = 2
 
+_OBJECTS_BETWEEN_COLLECTIONS: Final = 50_000
+"""Against 700 of the interpreter, saves a fifth of the time of looking up many hashes."""
+
 
 @click.command("lookup")
 @click.argument("hashes", nargs=-1, metavar="[HASH]...")
 @click.option(
     "--file", "path", metavar="FILE", help="Read hashes from a file, one a line; - is stdin."
 )
+@click.option("--list", "name", metavar="LIST", help="Look into one list only.")
+@click.option("--as-of", metavar="POINT", help="position:N (with --list), version:N or time:T.")
 @json_option
 @pass_context
-def lookup(context: Context, hashes: tuple[str, ...], path: str | None) -> None:
+def lookup(
+    context: Context,
+    hashes: tuple[str, ...],
+    path: str | None,
+    name: str | None,
+    as_of: str | None,
+) -> None:
     """Find the entries in force, in all lists here, that have a hash.
 
     HASH is <type>:<digest>, or a digest alone, which is looked up as each type that it could be.
-    Purely local. Exit code: 0 when every hash was found, 1 when one was not, 2 when one is no hash.
+    With --as-of, what was in force here at that point. Purely local. Exit code: 0 when every hash
+    was found, 1 when one was not, 2 when one is no hash.
     """
     if not hashes and path is None:
         raise click.UsageError("name a hash, or --file FILE (- for stdin)")
     exit_code = 0
-    with context.reader() as store:
+    with context.reader() as store, _millions_of_objects():
+        record = None if name is None else administering.find_list(store, name)
+        cuts = exporting.resolve_cuts(store, record, as_of)
         stream = chain(hashes, () if path is None else output.read_lines(path))
-        for text, matches in auditing.lookup_many(store, stream):
+        for text, matches in auditing.lookup_many(store, stream, cuts):
             if isinstance(matches, FederationError):
                 exit_code = EXIT_BAD_INPUT
                 _emit_bad(context, text, matches)
@@ -48,6 +66,17 @@ def lookup(context: Context, hashes: tuple[str, ...], path: str | None) -> None:
                     exit_code = max(exit_code, EXIT_NOT_FOUND)
                 _emit_matches(context, text, matches)
     click.get_current_context().exit(exit_code)
+
+
+@contextmanager
+def _millions_of_objects() -> Iterator[None]:
+    """Look for cyclic garbage seldom: what a lookup makes has no cycles, and is a lot."""
+    thresholds = gc.get_threshold()
+    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS, *thresholds[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
 
 
 def _emit_bad(context: Context, text: str, error: FederationError) -> None:
@@ -75,10 +104,10 @@ def _emit_matches(context: Context, text: str, matches: list[Match]) -> None:
     if not matches:
         output.emit_line(f"{output.safe(text)}  not found")
     for match in matches:
-        labels = ", ".join(match.operation.annotation.labels)
+        labels = ", ".join(match.packed.annotation.labels)
         output.emit_line(
             output.safe(
-                f"{text}  found in {match.origin}  entry {match.operation.entry.format()}"
+                f"{text}  found in {match.origin}  entry {match.packed.entry.format()}"
                 f"  labels [{labels}]  position {match.position}"
             )
         )

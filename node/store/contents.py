@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from operator import itemgetter
 from typing import Final, NamedTuple
 
-from federation.body import Body, unpack
+from federation.body import PackedOp, unpack
 from federation.bucket import Bucket
 from federation.entry import Operation
 from node.errors import DamageError
 from node.store import log, snapshots
-from node.store.entries import Place
+from node.store.entries import NO_BUCKET, Place
 from node.store.sqlite import sqlite3
 
 _HELD: Final = 16
-"""Bodies and buckets that are held decoded: who asks for many entries asks for neighbours."""
+"""Buckets that are held decoded: who asks for many entries asks for neighbours."""
 
 
 class SpanSource(NamedTuple):
@@ -29,12 +32,11 @@ class SpanSource(NamedTuple):
 
 
 class Contents:
-    """Reads operations at their places, and holds the last few bodies and buckets."""
+    """Reads operations at their places, and holds the last few buckets."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self._spans: dict[int, SpanSource] = {}
-        self._bodies: dict[tuple[int, int], Body] = {}
         self._buckets: dict[tuple[int, int], Bucket] = {}
 
     def source(self, span: int) -> SpanSource:
@@ -54,33 +56,38 @@ class Contents:
         return source
 
     def operation(self, place: Place) -> Operation:
-        """Return the operation at a place.
+        """Return the operation at a place, reading no more than that takes.
 
         Raises:
             DamageError: what it came with is missing or damaged.
         """
-        source = self.source(place.span)
-        if place.bucket is None:
-            return self._body(source.list, place.position).operation(place.row)
-        if source.snapshot is None:
-            raise DamageError(f"span {place.span} has no snapshot", hint="run 'hashfed fsck'")
-        bucket = self._bucket(source.snapshot, place.bucket)
-        index = bucket.find(place.position, place.row)
-        if index is None:
-            raise DamageError(
-                f"bucket {place.bucket} has no entry of position {place.position}, row {place.row}",
-                hint="run 'hashfed fsck'",
-            )
-        return unpack(bucket.body.packed(index))
+        bucket = NO_BUCKET if place.bucket is None else place.bucket
+        (packed,) = self.iter_packed([(place.span, bucket, place.position, place.row)])
+        return unpack(packed)
 
-    def _body(self, list_number: int, position: int) -> Body:
-        key = (list_number, position)
-        body = self._bodies.get(key)
-        if body is None:
-            if len(self._bodies) >= _HELD:
-                del self._bodies[next(iter(self._bodies))]
-            body = self._bodies[key] = log.load_body(self._connection, list_number, position)
-        return body
+    def iter_packed(
+        self, places: Iterable[tuple[int, int, int, int, *tuple[object, ...]]]
+    ) -> Iterator[PackedOp]:
+        """Yield operations as they were packed; bodies and buckets are read once for neighbours.
+
+        Args:
+            places: (span, bucket or `NO_BUCKET`, position, row, anything) of each.
+
+        Raises:
+            DamageError: what one came with is missing or damaged.
+        """
+        for (span, number), some in groupby(places, key=itemgetter(0, 1)):
+            source = self.source(span)
+            if number == NO_BUCKET:
+                yield from log.iter_packed(
+                    self._connection, ((source.list, place[2], place[3]) for place in some)
+                )
+                continue
+            if source.snapshot is None:
+                raise DamageError(f"span {span} has no snapshot", hint="run 'hashfed fsck'")
+            bucket = self._bucket(source.snapshot, number)
+            for place in some:
+                yield _entry_at(bucket, number, place[2], place[3])
 
     def _bucket(self, snapshot: int, number: int) -> Bucket:
         key = (snapshot, number)
@@ -90,3 +97,13 @@ class Contents:
                 del self._buckets[next(iter(self._buckets))]
             bucket = self._buckets[key] = snapshots.load_bucket(self._connection, snapshot, number)
         return bucket
+
+
+def _entry_at(bucket: Bucket, number: int, position: int, row: int) -> PackedOp:
+    index = bucket.find(position, row)
+    if index is None:
+        raise DamageError(
+            f"bucket {number} has no entry of position {position}, row {row}",
+            hint="run 'hashfed fsck'",
+        )
+    return bucket.body.packed(index)

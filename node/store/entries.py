@@ -22,7 +22,9 @@ from node.store.schema import NUMBERS
 from node.store.sqlite import sqlite3
 
 _ID_TYPE: Final = 0
-_LONGEST_KEY: Final = 64
+LONGEST_KEY: Final = 64
+"""Bytes of the longest digest that stands in the index itself."""
+
 _LONG_TAG: Final = bytes(33)
 _LOOK_ALONG: Final = 6
 """Rows to look along for each key, at most, rather than to look each key up."""
@@ -69,7 +71,7 @@ def _index_key(digest: bytes) -> bytes:
     The tag makes it longer than any digest that stands for itself: else a short digest of a type
     of any width could be taken for a long one.
     """
-    return digest if len(digest) <= _LONGEST_KEY else _LONG_TAG + sha256(digest).digest()
+    return digest if len(digest) <= LONGEST_KEY else _LONG_TAG + sha256(digest).digest()
 
 
 def _type_code(connection: sqlite3.Connection, type_name: str) -> int:
@@ -126,7 +128,7 @@ def _may_overlap(
     cheaper than one for each key. It is cut short where others have very many keys there.
     """
     width = len(keys) // group.count
-    if group.shape.key_width > _LONGEST_KEY:  # Hashes do not ascend as what they are of does.
+    if group.shape.key_width > LONGEST_KEY:  # Hashes do not ascend as what they are of does.
         return True
     most = _LOOK_ALONG * group.count
     ours, near = connection.execute(
@@ -140,7 +142,7 @@ def _may_overlap(
 
 
 def _index_column(column: bytes, width: int) -> bytes:
-    if width <= _LONGEST_KEY:
+    if width <= LONGEST_KEY:
         return column
     return b"".join([_index_key(digest) for digest in cut(column, width)])
 
@@ -255,7 +257,7 @@ def _ascends(group: Group, kind: int) -> bool:
 
     The index is a tree by digest: what is put there in its order costs least.
     """
-    return bool(kind % 2) and group.shape.key_width <= _LONGEST_KEY
+    return bool(kind % 2) and group.shape.key_width <= LONGEST_KEY
 
 
 def _choose_run(transaction: Transaction, keys: bytes, count: int, *, ascending: bool) -> int:
@@ -368,55 +370,100 @@ def load_superseded_by(
 # --- looking up -------------------------------------------------------------------------------
 
 
-def find_fingerprint(connection: sqlite3.Connection, fingerprint: Fingerprint) -> list[Place]:
+Cuts = Mapping[int, int]
+"""A point in the history of lists: by span, after how many deltas of its list. What is in no span
+of these is not there."""
+
+NOW: Final = 1 << 62
+"""More deltas than a list can have: of a span, all that is here."""
+
+NO_BUCKET: Final = -1
+"""Stands, where buckets are compared, for what came with its delta."""
+
+
+def find_fingerprint(
+    connection: sqlite3.Connection, fingerprint: Fingerprint, cuts: Cuts | None = None
+) -> list[Place]:
     """Return the assertions in force that have a fingerprint, in all lists, by place.
 
     A digest of more than 64 bytes is found by its SHA-256: the caller compares the digest itself.
+
+    Args:
+        connection: where to look.
+        fingerprint: the fingerprint.
+        cuts: in force after these deltas; None for all that are here.
     """
     code = _type_code(connection, fingerprint.type)
     if code == _ID_TYPE:
         return []
+    if cuts is None:
+        cuts = load_now(connection)
     return sorted(
-        Place(*row)
-        for row in connection.execute(
-            """SELECT p.span, p.position, p.row, p.bucket
-            FROM run CROSS JOIN posting AS p USING (run) JOIN list USING (span)
+        Place(span, position, row, bucket)
+        for span, position, row, bucket, until in connection.execute(
+            """SELECT p.span, p.position, p.row, p.bucket, s.by_position
+            FROM run CROSS JOIN posting AS p USING (run)
             LEFT JOIN superseded AS s USING (span, position, row)
-            WHERE p.digest = ? AND p.kind IN (?, ?) AND p.op = ? AND s.span IS NULL""",
+            WHERE p.digest = ? AND p.kind BETWEEN ? AND ? AND p.op = ?""",
             (_index_key(fingerprint.digest), 2 * code, 2 * code + 1, OpKind.ASSERT),
         )
+        if _holds(span, position, until, cuts)
     )
 
 
 def find_many(
-    connection: sqlite3.Connection, type_name: str, digests: Iterable[bytes]
-) -> Iterator[tuple[bytes, tuple[int, int, int, int | None]]]:
-    """Yield (digest, place as a tuple) of assertions in force that have a digest.
+    connection: sqlite3.Connection,
+    type_name: str,
+    digests: Iterable[bytes],
+    cuts: Cuts | None = None,
+) -> Iterator[tuple[int, int, int, int, bytes]]:
+    """Yield (span, bucket, position, row, digest) of assertions in force with one of many digests.
+
+    The bucket is `NO_BUCKET` for what came with its delta.
 
     Args:
         connection: where to look.
         type_name: the hash type of all of them.
-        digests: digests of one width.
+        digests: distinct digests of one width.
+        cuts: in force after these deltas; None for all that are here.
     """
     code = _type_code(connection, type_name)
     if code == _ID_TYPE:
         return
+    if cuts is None:
+        cuts = load_now(connection)
     # In the order of the index: neighbours share its pages.
-    ordered = sorted({_index_key(digest): digest for digest in digests}.items())
+    ordered = sorted(digests)
+    if ordered and len(ordered[0]) > LONGEST_KEY:
+        ordered.sort(key=_index_key)
     for start in range(0, len(ordered), NUMBERS):
         some = ordered[start : start + NUMBERS]
-        width = len(some[0][0])
-        for index, *place in connection.execute(
-            """SELECT n.n, p.span, p.position, p.row, p.bucket FROM run CROSS JOIN number AS n
-            CROSS JOIN posting AS p ON p.run = run.run
-                AND p.digest = substr(?1, n.n * ?2 + 1, ?2) AND p.kind IN (?3, ?3 + 1)
-            JOIN list ON list.span = p.span
-            LEFT JOIN superseded AS s
-                ON s.span = p.span AND s.position = p.position AND s.row = p.row
-            WHERE n.n < ?4 AND p.op = ?5 AND s.span IS NULL""",
-            (b"".join([key for key, _ in some]), width, 2 * code, len(some), OpKind.ASSERT),
-        ):
-            yield some[index][1], tuple(place)
+        keys = _index_column(b"".join(some), len(some[0]))
+        rows = connection.execute(
+            """SELECT n.n, p.span, coalesce(p.bucket, ?6), p.position, p.row, s.by_position
+            FROM run CROSS JOIN number AS n CROSS JOIN posting AS p
+            ON p.run = run.run
+                AND p.digest = substr(?1, n.n * ?2 + 1, ?2) AND p.kind BETWEEN ?3 AND ?3 + 1
+            LEFT JOIN superseded AS s USING (span, position, row)
+            WHERE n.n < ?4 AND p.op = ?5""",
+            (keys, len(keys) // len(some), 2 * code, len(some), OpKind.ASSERT, NO_BUCKET),
+        )
+        yield from [
+            (span, bucket, position, row, some[index])
+            for index, span, bucket, position, row, until in rows
+            if _holds(span, position, until, cuts)
+        ]
+
+
+def load_now(connection: sqlite3.Connection) -> Cuts:
+    """Return the point in history that is now: all that is here, of every list."""
+    return {span: NOW for (span,) in connection.execute("SELECT span FROM list")}
+
+
+def _holds(span: int, position: int, until: int | None, cuts: Cuts) -> bool:
+    """Say whether what was said at a position, until another one, is in force after `cuts`."""
+    size = cuts.get(span, 0)
+    return position < size and (until is None or until >= size)
 
 
 def find_entries(
@@ -430,7 +477,7 @@ def find_entries(
         Place(*row)
         for row in connection.execute(
             "SELECT span, position, row, bucket FROM run CROSS JOIN posting USING (run) "
-            "WHERE digest = ? AND kind IN (?, ?) "
+            "WHERE digest = ? AND kind BETWEEN ? AND ? "
             "AND span = ? AND op = ? ORDER BY position, row",
             (_index_key(fingerprint.digest), 2 * code, 2 * code + 1, span, OpKind.ASSERT),
         )

@@ -333,6 +333,23 @@ def iter_origins(connection: sqlite3.Connection) -> Iterator[tuple[int, str]]:
     )
 
 
+def load_origin(connection: sqlite3.Connection, number: int) -> Origin:
+    """Return the name of the list of that number, which must exist.
+
+    Raises:
+        DamageError: it does not, or its name cannot be one.
+    """
+    row = connection.execute(
+        "SELECT o.name || '/' || l.name FROM list AS l JOIN org AS o ON o.org = l.org "
+        "WHERE l.list = ?",
+        (number,),
+    ).fetchone()
+    if row is None:
+        raise DamageError(f"list {number} is missing", hint="run 'hashfed fsck'")
+    with _damage("the name of a list"):
+        return Origin.parse(row[0])
+
+
 def load_list(connection: sqlite3.Connection, origin: Origin) -> ListRecord | None:
     """Return one list, or None.
 

@@ -17,12 +17,14 @@ from hypothesis import strategies as st
 from federation.entry import Annotation, Cause, EntryId, Operation, OpKind
 from federation.errors import FederationError
 from federation.fingerprint import Fingerprint
+from federation.names import Origin
 from node import auditing, comparing
 from node.clock import format_ms
 from node.errors import UsageError
-from node.exporting import resolve_as_of
+from node.exporting import resolve_as_of, resolve_cuts
 from node.fsck import fsck
 from node.store import entries, history, runs, spans
+from node.store.entries import Cuts
 from tests.federation.worlds import Publisher, assertion, fingerprint
 from tests.node.followed import RELAY, FollowedLists
 from tests.node.tiny_runs import tiny_runs
@@ -175,13 +177,25 @@ def _check_answers(followed: FollowedLists, world: _World) -> None:
 
 
 def _check_lookups(followed: FollowedLists, worlds: tuple[_World, ...]) -> None:
+    now = [(world.publisher.origin, world.states[-1]) for world in worlds]
+    _check_found(followed, now, None)
+    for world in worlds:
+        number = followed.record(world.publisher.origin).list
+        for position, state in enumerate(world.states):
+            _check_found(followed, [(world.publisher.origin, state)], {number: position})
+
+
+def _check_found(
+    followed: FollowedLists, states: list[tuple[Origin, State]], cuts: Cuts | None
+) -> None:
+    """`lookup` finds the assertions that are live in these states of lists, and no other."""
     texts = [item.format() for item in _FINGERPRINTS]
-    found = dict(auditing.lookup_many(followed.store, texts))
+    found = dict(auditing.lookup_many(followed.store, texts, cuts))
     for item in _FINGERPRINTS:
         expected = sorted(
-            (world.publisher.origin, operation.entry)
-            for world in worlds
-            for operation in world.states[-1].values()
+            (origin, operation.entry)
+            for origin, state in states
+            for operation in state.values()
             if item in operation.fingerprints
         )
         matches = found[item.format()]
@@ -190,6 +204,7 @@ def _check_lookups(followed: FollowedLists, worlds: tuple[_World, ...]) -> None:
             assert (item.type, expected) == ("unheard-of", [])
             continue
         assert sorted((match.origin, match.operation.entry) for match in matches) == expected
+        assert auditing.lookup(followed.store, item.format(), cuts) == matches
         assert {match.fingerprint for match in matches} <= {item}
 
 
@@ -238,3 +253,37 @@ def test_a_version_and_a_time_name_what_was_here_then(
     for size, (version, time_ms) in enumerate(seen):
         assert resolve_as_of(followed.store, record, f"version:{version}") == size
         assert resolve_as_of(followed.store, record, f"time:{format_ms(time_ms)}") == size
+        for point in (f"version:{version}", f"time:{format_ms(time_ms)}"):
+            assert resolve_cuts(followed.store, None, point) == {record.list: size}
+            assert resolve_cuts(followed.store, record, point) == {record.list: size}
+            found = auditing.lookup_many(
+                followed.store,
+                [assertion(number).entry.format() for number in range(3)],
+                resolve_cuts(followed.store, None, point),
+            )
+            assert [bool(matches) for _, matches in found] == [n < size for n in range(3)]
+
+
+def test_a_position_is_a_point_of_one_list(world: tuple[FollowedLists, Publisher]) -> None:
+    followed, publisher = world
+    for number in range(2):
+        publisher.publish(assertion(number))
+    followed.take(publisher)
+    record = followed.record(publisher.origin)
+    assert resolve_cuts(followed.store, record, "position:1") == {record.list: 1}
+    with pytest.raises(UsageError, match="of which list"):
+        resolve_cuts(followed.store, None, "position:1")
+
+
+def test_a_question_about_one_list_now_is_about_what_comes_meanwhile_too(
+    world: tuple[FollowedLists, Publisher],
+) -> None:
+    followed, publisher = world
+    publisher.publish(assertion(1))
+    followed.take(publisher)
+    cuts = resolve_cuts(followed.store, followed.record(publisher.origin), None)
+    publisher.publish(Operation.retraction(assertion(1).entry, Cause.WITHDRAWN), assertion(2))
+    followed.take(publisher)
+    texts = [assertion(number).entry.format() for number in (1, 2)]
+    found = auditing.lookup_many(followed.store, texts, cuts)
+    assert [bool(matches) for _, matches in found] == [False, True]
