@@ -23,6 +23,7 @@ _READY_SECONDS: Final = 30.0
 _STOP_SECONDS: Final = 15.0
 _POLL_SECONDS: Final = 0.02
 _TAIL_CHARS: Final = 2_000
+_ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _running: set[subprocess.Popen[bytes]] = set()
 
@@ -62,7 +63,6 @@ def run(
     *,
     stdin: Path | None = None,
     env: Mapping[str, str] | None = None,
-    cwd: Path | None = None,
     discard_output: bool = False,
 ) -> Usage:
     """Run a command to its end.
@@ -72,15 +72,13 @@ def run(
     """
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, _open(stdin) as source:
         start = time.perf_counter()
-        process = subprocess.Popen(
-            [str(part) for part in command],
+        process = _start(
+            command,
             stdin=source,
             stdout=subprocess.DEVNULL if discard_output else out,
             stderr=err,
-            env=None if env is None else {**os.environ, **env},
-            cwd=cwd,
+            env=env,
         )
-        _running.add(process)
         try:
             _, status, used = os.wait4(process.pid, 0)
             wall_s = time.perf_counter() - start
@@ -145,10 +143,7 @@ def running(
     command: Sequence[str | Path], *, stdin: int, stdout: int | IO[bytes], stderr: int | IO[bytes]
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a process for the time of the block, and end it then."""
-    process = subprocess.Popen(
-        [str(part) for part in command], stdin=stdin, stdout=stdout, stderr=stderr
-    )
-    _running.add(process)
+    process = _start(command, stdin=stdin, stdout=stdout, stderr=stderr)
     try:
         yield process
     finally:
@@ -192,6 +187,47 @@ def _answers(port: int) -> bool:
     return False
 
 
+def _start(
+    command: Sequence[str | Path],
+    *,
+    stdin: int,
+    stdout: int | IO[bytes],
+    stderr: int | IO[bytes],
+    env: Mapping[str, str] | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start a process that `stop_all` knows of from its first moment on."""
+    with _signals_held():
+        process = subprocess.Popen(
+            [str(part) for part in command],
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            env=None if env is None else {**os.environ, **env},
+        )
+        _running.add(process)
+    return process
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Let signals that end this program wait until the end of the block.
+
+    One that came while a process is being started would leave nobody who knows of that process.
+    """
+    held: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _frame: held.append(number))
+        for number in _ENDING
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for signalled in held:
+            signal.raise_signal(signalled)
+
+
 def _stop(process: subprocess.Popen[bytes]) -> None:
     """End a process in order, or by force if it does not listen."""
     if process.poll() is None:
@@ -223,5 +259,5 @@ def end_on_signals() -> None:
     def leave(number: int, _frame: object) -> None:
         raise SystemExit(128 + number)
 
-    signal.signal(signal.SIGTERM, leave)
-    signal.signal(signal.SIGHUP, leave)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, leave)
