@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import grpc
@@ -111,10 +112,10 @@ class Join:
         """
         others = self._sources.others[:MAX_SOURCES] if len(self._pending) > 1 else ()
         via = self._sources.via
-        self._tasks[via] = asyncio.create_task(self._feed(via, self._fetch_from_via()))
+        self._tasks[via] = asyncio.create_task(self._feed(via, self._fetch_from_via))
         for peer in others:
             self._tasks[peer.org] = asyncio.create_task(
-                self._feed(peer.org, self._fetch_aside(peer))
+                self._feed(peer.org, partial(self._fetch_aside, peer))
             )
         tasks = list(self._tasks.values())
         try:
@@ -128,10 +129,10 @@ class Join:
 
     # --- fetching -----------------------------------------------------------------------------
 
-    async def _feed(self, org: OrgName, fetching: Coroutine[None, None, None]) -> None:
+    async def _feed(self, org: OrgName, fetch: Callable[[], Awaitable[None]]) -> None:
         """Run a source until it is cancelled or fails; say so."""
         try:
-            await fetching
+            await fetch()
         except Exception as error:  # noqa: BLE001  # raised by who writes, unless others go on
             await self._fetched.put(_Fetched(org, error=error))
 
