@@ -1,4 +1,4 @@
-"""Joining lists by snapshots from real nodes: who is offered one, where it comes from, what fails."""
+"""Joining by snapshots from real nodes: who is offered one, where it comes from, what fails."""
 
 from __future__ import annotations
 
