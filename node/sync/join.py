@@ -34,8 +34,8 @@ MAX_SOURCES: Final = 3
 
 _BUSY_ATTEMPTS: Final = 10
 _BUSY_SECONDS: Final = 2.0
-"""How often, and how long at most, a source that is busy with other calls is waited for: it lets one
-peer have a few streams at once."""
+"""How often, and how long at most, a source that is busy is waited for: it lets one peer have a few
+streams at once."""
 
 _Chunk = tuple[int, ...]
 
