@@ -184,7 +184,10 @@ class _ListCheck:
         self._total = sum(held.buckets for held in here)
         self._total += sum(end - span.start for span, end in zip(applied, ends, strict=True))
         opened: dict[int, tuple[Snapshot, list[Extent]]] = {}
+        applied_snapshots = {span.snapshot for span in applied}
         for held in here:
+            if held.snapshot in applied_snapshots and held.state is not SnapshotState.HELD:
+                yield self._damage(held.position, f"snapshot: in force, but noted as {held.state}")
             found = yield from self._snapshot(Replica(record.origin, root, LogState.empty()), held)
             if found is None:
                 return
@@ -355,10 +358,13 @@ class _ListCheck:
 
     def _fetched(self, record: ListRecord, root: PinnedRoot) -> Iterator[Damage]:
         """Check the deltas that were fetched one by one."""
-        for item in fetched.iterate(self._connection, self._number, 0, record.retained_from):
+        for item in fetched.iterate(self._connection, self._number, 0, record.log.size):
             tree = trees.load_frontier(self._connection, record, item.size)
             replica = Replica(record.origin, root, replace(record.log, frontier=tree))
             try:
-                replica.receive_past(item.delta, item.inclusion)
+                position = replica.receive_past(item.delta, item.inclusion).header.position
             except FederationError as error:
                 yield self._damage(item.position, f"fetched: {error} ({error.reason})")
+                continue
+            if position != item.position:
+                yield self._damage(item.position, f"fetched: got the delta of position {position}")

@@ -366,9 +366,12 @@ def load_list_by_number(connection: sqlite3.Connection, number: int) -> ListReco
     """Return the list of that number, which must exist.
 
     Raises:
-        DamageError: what is recorded of it cannot be.
+        DamageError: what is recorded of it cannot be, or is not there.
     """
-    return _list(connection.execute(f"{_LIST} WHERE l.list = ?", (number,)).fetchone())
+    row = connection.execute(f"{_LIST} WHERE l.list = ?", (number,)).fetchone()
+    if row is None:
+        raise DamageError(f"list {number}, or its span, is missing", hint="run 'hashfed fsck'")
+    return _list(row)
 
 
 def _list(

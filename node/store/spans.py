@@ -31,6 +31,11 @@ class Span:
     stop: int | None
     snapshot: int | None
 
+    @property
+    def first(self) -> int:
+        """The position of its first leaf: that of its snapshot, which says what is live there."""
+        return self.start if self.snapshot is None else self.start - 1
+
 
 _SPAN = "SELECT span, list, start, stop, snapshot FROM span"
 

@@ -22,7 +22,7 @@ from node.errors import NodeError
 from node.joining import Arrival
 from node.logs import get_logger
 from node.store.registry import Peer
-from node.sync.client import IdleError, TlsIdentity, fetch_buckets, open_channel
+from node.sync.client import IdleError, PeerBusyError, TlsIdentity, fetch_buckets, open_channel
 from node.sync.intake import Intake
 from node.sync.writer import Writer
 
@@ -31,6 +31,11 @@ CHUNK_BUCKETS: Final = 16
 
 MAX_SOURCES: Final = 3
 """Peers that are asked beside the one that offered the snapshot."""
+
+_BUSY_ATTEMPTS: Final = 10
+_BUSY_SECONDS: Final = 2.0
+"""How often, and how long at most, a source that is busy is waited for: it lets one peer have a few
+streams at once."""
 
 _Chunk = tuple[int, ...]
 
@@ -156,7 +161,19 @@ class Join:
         chunk = await self._take_chunk(org)
         try:
             async with asyncio.timeout(within):
-                buckets = [
+                buckets = await self._ask(org, channel, chunk)
+        except TimeoutError:
+            raise IdleError(f"{org} took more than {within:g} s for some buckets") from None
+        await self._fetched.put(_Fetched(org, chunk, buckets))
+
+    async def _ask(
+        self, org: OrgName, channel: grpc.aio.Channel, chunk: _Chunk
+    ) -> Sequence[tuple[int, bytes]]:
+        """Return the buckets of a chunk; wait while the source is busy, but not for ever."""
+        attempts = 0
+        while True:
+            try:
+                return [
                     bucket
                     async for bucket in fetch_buckets(
                         channel,
@@ -167,9 +184,11 @@ class Join:
                         idle_timeout_seconds=self._sources.idle_timeout_seconds,
                     )
                 ]
-        except TimeoutError:
-            raise IdleError(f"{org} took more than {within:g} s for some buckets") from None
-        await self._fetched.put(_Fetched(org, chunk, buckets))
+            except PeerBusyError as error:
+                attempts += 1
+                if attempts == _BUSY_ATTEMPTS:
+                    raise
+                await asyncio.sleep(min(error.retry_seconds, _BUSY_SECONDS))
 
     async def _take_chunk(self, org: OrgName) -> _Chunk:
         """Return a chunk that nobody fetches, once there is one."""

@@ -49,6 +49,9 @@ BUFFER_BYTES: Final = 8 * 1024 * 1024
 _DUE_TIMES: Final = 10
 """How often at most, within the longest wait, a stream is reopened for lists that rest."""
 
+MAX_JOINS: Final = 2
+"""Snapshots that are fetched from one peer at a time: it lets us have a few streams at once."""
+
 MAX_ATTEMPTS: Final = 4
 """Streams of one `sync`: lists that need another cursor are asked for again."""
 
@@ -143,6 +146,7 @@ class Session:
         self._intake = Intake(peer.org, tools.clock)
         self._buffer: Buffer | None = None
         self._joins: dict[Origin, asyncio.Task[None]] = {}
+        self._joining = asyncio.Semaphore(MAX_JOINS)
         self._changed = asyncio.Event()
         self._answered = False
 
@@ -376,7 +380,8 @@ class Session:
         """
         tools = self._tools
         try:
-            joined = await join.run()
+            async with self._joining:
+                joined = await join.run()
         except PeerError as caught:
             error = caught
             self._report(await tools.writer.run(lambda store: intake.refuse(store, origin, error)))

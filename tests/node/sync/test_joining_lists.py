@@ -1,4 +1,4 @@
-"""Joining by snapshots from real nodes: who is offered one, where it comes from, what fails."""
+"""Joining lists by snapshots from real nodes: who is offered one, its sources, what fails."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from node.store import registry
 from node.store.connection import Store
 from node.store.registry import FollowState
 from node.sync import join as joins
-from node.sync.client import fetch_buckets
+from node.sync.client import PeerBusyError, fetch_buckets
 from node.sync.scheduler import Follower, sync_once
 from node.sync.session import ListResult
 from tests.federation.worlds import Publisher, assertion
@@ -711,5 +711,66 @@ def test_a_relay_that_replayed_makes_the_snapshot_anew_and_serves_it(sites: Site
             result = await sync(third)
         assert result.joined == 12
         assert_joined(third, publisher)
+
+    run(main())
+
+
+def test_more_lists_than_a_peer_allows_streams_are_joined_all_the_same(sites: Sites) -> None:
+    async def main() -> None:
+        owner, reader = sites("a.example"), sites("z.example")
+        acquaint(owner, reader)
+        publishers = [grown(f"a.example/list-{number}", 6) for number in range(7)]
+        for publisher in publishers:
+            owner.own(publisher)
+            hold(owner, publisher)
+            reader.follow(publisher.origin, owner)
+        async with owner.serving():
+            reader.enroll(owner)
+            async with reader.tools() as tools:
+                results = await sync_once(tools)
+        assert [(result.joined, result.state) for result in results] == [
+            (12, FollowState.CURRENT)
+        ] * 7
+        for publisher in publishers:
+            assert_joined(reader, publisher)
+
+    run(main())
+
+
+def test_a_peer_that_is_busy_is_waited_for_but_not_for_ever(sites: Sites) -> None:
+    async def main() -> None:
+        publisher = grown(entries=4)
+        owner, reader = pair(sites, publisher)
+        refusals = 3
+
+        async def busy(
+            channel: grpc.aio.Channel,
+            org: OrgName,
+            origin: Origin,
+            position: int,
+            numbers: Sequence[int],
+            *,
+            idle_timeout_seconds: float,
+        ) -> AsyncIterator[tuple[int, bytes]]:
+            nonlocal refusals
+            if refusals:
+                refusals -= 1
+                raise PeerBusyError("busy", retry_seconds=0.001)
+            async for bucket in fetch_buckets(
+                channel, org, origin, position, numbers, idle_timeout_seconds=idle_timeout_seconds
+            ):
+                yield bucket
+
+        async with owner.serving():
+            reader.enroll(owner)
+            with mock.patch.object(joins, "fetch_buckets", busy):
+                refusals = 1_000
+                result = await sync(reader)
+                assert (result.state, result.joined) == (FollowState.STALE, None)
+                assert refusals > 900
+                refusals = 3
+                result = await sync(reader)
+        assert result.joined == 12
+        assert_joined(reader, publisher)
 
     run(main())
