@@ -30,10 +30,7 @@ def iter_by_name(entries: Iterable[LiveEntry], directory: Path) -> Iterator[Live
     """
     with Sorter(directory) as sorter:
         shapes = _fill(sorter, entries)
-        said: dict[bytes, Annotation] = {}
-        for block in sorter.iter_blocks():
-            for item in block:
-                yield _decode(item, shapes, said)
+        yield from _decode(sorter, shapes)
 
 
 def _fill(sorter: Sorter, entries: Iterable[LiveEntry]) -> list[Shape]:
@@ -43,6 +40,8 @@ def _fill(sorter: Sorter, entries: Iterable[LiveEntry]) -> list[Shape]:
     said: dict[Annotation, bytes] = {}
     items: list[bytes] = []
     shape: Shape | None = None
+    annotation: Annotation | None = None
+    tail = b""
     code, prefix, width = b"", b"", 0
     for packed, position, row in entries:
         if packed.shape is not shape:
@@ -51,11 +50,14 @@ def _fill(sorter: Sorter, entries: Iterable[LiveEntry]) -> list[Shape]:
                 codes[shape] = len(shapes).to_bytes(_SHAPE_BYTES)
                 shapes.append(shape)
             code, prefix, width = codes[shape], name_of(shape, b""), shape.key_width
-        tail = said.get(packed.annotation)
-        if tail is None:
-            if len(said) >= _MAX_CACHED_ANNOTATIONS:
-                said.clear()
-            tail = said[packed.annotation] = packed.annotation.canonical()
+        if packed.annotation is not annotation:
+            annotation = packed.annotation
+            known = said.get(annotation)
+            if known is None:
+                if len(said) >= _MAX_CACHED_ANNOTATIONS:
+                    said.clear()
+                known = said[annotation] = annotation.canonical()
+            tail = known
         items.append(
             b"".join(
                 (
@@ -76,23 +78,27 @@ def _fill(sorter: Sorter, entries: Iterable[LiveEntry]) -> list[Shape]:
     return shapes
 
 
-def _decode(item: bytes, shapes: list[Shape], said: dict[bytes, Annotation]) -> LiveEntry:
-    # A name begins with its type, a NUL and the width of its key (`name_of`).
-    start = item.index(0) + 5
-    at = start + int.from_bytes(item[start - 4 : start])
-    row_at = at + _POSITION_BYTES
-    shape_at = row_at + _ROW_BYTES
-    rest_at = shape_at + _SHAPE_BYTES
-    shape = shapes[int.from_bytes(item[shape_at:rest_at])]
-    said_at = rest_at + shape.record_width - shape.key_width
-    tail = item[said_at:]
-    annotation = said.get(tail)
-    if annotation is None:
-        if len(said) >= _MAX_CACHED_ANNOTATIONS:
-            said.clear()
-        annotation = said[tail] = Annotation.parse(tail)
-    return LiveEntry(
-        PackedOp(shape, item[start:at] + item[rest_at:said_at], annotation),
-        int.from_bytes(item[at:row_at]),
-        int.from_bytes(item[row_at:shape_at]),
-    )
+def _decode(sorter: Sorter, shapes: list[Shape]) -> Iterator[LiveEntry]:
+    said: dict[bytes, Annotation] = {}
+    rest_widths = [shape.record_width - shape.key_width for shape in shapes]
+    for block in sorter.iter_blocks():
+        for item in block:
+            # A name begins with its type, a NUL and the width of its key (`name_of`).
+            start = item.index(0) + 5
+            at = start + int.from_bytes(item[start - 4 : start])
+            row_at = at + _POSITION_BYTES
+            shape_at = row_at + _ROW_BYTES
+            rest_at = shape_at + _SHAPE_BYTES
+            number = int.from_bytes(item[shape_at:rest_at])
+            said_at = rest_at + rest_widths[number]
+            tail = item[said_at:]
+            annotation = said.get(tail)
+            if annotation is None:
+                if len(said) >= _MAX_CACHED_ANNOTATIONS:
+                    said.clear()
+                annotation = said[tail] = Annotation.parse(tail)
+            yield LiveEntry(
+                PackedOp(shapes[number], item[start:at] + item[rest_at:said_at], annotation),
+                int.from_bytes(item[at:row_at]),
+                int.from_bytes(item[row_at:shape_at]),
+            )

@@ -75,7 +75,8 @@ def test_every_reason_that_a_list_can_show_is_explained_once() -> None:
     elsewhere.add(Reason.USAGE)
     of_peers = {errors.UnreachableError.reason, errors.RefusedError.reason}
     of_peers |= {errors.ProtocolError.reason, "UNKNOWN_PEER"}
-    of_sync = {intake.UNAVAILABLE, intake.CURSOR_AHEAD, intake.DIVERGED, scheduler.NO_PEER}
+    of_sync = {intake.UNAVAILABLE, intake.CURSOR_AHEAD, intake.CURSOR_TOO_OLD}
+    of_sync |= {intake.DIVERGED, scheduler.NO_PEER}
 
     assert len(documented) == len(set(documented))
     assert set(documented) == {*map(str, set(Reason) - elsewhere), *of_peers, *of_sync}

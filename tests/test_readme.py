@@ -161,7 +161,7 @@ def test_the_first_deployment_works_command_by_command(machines: Machines) -> No
     out = "\n".join(printed)
     assert "not in force" in out
     assert re.search(r"path +hotline\.example via platform\.example", out)
-    assert "ok    list hotline.example/known: own at position 2" in out
+    assert "ok    list hotline.example/known: own at position 3" in out
     exported = (machines.folder / "before.jsonl").read_text()
     assert [json.loads(line)["id"] for line in exported.splitlines()] == ["case-17/1", "case-17/2"]
 

@@ -197,8 +197,8 @@ def index_body(
 _INSERT_BUCKET_ASCENDING: Final = """INSERT INTO posting
     (run, digest, kind, span, position, row, op, bucket)
     SELECT ?1, substr(?2, n * ?3 + 1, ?3) AS digest, ?4, ?5,
-        CAST(CAST(substr(?6, n * ?7 + 1, ?7) AS TEXT) AS INTEGER),
-        CAST(CAST(substr(?8, n * ?9 + 1, ?9) AS TEXT) AS INTEGER), ?10, ?11
+        CAST(substr(?6, n * ?7 + 1, ?7) AS INTEGER),
+        CAST(substr(?8, n * ?9 + 1, ?9) AS INTEGER), ?10, ?11
     FROM number WHERE n < ?12 ORDER BY n"""
 _INSERT_BUCKET: Final = _INSERT_BUCKET_ASCENDING.removesuffix("n") + "digest"
 _ROW_DIGITS: Final = len(str(limits.MAX_BODY_OPS))
@@ -211,8 +211,8 @@ def index_bucket(transaction: Transaction, span: int, number: int, bucket: Bucke
     connection = transaction.connection
     digits = len(str(bucket.positions[-1]))
     position_texts = [b"%0*d" % (digits, position) for position in bucket.positions]
-    positions = b"".join([position_texts[code] for code in bucket.codes])
-    rows = b"".join([_ROW_TEXTS[row] for row in bucket.rows])
+    positions = b"".join(map(position_texts.__getitem__, bucket.codes))
+    rows = b"".join(map(_ROW_TEXTS.__getitem__, bucket.rows))
     added = 0
     for group, keys, kind in _index_columns(connection, bucket.body, _ensure_type_code):
         start, stop = group.first_row, group.first_row + group.count
