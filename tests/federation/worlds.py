@@ -17,6 +17,7 @@ from federation.author import Author, ChangeSet
 from federation.body import Body, PackedOp, build_body, pack
 from federation.charter import Audience, Charter
 from federation.checkpoint import Checkpoint, sign_checkpoint
+from federation.commitment import Commitment
 from federation.entry import Annotation, EntryId, Operation, OpKind
 from federation.fingerprint import Fingerprint
 from federation.header import Header
@@ -261,7 +262,9 @@ class Publisher:
         self.log.append(delta)
         return delta
 
-    def sign(self, body: Body, *, after_ms: int = 1000) -> SignedDelta:
+    def sign(
+        self, body: Body, *, after_ms: int = 1000, commitment: Commitment | None = None
+    ) -> SignedDelta:
         """Sign a body as the next delta, without keeping it."""
         author = Author(self.origin, self.root, publisher=self.publisher_key, log=self.log_key)
         return author.sign(
@@ -270,6 +273,7 @@ class Publisher:
             self.state,
             change_set=ChangeSet(first=self.state.size, last=True),
             now_ms=max(T0, self.state.last_time_ms) + after_ms,
+            commitment=commitment,
         )
 
     def forge(self, forgery: Forgery) -> SignedDelta:
