@@ -1,4 +1,4 @@
-"""The author: makes the signed deltas of one of our own lists.
+"""The author: makes the signed deltas and snapshots of one of our own lists.
 
 It is the counterpart of `federation.replica` and takes its state from the same `LogState`. Nothing
 that it returns may leave the process before it is durable: a position is signed once.
@@ -6,17 +6,17 @@ that it returns may leave the process before it is durable: a position is signed
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
+from federation import limits, merkle, wire
 from federation import state as states
-from federation import wire
 from federation.body import Body
 from federation.checkpoint import Checkpoint, sign_checkpoint
 from federation.commitment import Commitment, commit
-from federation.errors import Reason, SequenceError, UsageError
-from federation.header import Header
+from federation.errors import LimitError, Reason, SequenceError, UsageError
+from federation.header import NO_BODY, Header, LeafKind
 from federation.keys import Signer, key_id
 from federation.merge import Prior, merge
 from federation.names import Origin
@@ -78,12 +78,7 @@ class Author:
             OperationError: an operation that the entries do not allow.
             UsageError: the commitment is to another body, or for another position.
         """
-        if now_ms < state.last_time_ms:
-            raise SequenceError(
-                f"the clock is {state.last_time_ms - now_ms} ms behind the newest delta of "
-                f"{self.origin}: set it right before publishing",
-                reason=Reason.TIME_BACKWARDS,
-            )
+        self._check_clock(state, now_ms)
         data = wire.encode_body(body)
         if commitment is None:
             commitment = commit(data, state.size)
@@ -108,7 +103,59 @@ class Author:
             root_hash=self._root.hash,
             key_id=key_id(self._publisher.public_key),
         )
+        return self._seal(header, data, state)
+
+    def sign_snapshot(
+        self, bucket_hashes: Sequence[bytes], state: LogState, *, now_ms: int
+    ) -> SignedDelta:
+        """Make the snapshot leaf that follows `state`: it commits to the live set there.
+
+        Args:
+            bucket_hashes: the leaf hashes of the live set's buckets (`federation.bucket`).
+            state: where the log stands.
+            now_ms: the time, in milliseconds since 1970-01-01T00:00:00Z.
+
+        Raises:
+            SequenceError: TIME_BACKWARDS, the clock is behind the newest leaf.
+            LimitError: more buckets than a snapshot can have.
+        """
+        if len(bucket_hashes) > limits.MAX_SNAPSHOT_BUCKETS:
+            raise LimitError(
+                f"a snapshot has at most {limits.MAX_SNAPSHOT_BUCKETS} buckets: this list is "
+                "too large for one"
+            )
+        self._check_clock(state, now_ms)
+        header = Header(
+            kind=LeafKind.SNAPSHOT,
+            origin_hash=self.origin.hash,
+            position=state.size,
+            previous=state.last_leaf,
+            change_set=state.size,
+            ends_change_set=True,
+            time_ms=now_ms,
+            op_count=len(bucket_hashes),
+            body_size=0,
+            body_digest=NO_BODY,
+            ops_root=merkle.root_hash(bucket_hashes),
+            live_count=state.live_count,
+            state_digest=state.state_digest,
+            root_version=self._root.document.version,
+            root_hash=self._root.hash,
+            key_id=key_id(self._publisher.public_key),
+        )
+        return self._seal(header, b"", state)
+
+    def _check_clock(self, state: LogState, now_ms: int) -> None:
+        if now_ms < state.last_time_ms:
+            raise SequenceError(
+                f"the clock is {state.last_time_ms - now_ms} ms behind the newest delta of "
+                f"{self.origin}: set it right before publishing",
+                reason=Reason.TIME_BACKWARDS,
+            )
+
+    def _seal(self, header: Header, body: bytes, state: LogState) -> SignedDelta:
+        """Sign a header, and the checkpoint of the log right after it."""
         record = header.sign(self._publisher)
         after = state.after(header, record)
         checkpoint = Checkpoint(str(self.origin), after.size, after.frontier.root())
-        return SignedDelta(record, data, sign_checkpoint(checkpoint, self._log))
+        return SignedDelta(record, body, sign_checkpoint(checkpoint, self._log))

@@ -98,6 +98,20 @@ class PackedOp(NamedTuple):
     record: bytes
     annotation: Annotation
 
+    @property
+    def entry(self) -> EntryId:
+        """The entry that it names."""
+        return EntryId(self.shape.key_type, self.record[: self.shape.key_width])
+
+    def states(self, fingerprint: Fingerprint) -> bool:
+        """Say whether it is an assertion of an entry that has a fingerprint."""
+        at = self.shape.id_width
+        for type_name, width in self.shape.columns:
+            if type_name == fingerprint.type and self.record[at : at + width] == fingerprint.digest:
+                return self.shape.kind is OpKind.ASSERT
+            at += width
+        return False
+
 
 def pack(operation: Operation) -> PackedOp:
     """Pack an operation into the record that a body's columns are cut from."""
@@ -121,7 +135,6 @@ def pack(operation: Operation) -> PackedOp:
 def unpack(packed: PackedOp) -> Operation:
     """Return the operation that `pack` packed."""
     shape, record, annotation = packed
-    entry = EntryId(shape.key_type, record[: shape.key_width])
     fingerprints = []
     if shape.kind is OpKind.ASSERT:
         at = shape.id_width
@@ -130,7 +143,7 @@ def unpack(packed: PackedOp) -> Operation:
             at += width
     return Operation(
         kind=shape.kind,
-        entry=entry,
+        entry=packed.entry,
         fingerprints=tuple(sorted(fingerprints)),
         annotation=annotation,
     )
@@ -404,6 +417,10 @@ class Body:
         # An XOF is a pseudo-random generator: one salt tells nothing about the others.
         stream = shake_256(_SALT_TAG + self.salt_seed).digest(SALT_BYTES * self.count)
         return cut(stream, SALT_BYTES)
+
+
+NO_OPERATIONS: Final = Body(b"", (), ())
+"""What the leaf of a snapshot does to the entries."""
 
 
 def _canonical_frame(shape: Shape) -> list[bytes]:

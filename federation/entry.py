@@ -14,7 +14,7 @@ from typing import Final
 from federation import limits
 from federation.errors import LimitError, OperationError
 from federation.fingerprint import Fingerprint, strongest
-from federation.hashtypes import HASH_TYPES
+from federation.hashtypes import HASH_TYPES, format_digest
 
 # C0, C1 and DEL break logs and terminals; the bidirectional controls make one text look like
 # another (Unicode TR 36); the separators U+2028 and U+2029 break lines.
@@ -27,6 +27,11 @@ class OpKind(IntEnum):
     ASSERT = 1
     RETRACT = 2
     PURGE = 3
+
+    @property
+    def word(self) -> str:
+        """What it is called in text."""
+        return self._name_.lower()
 
 
 class Cause(IntEnum):
@@ -103,7 +108,9 @@ class EntryId:
 
     def format(self) -> str:
         """Return the one text of this id; `parse` reads it back if its hash type is registered."""
-        return Fingerprint(self.type, self.key).format() if self.type else self.key.decode()
+        if not self.type:
+            return self.key.decode()
+        return f"{self.type}:{format_digest(self.type, self.key)}"
 
     def __str__(self) -> str:
         return self.format()
@@ -149,6 +156,31 @@ class Annotation:
             raise OperationError("only an assertion has labels")
         if kind is OpKind.PURGE and self.reason:
             raise OperationError("a purge gives no reason: it is to leave nothing behind")
+
+    @classmethod
+    def parse(cls, data: bytes) -> Annotation:
+        """Parse canonical bytes; `check` has to look at what they say.
+
+        Raises:
+            OperationError: not the canonical bytes of any annotation.
+        """
+        try:
+            at = 2
+            labels = []
+            for _ in range(data[1]):
+                labels.append(data[at + 1 : at + 1 + data[at]].decode())
+                at += 1 + data[at]
+            stop = at + 2 + int.from_bytes(data[at : at + 2])
+            reason = data[at + 2 : stop].decode()
+            vocabulary = data[stop + 1 :].decode()
+            annotation = cls(
+                labels=tuple(labels), reason=reason, vocabulary=vocabulary, cause=Cause(data[0])
+            )
+            if annotation.canonical() == data:
+                return annotation
+        except (IndexError, ValueError, OverflowError) as error:
+            raise OperationError("an annotation's bytes end early or are no text") from error
+        raise OperationError("an annotation is not in its canonical form")
 
     def canonical(self) -> bytes:
         """Return the bytes that stand for this annotation in an op's leaf (docs/spec/delta.md)."""

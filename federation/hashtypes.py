@@ -276,15 +276,10 @@ def _types_of_length(length: int) -> tuple[HashType, ...]:
     )
 
 
-def format_digest(hash_type: HashType, digest: bytes) -> str:
-    """Write a digest in the canonical form of its type."""
-    match hash_type.canonical_form:
-        case TextForm.BASE64:
-            return base64.b64encode(digest).decode("ascii")
-        case TextForm.TLSH:
-            return f"T1{digest.hex().upper()}"
-        case _:
-            return digest.hex()
+def format_digest(type_name: str, digest: bytes) -> str:
+    """Write a digest in the canonical form of its type; in hex if the type is unknown."""
+    write = _WRITERS.get(type_name)
+    return digest.hex() if write is None else write(digest)
 
 
 def _fits(hash_type: HashType, form: TextForm, text: str) -> bool:
@@ -397,3 +392,19 @@ _READERS: Final[Mapping[TextForm, Callable[[str], bytes]]] = MappingProxyType(
         TextForm.FRAMES: _read_frames,
     }
 )
+
+
+def _write_base64(digest: bytes) -> str:
+    return base64.b64encode(digest).decode("ascii")
+
+
+def _write_tlsh(digest: bytes) -> str:
+    return f"T1{digest.hex().upper()}"
+
+
+_WRITERS: Final = {
+    name: _write_tlsh if hash_type.canonical_form is TextForm.TLSH else _write_base64
+    for name, hash_type in HASH_TYPES.items()
+    if hash_type.canonical_form in {TextForm.TLSH, TextForm.BASE64}
+}
+"""How digests are written of types that are not written in hex."""

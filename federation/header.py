@@ -1,13 +1,15 @@
-"""Delta headers: the fixed-width signed records that are the leaves of a list's log.
+"""Headers: the fixed-width signed records that are the leaves of a list's log.
 
-A header holds no hash value of the list, so that order, signer and append-only can be checked by
-those who may not have the list. Knows nothing of bodies and state.
+A leaf is a delta or a snapshot. A header holds no hash value of the list, so that order, signer and
+append-only can be checked by those who may not have the list. Knows nothing of bodies and state.
 """
 
 from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from enum import IntEnum
+from hashlib import sha256
 from typing import Final
 
 from federation import limits, merkle
@@ -17,9 +19,10 @@ from federation.keys import Signer, key_id, verify
 
 MEDIA_TYPE: Final = "application/vnd.hashfed.delta-header.v1"
 FORMAT_VERSION: Final = 1
-KIND_DELTA: Final = 1
 NO_LEAF: Final = bytes(32)
 """What the first header gives as the hash of the leaf before it."""
+NO_BODY: Final = sha256(b"").digest()
+"""What the header of a snapshot gives as the digest of its body: it has none."""
 
 _FLAG_ENDS_CHANGE_SET: Final = 0x01
 _LAYOUT: Final = struct.Struct(">BBB32sQ32sQQII32s32sQ32sI32s32s")
@@ -27,21 +30,31 @@ _SIGNATURE_BYTES: Final = 64
 HEADER_BYTES: Final = _LAYOUT.size + _SIGNATURE_BYTES
 
 
+class LeafKind(IntEnum):
+    """What a leaf of the log is."""
+
+    DELTA = 1
+    """Operations, which change the live set."""
+    SNAPSHOT = 2
+    """A commitment to the whole live set, which it leaves as it is (`federation.snapshot`)."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """What a publisher signs for one delta.
+    """What a publisher signs for one leaf of a list's log.
 
     Attributes:
+        kind: a delta or a snapshot.
         origin_hash: SHA-256 of the origin's text.
         position: the leaf's index in the log: how many deltas come before.
         previous: leaf hash of the delta before; zeros for the first.
         change_set: position of the first delta of the change set that this one belongs to.
         ends_change_set: whether it is the last of that change set.
         time_ms: when it was signed, in milliseconds since 1970-01-01T00:00:00Z.
-        op_count: how many operations the body has.
-        body_size: bytes of the body.
-        body_digest: SHA-256 of the body's exact bytes.
-        ops_root: root of the ops tree.
+        op_count: how many operations the body has; of a snapshot, how many buckets.
+        body_size: bytes of the body; 0 of a snapshot.
+        body_digest: SHA-256 of the body's exact bytes; `NO_BODY` of a snapshot.
+        ops_root: root of the ops tree; of a snapshot, root of the tree over its buckets.
         live_count: entries live after this delta.
         state_digest: `federation.state` digest of the live set after this delta.
         root_version: version of the org root in force.
@@ -49,6 +62,7 @@ class Header:
         key_id: SHA-256 of the signing key.
     """
 
+    kind: LeafKind = LeafKind.DELTA
     origin_hash: bytes
     position: int
     previous: bytes
@@ -69,7 +83,7 @@ class Header:
         """Return the bytes that are signed (after PAE)."""
         return _LAYOUT.pack(
             FORMAT_VERSION,
-            KIND_DELTA,
+            self.kind,
             _FLAG_ENDS_CHANGE_SET if self.ends_change_set else 0,
             self.origin_hash,
             self.position,
@@ -106,10 +120,10 @@ class Header:
                 reason=Reason.HEADER_MALFORMED,
             )
         version, kind, flags, *fields = _LAYOUT.unpack_from(record)
-        if version != FORMAT_VERSION or kind != KIND_DELTA:
+        if version != FORMAT_VERSION or kind not in _KINDS:
             raise MalformedError(
-                f"delta header of version {version}, kind {kind}: this node reads version "
-                f"{FORMAT_VERSION}, kind {KIND_DELTA}",
+                f"header of version {version}, kind {kind}: this node reads version "
+                f"{FORMAT_VERSION}, kinds {' and '.join(map(str, _KINDS))}",
                 reason=Reason.FORMAT_UNSUPPORTED,
             )
         (
@@ -117,6 +131,7 @@ class Header:
             ops_root, live_count, state_digest, root_version, root_hash, signer,
         ) = fields  # fmt: skip
         header = cls(
+            kind=LeafKind(kind),
             origin_hash=origin_hash,
             position=position,
             previous=previous,
@@ -141,13 +156,28 @@ class Header:
             problem = "a leaf before position 0, or none before a later one"
         elif time_ms > limits.MAX_TREE_SIZE or live_count > limits.MAX_TREE_SIZE:
             problem = "a time or count beyond 2^63 - 1"
-        elif not 0 < op_count <= limits.MAX_BODY_OPS:
-            problem = f"{op_count} operations, 1 to {limits.MAX_BODY_OPS} allowed"
-        elif not 0 < body_size <= limits.MAX_BODY_BYTES:
-            problem = f"a body of {body_size} bytes, 1 to {limits.MAX_BODY_BYTES} allowed"
         else:
-            return header
-        raise MalformedError(f"delta header: {problem}", reason=Reason.HEADER_MALFORMED)
+            problem = header._content_problem()
+            if not problem:
+                return header
+        raise MalformedError(f"header: {problem}", reason=Reason.HEADER_MALFORMED)
+
+    def _content_problem(self) -> str:
+        """Return what is wrong with what the leaf says of its content, or nothing."""
+        if self.kind is LeafKind.SNAPSHOT:
+            if self.op_count > limits.MAX_SNAPSHOT_BUCKETS:
+                return f"{self.op_count} buckets, at most {limits.MAX_SNAPSHOT_BUCKETS} allowed"
+            if self.body_size or self.body_digest != NO_BODY:
+                return "a snapshot with a body"
+            return ""
+        if not 0 < self.op_count <= limits.MAX_BODY_OPS:
+            return f"{self.op_count} operations, 1 to {limits.MAX_BODY_OPS} allowed"
+        if not 0 < self.body_size <= limits.MAX_BODY_BYTES:
+            return f"a body of {self.body_size} bytes, 1 to {limits.MAX_BODY_BYTES} allowed"
+        return ""
+
+
+_KINDS: Final = tuple(int(kind) for kind in LeafKind)
 
 
 def verify_header(record: bytes, public_key: bytes) -> None:

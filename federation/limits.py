@@ -23,6 +23,23 @@ MAX_BODY_COLUMNS: Final = 8_192
 MAX_ANNOTATIONS: Final = MAX_BODY_OPS
 """Distinct annotations in one body: there is no use for more than one an operation."""
 
+# --- snapshots --------------------------------------------------------------------------------
+MAX_BUCKET_ENTRIES: Final = 8_192
+"""Entries in one bucket of a snapshot: what one step of a transfer brings."""
+
+MAX_BUCKET_WEIGHT: Final = 768 * 1024
+"""Bytes at which a bucket is closed, by the count of docs/spec/snapshot.md. An entry that alone
+weighs more has a bucket of its own."""
+
+MAX_BUCKET_BYTES: Final = 2 * 1024 * 1024
+"""Bytes of one encoded bucket: one gRPC message."""
+
+MAX_SNAPSHOT_BUCKETS: Final = 100_000
+"""Buckets of one snapshot: their hashes fit one message; up to 800 million entries."""
+
+MAX_BUCKETS_ASKED: Final = 1_024
+"""Buckets that one call asks for."""
+
 # --- one entry --------------------------------------------------------------------------------
 MAX_ENTRY_FINGERPRINTS: Final = 64
 """Fingerprints of one entry. An item has a handful; variants of one image a few dozen."""

@@ -29,7 +29,7 @@ class Prior:
     kind: OpKind
 
 
-def merge(body: Body, prior: Mapping[int, Prior], live_count: int) -> int:
+def merge(body: Body, prior: Mapping[int, Prior], live_count: int, *, complete: bool = True) -> int:
     """Return the number of live entries after a delta.
 
     Every operation of the delta comes into force, and the operation in `prior` of the same row, if
@@ -39,6 +39,8 @@ def merge(body: Body, prior: Mapping[int, Prior], live_count: int) -> int:
         body: the delta's operations, well formed (`Body.check`).
         prior: for each row whose entry the list has known, the operation in force on it before.
         live_count: live entries before.
+        complete: `prior` tells of every entry that the list has known. Who joined by a snapshot
+            knows none of those that were retracted before it, and must let them be purged.
 
     Raises:
         OperationError: RETRACT_OF_ABSENT, an entry retracted that is not live; PURGE_OF_ABSENT, one
@@ -63,6 +65,8 @@ def merge(body: Body, prior: Mapping[int, Prior], live_count: int) -> int:
             case OpKind.PURGE:
                 for row in rows:
                     before = prior.get(row)
+                    if before is None and not complete:
+                        continue
                     if before is None or before.kind is OpKind.PURGE:
                         raise OperationError(
                             f"row {row} purges an entry that is not here",

@@ -16,15 +16,16 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import NamedTuple
 
 from federation import header as headers
-from federation import limits, wire
-from federation.body import Body
-from federation.checkpoint import open_checkpoint
+from federation import limits, merkle, wire
+from federation.body import NO_OPERATIONS, Body
+from federation.bucket import Extent
+from federation.checkpoint import Checkpoint, open_checkpoint
 from federation.errors import (
     FederationError,
     ForkError,
@@ -37,19 +38,25 @@ from federation.errors import (
     SignatureError,
     UsageError,
 )
-from federation.header import Header
+from federation.header import Header, LeafKind
 from federation.merge import Prior, merge
 from federation.merkle import CompactRange
 from federation.names import Origin
 from federation.orgroot import PinnedRoot
+from federation.snapshot import Snapshot, SnapshotOffer, check_buckets
+
+
+def _check_size(what: str, data: bytes, bound: int) -> None:
+    if len(data) > bound:
+        raise LimitError(f"{what}: got {len(data)} bytes, at most {bound}")
 
 
 class SignedDelta(NamedTuple):
-    """A delta as it travels and is kept: exact bytes, never re-encoded.
+    """A leaf of a log as it travels and is kept: exact bytes, never re-encoded.
 
     Attributes:
         header: the signed record (`federation.header`).
-        body: the serialized body (`federation.wire`).
+        body: the serialized body (`federation.wire`); empty for a snapshot's leaf.
         checkpoint: the signed note of the log's size right after this delta.
     """
 
@@ -60,14 +67,16 @@ class SignedDelta(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogState:
-    """Where a log stands after its first `frontier.size` deltas.
+    """Where a log stands after its first `frontier.size` leaves.
 
     Attributes:
         frontier: the log's tree.
-        last_leaf: leaf hash of the newest delta; zeros when there is none.
+        last_leaf: leaf hash of the newest leaf; zeros when there is none.
         last_time_ms: its time.
         live_count: live entries.
         state_digest: what the newest header claims (`federation.state`).
+        start: position of the snapshot that took the place of the deltas before it, of which
+            only the entries then live are known; 0 when there is none.
     """
 
     frontier: CompactRange
@@ -75,10 +84,11 @@ class LogState:
     last_time_ms: int
     live_count: int
     state_digest: bytes
+    start: int = 0
 
     @classmethod
     def empty(cls) -> LogState:
-        """Return the state of a log without deltas."""
+        """Return the state of a log without leaves."""
         return cls(
             frontier=CompactRange(0, ()),
             last_leaf=headers.NO_LEAF,
@@ -89,19 +99,25 @@ class LogState:
 
     @property
     def size(self) -> int:
-        """How many deltas the log has."""
+        """How many leaves the log has."""
         return self.frontier.size
 
     def after(self, header: Header, record: bytes) -> LogState:
-        """Return the state after one more delta."""
-        leaf = headers.leaf_hash(record)
-        return LogState(
-            frontier=self.frontier.append(leaf),
-            last_leaf=leaf,
-            last_time_ms=header.time_ms,
-            live_count=header.live_count,
-            state_digest=header.state_digest,
-        )
+        """Return the state after one more leaf."""
+        return _state_at(header, record, self.frontier, self.start)
+
+
+def _state_at(header: Header, record: bytes, before: CompactRange, start: int) -> LogState:
+    """Return where a log stands after a leaf, given its tree before that leaf."""
+    leaf = headers.leaf_hash(record)
+    return LogState(
+        frontier=before.append(leaf),
+        last_leaf=leaf,
+        last_time_ms=header.time_ms,
+        live_count=header.live_count,
+        state_digest=header.state_digest,
+        start=start,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +127,7 @@ class Candidate:
     Attributes:
         signed: the exact bytes.
         header: the header.
-        body: the operations, well formed.
+        body: the operations, well formed; none of a snapshot's leaf.
         state: where the log stands after it.
     """
 
@@ -145,18 +161,19 @@ class Replica:
         Raises:
             PeerError: a check failed; `reason` says which. The replica is as it was.
         """
-        self._check_sizes(delta)
+        _check_size("body", delta.body, limits.MAX_BODY_BYTES)
+        _check_size("checkpoint", delta.checkpoint, limits.MAX_NOTE_BYTES)
         header = Header.parse(delta.header)
         self._check_signer(header, delta.header)
         self._check_place(header, now_ms)
         state = self.state.after(header, delta.header)
         self._check_checkpoint(delta.checkpoint, state)
-        if len(delta.body) != header.body_size or sha256(delta.body).digest() != header.body_digest:
-            raise ProofError(
-                f"position {header.position}: the body is not the one that was signed",
-                reason=Reason.BODY_DIGEST_MISMATCH,
-            )
-        body = self._open_body(header, delta.body)
+        self._check_body(header, delta.body)
+        if header.kind is LeafKind.SNAPSHOT:
+            self._check_unchanged(header)
+            body = NO_OPERATIONS
+        else:
+            body = self._open_body(header, delta.body)
         return Candidate(signed=delta, header=header, body=body, state=state)
 
     def conclude(self, candidate: Candidate, prior: Mapping[int, Prior]) -> LogState:
@@ -172,7 +189,8 @@ class Replica:
         """
         if candidate.header.position != self.state.size:
             raise UsageError(f"candidate {candidate.header.position} at size {self.state.size}")
-        live_count = merge(candidate.body, prior, self.state.live_count)
+        state = self.state
+        live_count = merge(candidate.body, prior, state.live_count, complete=state.start == 0)
         if live_count != candidate.header.live_count:
             raise OperationError(
                 f"position {candidate.header.position}: got {candidate.header.live_count} live "
@@ -201,14 +219,123 @@ class Replica:
             f"position {header.position} of {self.origin} is signed twice, for different deltas"
         )
 
-    @staticmethod
-    def _check_sizes(delta: SignedDelta) -> None:
-        for what, data, bound in (
-            ("body", delta.body, limits.MAX_BODY_BYTES),
-            ("checkpoint", delta.checkpoint, limits.MAX_NOTE_BYTES),
-        ):
-            if len(data) > bound:
-                raise LimitError(f"{what}: got {len(data)} bytes, at most {bound}")
+    # --- snapshots ----------------------------------------------------------------------------
+
+    def receive_snapshot(self, offer: SnapshotOffer, *, now_ms: int) -> Snapshot:
+        """Check a snapshot that takes the place of deltas not held. Its buckets are still to come.
+
+        Args:
+            offer: the snapshot without its buckets, with the proof from this replica's size.
+            now_ms: the time, in milliseconds since 1970-01-01T00:00:00Z.
+
+        Raises:
+            PeerError: a check failed; `reason` says which. The replica is as it was.
+        """
+        _check_size("checkpoint", offer.checkpoint, limits.MAX_NOTE_BYTES)
+        header = Header.parse(offer.header)
+        if header.kind is not LeafKind.SNAPSHOT:
+            raise MalformedError(
+                f"position {header.position} is no snapshot", reason=Reason.SNAPSHOT_MISMATCH
+            )
+        self._check_signer(header, offer.header)
+        if header.position < self.state.size:
+            raise SequenceError(
+                f"a snapshot at position {header.position}, at size {self.state.size}",
+                reason=Reason.POSITION_REPEATED,
+            )
+        if header.position == self.state.size:
+            self._check_previous(header)
+        self._check_time(header, now_ms)
+        before = CompactRange.decode(header.position, offer.frontier)
+        state = _state_at(header, offer.header, before, header.position)
+        self._check_checkpoint(offer.checkpoint, state)
+        self._check_consistency(offer.consistency, state)
+        if header.position == self.state.size:
+            self._check_unchanged(header)
+        hashes = check_buckets(header, offer.bucket_hashes)
+        return Snapshot(offer=offer, header=header, before=before, bucket_hashes=hashes)
+
+    def adopt(self, snapshot: Snapshot, extents: Sequence[Extent]) -> LogState:
+        """Go on from a snapshot, all of whose buckets are held.
+
+        Args:
+            snapshot: what `receive_snapshot` returned.
+            extents: what each bucket holds, in order of their numbers.
+
+        Raises:
+            UsageError: not all buckets are held, or the replica is past the snapshot.
+            OperationError: OP_ORDER, buckets that overlap; LIVE_COUNT_MISMATCH, not as many
+                entries as its header says.
+        """
+        if snapshot.position < self.state.size:
+            raise UsageError(f"snapshot at {snapshot.position} at size {self.state.size}")
+        snapshot.check_extents(extents)
+        self.state = _state_at(
+            snapshot.header, snapshot.offer.header, snapshot.before, snapshot.position
+        )
+        return self.state
+
+    def receive_past(self, delta: SignedDelta, inclusion: Sequence[bytes]) -> Candidate:
+        """Check a delta of the part of the log that a snapshot took the place of.
+
+        Args:
+            delta: the delta.
+            inclusion: the RFC 6962 proof that it is in the log as it stands here.
+
+        Returns:
+            The delta; its `state` is where the log stands here, which is as it was.
+
+        Raises:
+            PeerError: a check failed; `reason` says which.
+        """
+        _check_size("body", delta.body, limits.MAX_BODY_BYTES)
+        _check_size("checkpoint", delta.checkpoint, limits.MAX_NOTE_BYTES)
+        header = Header.parse(delta.header)
+        self._check_signer(header, delta.header)
+        merkle.verify_inclusion(
+            headers.leaf_hash(delta.header),
+            header.position,
+            self.state.size,
+            inclusion,
+            self.state.frontier.root(),
+        )
+        checkpoint = self._open_checkpoint(delta.checkpoint, header.position)
+        if checkpoint.size != header.position + 1:
+            raise ProofError(
+                f"the checkpoint sent with position {header.position} has size {checkpoint.size}",
+                reason=Reason.CHECKPOINT_MISMATCH,
+            )
+        self._check_body(header, delta.body)
+        body = NO_OPERATIONS
+        if header.kind is LeafKind.DELTA:
+            body = self._open_body(header, delta.body)
+        return Candidate(signed=delta, header=header, body=body, state=self.state)
+
+    def _check_consistency(self, proof: Sequence[bytes], newer: LogState) -> None:
+        held = self.state
+        if held.size:
+            merkle.verify_consistency(
+                held.size, newer.size, proof, held.frontier.root(), newer.frontier.root()
+            )
+        elif proof:
+            raise ProofError(f"consistency proof: got {len(proof)} hashes, nothing is held")
+
+    def _check_unchanged(self, header: Header) -> None:
+        """Check that a snapshot's leaf leaves the live set as the leaf before it did."""
+        if header.state_digest != self.state.state_digest:
+            raise ProofError(
+                f"position {header.position}: a snapshot with another state digest than the "
+                "leaf before it",
+                reason=Reason.STATE_DIGEST_MISMATCH,
+            )
+        if header.live_count != self.state.live_count:
+            raise OperationError(
+                f"position {header.position}: a snapshot of {header.live_count} entries, "
+                f"{self.state.live_count} live",
+                reason=Reason.LIVE_COUNT_MISMATCH,
+            )
+
+    # --- checks -------------------------------------------------------------------------------
 
     def _check_signer(self, header: Header, record: bytes) -> None:
         if header.origin_hash != self._origin_hash:
@@ -236,37 +363,55 @@ class Replica:
             raise SequenceError(
                 f"position {header.position} at size {size}", reason=Reason.POSITION_GAP
             )
+        self._check_previous(header)
+        self._check_time(header, now_ms)
+
+    def _check_previous(self, header: Header) -> None:
         if header.previous != self.state.last_leaf:
             raise ForkError(
-                f"position {size} of {self.origin} is signed as the successor of another delta "
-                "than the one held here",
+                f"position {header.position} of {self.origin} is signed as the successor of "
+                "another leaf than the one held here",
                 reason=Reason.PREVIOUS_MISMATCH,
             )
+
+    def _check_time(self, header: Header, now_ms: int) -> None:
+        position = header.position
         if header.time_ms < self.state.last_time_ms:
             raise SequenceError(
-                f"position {size} is signed for an earlier time than the one before",
+                f"position {position} is signed for an earlier time than the one before",
                 reason=Reason.TIME_BACKWARDS,
             )
         if header.time_ms > now_ms + limits.MAX_CLOCK_SKEW_MS:
             raise SequenceError(
-                f"position {size} is signed for {header.time_ms - now_ms} ms from now: "
+                f"position {position} is signed for {header.time_ms - now_ms} ms from now: "
                 "one of the two clocks is wrong",
                 reason=Reason.TIME_IN_FUTURE,
             )
 
-    def _check_checkpoint(self, note: bytes, state: LogState) -> None:
+    @staticmethod
+    def _check_body(header: Header, data: bytes) -> None:
+        if len(data) != header.body_size or sha256(data).digest() != header.body_digest:
+            raise ProofError(
+                f"position {header.position}: the body is not the one that was signed",
+                reason=Reason.BODY_DIGEST_MISMATCH,
+            )
+
+    def _open_checkpoint(self, note: bytes, position: int) -> Checkpoint:
         try:
-            checkpoint = open_checkpoint(note, str(self.origin), self._verifiers)
+            return open_checkpoint(note, str(self.origin), self._verifiers)
         except SignatureError as error:
             raise SignatureError(
-                f"checkpoint of position {state.size - 1}: {error}",
+                f"checkpoint of position {position}: {error}",
                 reason=Reason.CHECKPOINT_SIGNATURE_INVALID,
             ) from error
         except FederationError as error:
             raise MalformedError(
-                f"checkpoint of position {state.size - 1}: {error}",
+                f"checkpoint of position {position}: {error}",
                 reason=Reason.CHECKPOINT_MALFORMED,
             ) from error
+
+    def _check_checkpoint(self, note: bytes, state: LogState) -> None:
+        checkpoint = self._open_checkpoint(note, state.size - 1)
         if checkpoint.size != state.size or checkpoint.root_hash != state.frontier.root():
             raise ProofError(
                 f"the checkpoint sent with position {state.size - 1} has size {checkpoint.size} "

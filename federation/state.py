@@ -9,12 +9,13 @@ are the body digests and the log. It shows that two merge implementations disagr
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from itertools import repeat
 from typing import Final
 
-from federation.body import Body, Group, cut
+from federation.body import Body, Shape, cut
+from federation.bucket import Bucket
 from federation.entry import OpKind
 from federation.merge import Prior
 
@@ -47,7 +48,7 @@ def advance(
         asserted = sum_asserted(body, position)
     total = int.from_bytes(digest) + int.from_bytes(asserted)
     for group in body.groups if prior else ():
-        head = _head(group)
+        head = _head(group.shape)
         for row, key in enumerate(group.keys, group.first_row):
             before = prior.get(row)
             if before is not None and before.kind is OpKind.ASSERT:
@@ -66,20 +67,42 @@ def sum_asserted(body: Body, position: int) -> bytes:
     for group in body.groups:
         if group.shape.kind is OpKind.ASSERT:
             rows = range(group.first_row, group.first_row + group.count)
-            # Not strict: what is repeated has no end. A group has as many keys as rows.
-            messages = map(
-                b"".join,
-                zip(repeat(_head(group)), group.keys, repeat(at), _row_bytes(rows), strict=False),
-            )
-            terms = [term.digest() for term in map(sha256, messages)]
-            total += sum(map(int.from_bytes, terms))
+            total += _sum(_head(group.shape), group.keys, repeat(at), _row_bytes(rows))
     return (total % _MODULUS).to_bytes(32)
 
 
-def _head(group: Group) -> bytes:
-    key_type = group.shape.key_type.encode()
-    return _TAG + len(key_type).to_bytes() + key_type + group.shape.key_width.to_bytes(4)
+def add_bucket(digest: bytes, bucket: Bucket) -> bytes:
+    """Return the digest with the entries of a bucket added: over all buckets, that of the list.
+
+    Args:
+        digest: the digest of other buckets, in whatever order (32 bytes).
+        bucket: a bucket that passed its check.
+    """
+    total = int.from_bytes(digest)
+    positions = [position.to_bytes(_POSITION_BYTES) for position in bucket.positions]
+    places = [positions[code] for code in bucket.codes]
+    rows = _row_bytes(bucket.rows)
+    for group in bucket.body.groups:
+        some = slice(group.first_row, group.first_row + group.count)
+        total += _sum(_head(group.shape), group.keys, places[some], rows[some])
+    return (total % _MODULUS).to_bytes(32)
 
 
-def _row_bytes(rows: range) -> list[bytes]:
+def _head(shape: Shape) -> bytes:
+    """Return what stands before the key of an entry."""
+    key_type = shape.key_type.encode()
+    return _TAG + len(key_type).to_bytes() + key_type + shape.key_width.to_bytes(4)
+
+
+def _row_bytes(rows: Sequence[int]) -> list[bytes]:
     return cut(struct.pack(f">{len(rows)}I", *rows), _ROW_BYTES)
+
+
+def _sum(
+    head: bytes, keys: Sequence[bytes], positions: Iterable[bytes], rows: Sequence[bytes]
+) -> int:
+    """Return the sum of what entries contribute."""
+    # Not strict: what is repeated has no end. All others have as many values as there are keys.
+    messages = map(b"".join, zip(repeat(head), keys, positions, rows, strict=False))
+    terms = [term.digest() for term in map(sha256, messages)]
+    return sum(map(int.from_bytes, terms))

@@ -234,6 +234,16 @@ def decode_body(data: bytes) -> Body:
     )
 
 
+def decode_annotation(data: bytes) -> Annotation:
+    """Decode one annotation of a body.
+
+    Raises:
+        MalformedError: not an annotation.
+        LimitError: too many labels.
+    """
+    return _decode_annotation(_parse(delta_pb2.Annotation(), data, "annotation"))
+
+
 def _decode_annotation(message: delta_pb2.Annotation) -> Annotation:
     if len(message.labels) > limits.MAX_LABELS:
         raise LimitError(f"labels: got {len(message.labels)}, at most {limits.MAX_LABELS}")

@@ -100,6 +100,9 @@ def _accept(
             position = Header.parse(delta.header).position
             if position < replica.state.size:
                 held = log.load_record(connection, record.list, position)
+                if held is None and position < record.retained_from:
+                    # A snapshot went past it: there is nothing here to compare it with.
+                    continue
                 if held is None:
                     raise DamageError(
                         f"position {position} of {record.origin} is missing here",
@@ -108,14 +111,14 @@ def _accept(
                 replica.receive_again(delta, held.header)
                 continue
             candidate = replica.receive(delta, now_ms=clock.now_ms())
-            prior = entries.load_prior(connection, record.list, candidate.body)
+            prior = entries.load_prior(connection, record.span, candidate.body)
             replica.conclude(candidate, prior)
             log.append(
                 transaction, record.list, position, delta, via=via, received_ms=transaction.now_ms
             )
-            entries.index_body(transaction, record.list, position, candidate.body, prior)
+            entries.index_body(transaction, record.span, position, candidate.body, prior)
             accepted += 1
-            ops += candidate.header.op_count
+            ops += candidate.body.count
     except PeerError as caught:
         error = caught
     if accepted:

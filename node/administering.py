@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from federation import charter as charters
 from federation import dsse, wire
@@ -12,12 +13,28 @@ from federation.names import OrgName, Origin, parse_list_name, parse_org
 from federation.orgroot import PinnedRoot, Role
 from node.errors import UsageError
 from node.identity import require_role
-from node.invitation import Invitation
 from node.store import registry
 from node.store.connection import Store
 from node.store.registry import ListRecord, Peer
 
 _ORG_KEY = "org"
+
+
+class Introduction(Protocol):
+    """What it takes to know a peer: an invitation, once it was checked.
+
+    Attributes:
+        root: its organization's root.
+        address: where it is called, as `host:port`.
+        certificate: its TLS certificate, PEM.
+    """
+
+    @property
+    def root(self) -> PinnedRoot: ...  # noqa: D102  # see above
+    @property
+    def address(self) -> str: ...  # noqa: D102
+    @property
+    def certificate(self) -> str: ...  # noqa: D102
 
 
 def create_node(store: Store, root: PinnedRoot) -> None:
@@ -40,7 +57,7 @@ def own_root(store: Store) -> PinnedRoot:
     return root
 
 
-def add_peer(store: Store, invitation: Invitation, certificate_sha256: bytes) -> bool:
+def add_peer(store: Store, invitation: Introduction, certificate_sha256: bytes) -> bool:
     """Pin an invitation's organization and take its node as a peer.
 
     Returns:
@@ -166,8 +183,17 @@ def _sign_charter(charter: Charter, publisher: Signer) -> bytes:
     return wire.encode_envelope(dsse.sign_envelope(charters.MEDIA_TYPE, payload, [publisher]))
 
 
-def follow(store: Store, origin: Origin, via: OrgName | None) -> ListRecord:
+def follow(
+    store: Store, origin: Origin, via: OrgName | None, *, all_deltas: bool | None = None
+) -> ListRecord:
     """Follow a list from its owner, or from a relay; choose another peer if it is followed already.
+
+    Args:
+        store: the store.
+        origin: the list.
+        via: the relay; None for its owner.
+        all_deltas: whether every delta is wanted, and no snapshot in their place; None leaves it as
+            it is.
 
     Raises:
         UsageError: the owner's root is not pinned, the peer is not known, or the list is ours.
@@ -181,13 +207,17 @@ def follow(store: Store, origin: Origin, via: OrgName | None) -> ListRecord:
         )
     peer = load_peer(store, via if via is not None else origin.org)
     record = registry.load_list(store.connection, origin)
-    if record is not None and record.via == peer.org:
+    if record is not None and record.via == peer.org and all_deltas in (None, record.deltas_only):
         return record
     with store.write("follow", f"{origin} via {peer.org}") as transaction:
         if record is None:
             registry.add_list(transaction, origin, via=peer.org)
-        else:
+        elif record.via != peer.org:
             registry.set_via(transaction, record, peer.org)
+        if all_deltas is not None:
+            held = registry.load_list(transaction.connection, origin)
+            assert held is not None  # noqa: S101  # added above, or there before
+            registry.store_deltas_only(transaction, held, wanted=all_deltas)
     return find_list(store, str(origin))
 
 

@@ -5,26 +5,60 @@ Reads only; every answer comes from the signed bytes that are kept, found throug
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from operator import itemgetter
-from typing import Final
+from itertools import islice
+from typing import Final, NamedTuple
 
+from federation.body import PackedOp, unpack
 from federation.entry import EntryId, Operation, OpKind
 from federation.errors import FederationError, FingerprintError
 from federation.fingerprint import Fingerprint, candidates
 from federation.hashtypes import find_type
 from federation.header import Header, leaf_hash
 from federation.names import OrgName, Origin
-from node.errors import UsageError
-from node.store import entries, history, log, registry
+from node.errors import DamageError, UsageError
+from node.store import entries, fetched, history, log, registry, snapshots, spans
 from node.store.connection import Store
-from node.store.entries import Place
-from node.store.history import Change
+from node.store.contents import Contents
+from node.store.entries import Cuts, Place
 from node.store.registry import FollowStatus, ListRecord
 from node.store.sqlite import sqlite3
 
-_LOOKUP_BATCH: Final = 50_000
+_LOOKUP_BATCH: Final = 100_000
+"""Hashes that are looked up together. Of a large list, some hundred are in one body."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignedLeaf:
+    """What a publisher signed as one leaf of its log.
+
+    Attributes:
+        signed_ms: when.
+        key_id: SHA-256 of the key that signed it.
+        root_version: version of the org root that the key stood in.
+        leaf_hash: its hash in the log's tree.
+        checkpoint: the signed note of the log right after it.
+    """
+
+    signed_ms: int
+    key_id: bytes
+    root_version: int
+    leaf_hash: bytes
+    checkpoint: bytes
+
+    @classmethod
+    def read(cls, record: bytes, checkpoint: bytes) -> SignedLeaf:
+        """Read a leaf from its signed bytes, which were verified when they came."""
+        header = Header.parse(record)
+        return cls(
+            signed_ms=header.time_ms,
+            key_id=header.key_id,
+            root_version=header.root_version,
+            leaf_hash=leaf_hash(record),
+            checkpoint=checkpoint,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,11 +70,10 @@ class Provenance:
         position: the delta's position in the list's log.
         row: the operation's row in the delta.
         operation: what it says.
-        signed_ms: when the publisher signed it.
-        key_id: SHA-256 of the key that signed it.
-        root_version: version of the org root that the key stood in.
-        delta_hash: leaf hash of the delta, in the log's tree.
-        checkpoint: the signed note of the log right after the delta.
+        delta: what was signed of the delta; None when the delta is not here.
+        snapshot: what was signed of the snapshot that the operation came with; None when it came
+            with its delta.
+        snapshot_position: that snapshot's position.
         received_ms: when this node accepted it (or signed it).
         via: the peer that it came from; None for our own.
         version: the store version that it came in with.
@@ -51,11 +84,9 @@ class Provenance:
     position: int
     row: int
     operation: Operation
-    signed_ms: int
-    key_id: bytes
-    root_version: int
-    delta_hash: bytes
-    checkpoint: bytes
+    delta: SignedLeaf | None
+    snapshot: SignedLeaf | None
+    snapshot_position: int | None
     received_ms: int
     via: OrgName | None
     version: int
@@ -67,60 +98,73 @@ class _Reader:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        self._lists: dict[int, ListRecord] = {}
-        self._bodies = log.Bodies(connection)
+        self._origins: dict[int, Origin] = {}
+        self.contents = Contents(connection)
 
-    def origin(self, number: int) -> Origin:
-        """Return the name of a list."""
-        if number not in self._lists:
-            self._lists[number] = registry.load_list_by_number(self._connection, number)
-        return self._lists[number].origin
+    def origin(self, span: int) -> Origin:
+        """Return the name of the list that a span is of."""
+        if span not in self._origins:
+            number = self.contents.source(span).list
+            self._origins[span] = registry.load_origin(self._connection, number)
+        return self._origins[span]
 
     def operation(self, place: Place) -> Operation:
         """Return the operation at a place."""
-        return self._bodies.load(place.list, place.position).operation(place.row)
+        return self.contents.operation(place)
 
     def provenance(self, place: Place, until: int | None) -> Provenance:
         """Return the operation at a place with all that is known of its way here."""
-        record = log.load_record(self._connection, place.list, place.position)
+        source = self.contents.source(place.span)
+        at = place.position
+        delta = snapshot = None
+        if place.bucket is not None:
+            fetched_delta = fetched.load(self._connection, source.list, place.position)
+            if fetched_delta is not None:
+                delta = SignedLeaf.read(fetched_delta.delta.header, fetched_delta.delta.checkpoint)
+            at = self._snapshot_position(place.span)
+        record = log.load_record(self._connection, source.list, at)
         if record is None:
-            raise UsageError(f"position {place.position} is not here")
-        header = Header.parse(record.header)
+            raise UsageError(f"position {at} is not here")
+        came_with = SignedLeaf.read(record.header, record.checkpoint)
+        if place.bucket is None:
+            delta = came_with
+        else:
+            snapshot = came_with
         return Provenance(
-            origin=self.origin(place.list),
+            origin=self.origin(place.span),
             position=place.position,
             row=place.row,
             operation=self.operation(place),
-            signed_ms=header.time_ms,
-            key_id=header.key_id,
-            root_version=header.root_version,
-            delta_hash=leaf_hash(record.header),
-            checkpoint=record.checkpoint,
+            delta=delta,
+            snapshot=snapshot,
+            snapshot_position=None if place.bucket is None else at,
             received_ms=record.received_ms,
             via=record.via,
             version=record.version,
             until=until,
         )
 
+    def _snapshot_position(self, span: int) -> int:
+        (start,) = self._connection.execute(
+            "SELECT start FROM span WHERE span = ?", (span,)
+        ).fetchone()
+        return int(start) - 1
+
 
 def describe_operation(operation: Operation) -> dict[str, object]:
     """Return an operation as the JSON object that commands print for it."""
-    fingerprints: dict[str, list[str]] = {}
-    for fingerprint in operation.fingerprints:
-        fingerprints.setdefault(fingerprint.type, []).append(fingerprint.format_digest())
-    annotation = operation.annotation
-    described: dict[str, object] = {
-        "op": operation.kind.name.lower(),
-        "id": operation.entry.format(),
-    }
-    if operation.kind is OpKind.ASSERT:
+    kind, annotation = operation.kind, operation.annotation
+    described: dict[str, object] = {"op": kind.word, "id": operation.entry.format()}
+    if kind is OpKind.ASSERT:
+        digests: dict[str, list[str]] = {}
+        for fingerprint in operation.fingerprints:
+            digests.setdefault(fingerprint.type, []).append(fingerprint.format_digest())
         described["fingerprints"] = {
-            name: digests[0] if len(digests) == 1 else digests
-            for name, digests in fingerprints.items()
+            name: some[0] if len(some) == 1 else some for name, some in digests.items()
         }
         described["labels"] = list(annotation.labels)
         described["vocabulary"] = annotation.vocabulary
-    if operation.kind is OpKind.RETRACT:
+    if kind is OpKind.RETRACT:
         described["cause"] = annotation.cause.word
     described["reason"] = annotation.reason
     return described
@@ -129,93 +173,126 @@ def describe_operation(operation: Operation) -> dict[str, object]:
 # --- looking up -------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Match:
+class Match(NamedTuple):
     """An assertion in force that has a fingerprint.
 
     Attributes:
         origin: the list that it is in.
-        fingerprint: the fingerprint that was asked for.
-        operation: the assertion.
         position: its position in the list's log.
+        fingerprint: the fingerprint that was asked for.
+        packed: the assertion, as it was packed into the signed body.
     """
 
     origin: Origin
-    fingerprint: Fingerprint
-    operation: Operation
     position: int
+    fingerprint: Fingerprint
+    packed: PackedOp
+
+    @property
+    def operation(self) -> Operation:
+        """The assertion."""
+        return unpack(self.packed)
 
 
-def lookup(store: Store, text: str) -> list[Match]:
+Answer = list[Match] | FederationError
+"""The matches of a hash, or why it is none."""
+
+_Shape = tuple[str, int]
+"""Hash type and bytes of one digest."""
+
+
+def lookup(store: Store, text: str, cuts: Cuts | None = None) -> list[Match]:
     """Return the assertions in force, in all lists, that have a hash.
 
     Args:
         store: where to look.
         text: a hash as `<type>:<digest>`, or a digest alone, which is looked up as each type that
             it could be.
+        cuts: the point in history that is asked about; None for now.
 
     Raises:
         FingerprintError: it is no hash.
+        DamageError: the index and the signed bytes do not say the same.
     """
-    with store.snapshot() as connection:
-        reader = _Reader(connection)
-        found = [
-            match
-            for fingerprint in _read_hash(connection, text)
-            for place in entries.find_fingerprint(connection, fingerprint)
-            for match in _confirm(reader, fingerprint, place)
-        ]
-    return sorted(found, key=_by_list)
+    ((_, answer),) = _answer(store, [text], cuts)
+    if isinstance(answer, FederationError):
+        raise answer
+    return answer
 
 
 def lookup_many(
-    store: Store, texts: Iterable[str]
-) -> Iterator[tuple[str, list[Match] | FederationError]]:
+    store: Store, texts: Iterable[str], cuts: Cuts | None = None
+) -> Iterator[tuple[str, Answer]]:
     """Yield (text, matches or what is wrong with the text) for each text, in order.
 
     Takes many at a time, so that each body is read once for all of its matches in a batch.
+
+    Raises:
+        DamageError: as `lookup`.
     """
-    batch: list[str] = []
-    for text in texts:
-        batch.append(text)
-        if len(batch) == _LOOKUP_BATCH:
-            yield from _lookup_batch(store, batch)
-            batch = []
-    yield from _lookup_batch(store, batch)
+    waiting = iter(texts)
+    while batch := list(islice(waiting, _LOOKUP_BATCH)):
+        yield from _answer(store, batch, cuts)
 
 
-def _lookup_batch(
-    store: Store, texts: list[str]
-) -> Iterator[tuple[str, list[Match] | FederationError]]:
+def _answer(store: Store, texts: list[str], cuts: Cuts | None) -> Iterator[tuple[str, Answer]]:
     wanted: list[tuple[Fingerprint, ...] | FederationError] = []
-    by_shape: dict[tuple[str, int], dict[bytes, Fingerprint]] = {}
-    matches: dict[Fingerprint, list[Match]] = {}
+    asked: defaultdict[_Shape, dict[bytes, Fingerprint]] = defaultdict(dict)
     with store.snapshot() as connection:
         for text in texts:
             try:
-                fingerprints = _read_hash(connection, text)
+                fingerprints = _read_hash(connection, text, cuts)
             except FederationError as error:
                 wanted.append(error)
                 continue
             wanted.append(fingerprints)
             for fingerprint in fingerprints:
-                shape = (fingerprint.type, len(fingerprint.digest))
-                by_shape.setdefault(shape, {})[fingerprint.digest] = fingerprint
+                digest = fingerprint.digest
+                asked[fingerprint.type, len(digest)][digest] = fingerprint
         reader = _Reader(connection)
-        places = [
-            (place, fingerprints_of[digest])
-            for (type_name, _), fingerprints_of in by_shape.items()
-            for digest, place in entries.find_many(connection, type_name, fingerprints_of)
-        ]
-        # By place, so that each body is read once.
-        places.sort(key=itemgetter(0))
-        for place, fingerprint in places:
-            matches.setdefault(fingerprint, []).extend(_confirm(reader, fingerprint, Place(*place)))
+        matches = {
+            shape: _find_matches(connection, reader, shape, fingerprints_of, cuts)
+            for shape, fingerprints_of in asked.items()
+        }
     for text, found in zip(texts, wanted, strict=True):
         if isinstance(found, FederationError):
             yield text, found
-        else:
-            yield text, sorted([m for f in found for m in matches.get(f, ())], key=_by_list)
+            continue
+        answer: list[Match] = []
+        for fingerprint in found:
+            digest = fingerprint.digest
+            answer += matches[fingerprint.type, len(digest)].get(digest, ())
+        if len(answer) > 1:
+            answer.sort(key=_by_list)
+        yield text, answer
+
+
+def _find_matches(
+    connection: sqlite3.Connection,
+    reader: _Reader,
+    shape: _Shape,
+    asked: Mapping[bytes, Fingerprint],
+    cuts: Cuts | None,
+) -> dict[bytes, list[Match]]:
+    """Return the matches of each digest that has any."""
+    type_name, width = shape
+    # By place, so that each body and bucket is read once.
+    found = sorted(entries.find_many(connection, type_name, asked, cuts))
+    operations = reader.contents.iter_packed(found)
+    matches: dict[bytes, list[Match]] = {}
+    for (span, _, position, _, digest), packed in zip(found, operations, strict=True):
+        fingerprint = asked[digest]
+        if packed.states(fingerprint):
+            match = Match(reader.origin(span), position, fingerprint, packed)
+            matches.setdefault(digest, []).append(match)
+        elif width <= entries.LONGEST_KEY:
+            # A longer one is found by its SHA-256, which a digest of another type may be.
+            raise DamageError(
+                f"position {position} of {reader.origin(span)} does not say of "
+                f"{fingerprint.format()} what the index says",
+                hint="run 'hashfed fsck'",
+            )
+    return matches
 
 
 def _by_list(match: Match) -> tuple[Origin, int]:
@@ -223,14 +300,16 @@ def _by_list(match: Match) -> tuple[Origin, int]:
     return match.origin, match.position
 
 
-def _read_hash(connection: sqlite3.Connection, text: str) -> tuple[Fingerprint, ...]:
+def _read_hash(
+    connection: sqlite3.Connection, text: str, cuts: Cuts | None
+) -> tuple[Fingerprint, ...]:
     """Return the fingerprints that a text can be, also one of a type that only a list here has."""
     try:
         return candidates(text)
     except FingerprintError as error:
         fingerprint = _read_foreign(text)
         # Rather mistyped than of a type that nobody here has heard of.
-        if fingerprint is None or not entries.find_fingerprint(connection, fingerprint):
+        if fingerprint is None or not entries.find_fingerprint(connection, fingerprint, cuts):
             raise error from None
         return (fingerprint,)
 
@@ -242,18 +321,6 @@ def _read_foreign(text: str) -> Fingerprint | None:
         return None if find_type(type_name) else Fingerprint.parse_tagged(text, allow_unknown=True)
     except FingerprintError:
         return None
-
-
-def _confirm(reader: _Reader, fingerprint: Fingerprint, place: Place) -> Iterator[Match]:
-    operation = reader.operation(place)
-    # The index holds a long digest by its SHA-256: the entry itself has the last word.
-    if fingerprint in operation.fingerprints:
-        yield Match(
-            origin=reader.origin(place.list),
-            fingerprint=fingerprint,
-            operation=operation,
-            position=place.position,
-        )
 
 
 def show(store: Store, record: ListRecord, text: str) -> list[list[Provenance]]:
@@ -271,10 +338,26 @@ def show(store: Store, record: ListRecord, text: str) -> list[list[Provenance]]:
         return [
             [
                 reader.provenance(version.place, version.until)
-                for version in entries.load_versions(connection, record.list, entry)
+                for version in history.load_versions(connection, record.list, entry)
             ]
             for entry in named
         ]
+
+
+def missing_deltas(
+    entries: Iterable[Iterable[Provenance]],
+) -> dict[int, list[tuple[int, Operation]]]:
+    """Return the positions of deltas that are not here, with the rows and operations in question.
+
+    Args:
+        entries: what `show` returned.
+    """
+    missing: dict[int, list[tuple[int, Operation]]] = {}
+    for versions in entries:
+        for version in versions:
+            if version.delta is None:
+                missing.setdefault(version.position, []).append((version.row, version.operation))
+    return missing
 
 
 def _entries_named(
@@ -282,32 +365,19 @@ def _entries_named(
 ) -> list[EntryId]:
     """Return the entries that an id names, or else those that ever had a fingerprint."""
     entry = EntryId.parse(text)
-    named = {entry} if entries.load_versions(connection, record.list, entry) else set()
+    named = {entry} if history.load_versions(connection, record.list, entry) else set()
     foreign = _read_foreign(text)
     try:
         fingerprints = candidates(text) if foreign is None else (foreign,)
     except FederationError:
         fingerprints = ()
     for fingerprint in fingerprints:
-        for place in entries.find_entries(connection, record.list, fingerprint):
-            operation = reader.operation(place)
-            if fingerprint in operation.fingerprints:
-                named.add(operation.entry)
+        for span in spans.iter_applied(connection, record.list):
+            for place in entries.find_entries(connection, span.span, fingerprint):
+                operation = reader.operation(place)
+                if fingerprint in operation.fingerprints:
+                    named.add(operation.entry)
     return sorted(named)
-
-
-# --- what changed ---------------------------------------------------------------------------
-
-
-def diff(store: Store, record: ListRecord, start: int, stop: int) -> Iterator[Change]:
-    """Yield what became of each entry between two positions of a list.
-
-    Raises:
-        UsageError: the second is before the first.
-    """
-    if stop < start:
-        raise UsageError(f"the second point (position {stop}) is before the first ({start})")
-    yield from history.iter_changes(store.connection, record.list, start, stop)
 
 
 # --- logs and status --------------------------------------------------------------------------
@@ -362,11 +432,13 @@ class ListStatus:
         record: the list.
         follow: how following it goes.
         behind: deltas that the peer has and this node has not.
+        snapshot: the position of the snapshot that is served here, or None.
     """
 
     record: ListRecord
     follow: FollowStatus
     behind: int
+    snapshot: int | None
 
 
 def list_statuses(store: Store) -> list[ListStatus]:
@@ -376,5 +448,13 @@ def list_statuses(store: Store) -> list[ListStatus]:
         for record in registry.iter_lists(connection):
             follow = registry.load_follow_status(connection, record.list)
             behind = max(0, follow.head - record.log.size)
-            statuses.append(ListStatus(record=record, follow=follow, behind=behind))
+            held = snapshots.newest_held(connection, record.list)
+            statuses.append(
+                ListStatus(
+                    record=record,
+                    follow=follow,
+                    behind=behind,
+                    snapshot=None if held is None else held.position,
+                )
+            )
         return statuses

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from node import checking
 from node.clock import Clock
 from node.errors import DamageError, StoreError, UsageError
+from node.fsck import fsck
 from node.store import registry
 from node.store.connection import Store
 from node.store.sqlite import sqlite3, sqlite_errors
@@ -69,7 +69,7 @@ def backup(
         _copy(store, unnamed, on_progress)
         copy = Store.open_reader(unnamed, clock)
         try:
-            for damage in checking.fsck(copy):
+            for damage in fsck(copy):
                 raise DamageError(
                     f"the copy is damaged: {damage.message}",
                     hint="run 'hashfed fsck': the store itself may be",

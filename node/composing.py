@@ -59,7 +59,7 @@ class Part:
 
 def compose(
     connection: sqlite3.Connection,
-    list_number: int,
+    span: int,
     position: int,
     batches: Iterable[Batch],
     directory: Path,
@@ -68,7 +68,7 @@ def compose(
 
     Args:
         connection: where to look up what is in force.
-        list_number: the list.
+        span: the number of the span of the list.
         position: the position of the next delta.
         batches: what is staged.
         directory: where temporary files without names may lie.
@@ -81,7 +81,7 @@ def compose(
 
     def iter_data() -> Iterator[bytes]:
         for batch in batches:
-            cut = _Cut(connection, list_number)
+            cut = _Cut(connection, span)
             cut.add(batch.operations)
             waiting.append((Part(batch.extent, dropped=cut.dropped), deque(cut.bodies)))
             yield from cut.data
@@ -106,12 +106,12 @@ class _Cut:
         dropped: withdrawals of what is withdrawn already, which were left out.
     """
 
-    def __init__(self, connection: sqlite3.Connection, list_number: int) -> None:
+    def __init__(self, connection: sqlite3.Connection, span: int) -> None:
         self.bodies: list[tuple[Body, Mapping[int, Prior]]] = []
         self.data: list[bytes] = []
         self.dropped = 0
         self._connection = connection
-        self._list = list_number
+        self._span = span
 
     def add(self, operations: Body | Sequence[PackedOp]) -> None:
         """Add operations as one body; as two or more where one would exceed a cap."""
@@ -123,7 +123,7 @@ class _Cut:
             except LimitError:
                 self._add_halves(operations)
                 return
-        prior = entries.load_prior(self._connection, self._list, body)
+        prior = entries.load_prior(self._connection, self._span, body)
         if needless := _needless(body, prior):
             self.dropped += len(needless)
             if kept := [body.packed(row) for row in range(body.count) if row not in needless]:

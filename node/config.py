@@ -108,6 +108,18 @@ class SyncConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PublishConfig:
+    """How the node publishes.
+
+    Attributes:
+        snapshot_ops: after how many operations since its last snapshot a list gets a new one, if
+            they are also half as many again as its live entries; 0 for on command only.
+    """
+
+    snapshot_ops: int = 100_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """The configuration of one node.
 
@@ -116,6 +128,7 @@ class Config:
         metrics: where its metrics are.
         log: what it logs.
         sync: how it follows its peers.
+        publish: how it publishes.
         sources: where each value came from, by `section.key`; what is missing is a default.
     """
 
@@ -123,6 +136,7 @@ class Config:
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     log: LogConfig = field(default_factory=LogConfig)
     sync: SyncConfig = field(default_factory=SyncConfig)
+    publish: PublishConfig = field(default_factory=PublishConfig)
     sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
 
@@ -194,6 +208,24 @@ def _seconds(key: str, lowest: float, highest: float, comment: str) -> _Setting[
         return from_toml(float(text))
 
     return _Setting("sync", key, from_toml, from_text, comment)
+
+
+def _count(section: str, key: str, highest: int, comment: str) -> _Setting[int]:
+    expected = f"a whole number from 0 to {highest}"
+
+    def from_toml(raw: object) -> int:
+        if isinstance(raw, bool) or not isinstance(raw, int):
+            raise ConfigError(f"got {_toml_type(raw)}, expected {expected}")
+        if not 0 <= raw <= highest:
+            raise ConfigError(f"got {raw}, expected {expected}")
+        return raw
+
+    def from_text(text: str) -> int:
+        if re.fullmatch(r"[0-9]{1,18}", text, re.ASCII) is None:
+            raise ConfigError(f"got {text!r}, expected {expected}")
+        return from_toml(int(text))
+
+    return _Setting(section, key, from_toml, from_text, comment)
 
 
 def _toml_type(raw: object) -> str:
@@ -296,6 +328,12 @@ _CHECK_BUDGET: Final = _seconds(
     86_400,
     "How long what was accepted may wait for the checks behind acceptance.",
 )
+_SNAPSHOT_OPS: Final = _count(
+    "publish",
+    "snapshot_ops",
+    1_000_000_000_000,
+    "Operations since its last snapshot after which a list gets one; 0: on command only.",
+)
 
 _SETTINGS: Final[tuple[_Setting[object], ...]] = (
     _ORG,
@@ -308,12 +346,14 @@ _SETTINGS: Final[tuple[_Setting[object], ...]] = (
     _IDLE_TIMEOUT,
     _HEARTBEAT,
     _CHECK_BUDGET,
+    _SNAPSHOT_OPS,
 )
 _SECTIONS: Final = {
     "node": "Who this node is and where.",
     "metrics": "Metrics for Prometheus.",
     "log": "Events, on stderr.",
     "sync": "Following peers. Times are in seconds.",
+    "publish": "Publishing our own lists.",
 }
 
 
@@ -350,6 +390,9 @@ def load_config(
             idle_timeout_seconds=reader.get(_IDLE_TIMEOUT, SyncConfig().idle_timeout_seconds),
             heartbeat_seconds=reader.get(_HEARTBEAT, SyncConfig().heartbeat_seconds),
             check_budget_seconds=reader.get(_CHECK_BUDGET, SyncConfig().check_budget_seconds),
+        ),
+        publish=PublishConfig(
+            snapshot_ops=reader.get(_SNAPSHOT_OPS, PublishConfig().snapshot_ops),
         ),
         sources=reader.sources,
     )
@@ -595,4 +638,4 @@ def _format_value(value: object) -> str:
 def _format_toml(value: object) -> str:
     text = _format_value(value)
     # Names and addresses have no character that TOML would escape.
-    return text if isinstance(value, float) else f'"{text}"'
+    return text if isinstance(value, float | int) else f'"{text}"'

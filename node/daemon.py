@@ -17,12 +17,13 @@ from typing import Final
 
 from node import wake
 from node.address import Address
+from node.certificate import load_certificate, load_tls_key
 from node.checking import check_behind
 from node.clock import Clock, SystemClock
 from node.config import Config
 from node.errors import LockedError
 from node.home import Home
-from node.identity import load_certificate, load_tls_key
+from node.joining import sweep
 from node.locks import hold
 from node.logs import get_logger
 from node.metrics import Metrics
@@ -31,6 +32,7 @@ from node.rpc.server import PeerServer, ServerSettings
 from node.store import registry
 from node.store.connection import Store
 from node.store.registry import FollowStatus, ListRecord
+from node.store.runs import merge_behind
 from node.sync.client import TlsIdentity
 from node.sync.scheduler import Follower
 from node.sync.session import Tools
@@ -42,11 +44,11 @@ GRACE_SECONDS: Final = 5.0
 _POLL_SECONDS: Final = 1.0
 """How often the store is looked at without a wake-up, as one may have been lost."""
 
-_CHECK_STEP_SECONDS: Final = 0.05
-"""How long one step of the checks behind acceptance may keep the writer."""
+_STEP_SECONDS: Final = 0.05
+"""How long one step of what is done behind acceptance may keep the writer."""
 
 _IDLE_SECONDS: Final = 0.25
-"""For how long nothing was fetched before those checks begin."""
+"""For how long nothing was fetched before that begins."""
 
 _GAUGE_SECONDS: Final = 5.0
 """How often the gauges of the lists are brought up to date."""
@@ -164,7 +166,7 @@ class _Node:
         self._tasks = [
             asyncio.create_task(self._follower.run(), name="follow"),
             asyncio.create_task(self._watch(watched), name="watch"),
-            asyncio.create_task(self._check(), name="check"),
+            asyncio.create_task(self._work_behind(), name="behind"),
             asyncio.create_task(self._gauge(), name="gauge"),
         ]
 
@@ -213,23 +215,26 @@ class _Node:
                 self._notice()
             await asyncio.sleep(_POLL_SECONDS)
 
-    async def _check(self) -> None:
-        """Run the checks behind acceptance while nothing is fetched, or when they are due."""
+    async def _work_behind(self) -> None:
+        """Do what acceptance leaves for later while nothing is fetched, or when it is due."""
         due = time.monotonic() + self._config.sync.check_budget_seconds
         while True:
             if self._writer.idle_seconds < _IDLE_SECONDS and time.monotonic() < due:
                 await asyncio.sleep(_IDLE_SECONDS / 5)
                 continue
             try:
-                checked = await self._writer.run_aside(
-                    lambda store: check_behind(store, _CHECK_STEP_SECONDS, clock=self._clock)
-                )
+                done = await self._writer.run_aside(self._take_step)
             except LockedError:
-                # Another process writes for long: what is not checked now is checked later.
-                checked = 0
-            if not checked:
+                # Another process writes for long: what is not done now is done later.
+                done = 0
+            if not done:
                 await asyncio.sleep(_POLL_SECONDS)
                 due = time.monotonic() + self._config.sync.check_budget_seconds
+
+    def _take_step(self, store: Store) -> int:
+        """Merge and check for two steps' time; return how much was done."""
+        merged = merge_behind(store, _STEP_SECONDS) + sweep(store)
+        return merged + check_behind(store, _STEP_SECONDS, clock=self._clock)
 
     async def _gauge(self) -> None:
         """Keep the gauges of the lists up to date."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from federation.orgroot import Role
-from node import administering, auditing, identity
+from node import administering, auditing, certificate, identity
 from node.clock import Clock, format_ms
 from node.config import Config, load_config
 from node.errors import NodeError
@@ -66,7 +66,7 @@ def examine(home: Home, environ: Mapping[str, str], clock: Clock) -> Iterator[Fi
         yield _try(check, lambda path=path: identity.load_signer(path).key_id.hex()[:16])  # type: ignore[misc]
 
     def read_tls_key() -> str:
-        identity.load_tls_key(home.tls_key)
+        certificate.load_tls_key(home.tls_key)
         return str(home.tls_key)
 
     yield _try("TLS key", read_tls_key)
@@ -99,7 +99,9 @@ def _try(check: str, look: Callable[[], str]) -> Finding:
 def _examine_certificate(home: Home, clock: Clock) -> Finding:
     check = "TLS certificate"
     try:
-        ends_ms = identity.certificate_not_after(identity.load_certificate(home.tls_certificate))
+        ends_ms = certificate.certificate_not_after(
+            certificate.load_certificate(home.tls_certificate)
+        )
     except NodeError as error:
         return Finding(check=check, ok=False, detail=str(error), hint=error.hint)
     days = (ends_ms - clock.now_ms()) // _DAY_MS

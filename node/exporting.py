@@ -18,11 +18,13 @@ from typing import BinaryIO, Final
 
 from federation.entry import Operation
 from node.changes import Format, format_change
+from node.comparing import covering_span
 from node.csvfile import HEADER, format_rows
 from node.errors import ConfigError, StoreFullError, UsageError
 from node.sorting import Sorter
-from node.store import history, log
+from node.store import history, log, registry
 from node.store.connection import Store
+from node.store.entries import NOW, Cuts
 from node.store.registry import ListRecord
 
 _ADD_ITEMS: Final = 1_000
@@ -57,13 +59,14 @@ def export(
         The number of lines written, a header aside.
 
     Raises:
-        UsageError: the list has not so many deltas.
+        UsageError: the list has not so many deltas, or a snapshot went past that position here.
         ConfigError: the file cannot be written.
         StoreFullError: no room for the file.
         DamageError: a body is missing or cannot be decoded.
     """
     if not 0 <= position <= record.log.size:
         raise UsageError(f"{record.origin} has {record.log.size} positions, got {position}")
+    covering_span(store, record, position)
     with (
         _written(out) as file,
         store.snapshot() as connection,
@@ -181,6 +184,39 @@ def resolve_as_of(store: Store, record: ListRecord, text: str) -> int:
     else:
         version = log.version_at_time(connection, _parse_time(value))
     return log.position_at_version(connection, record.list, version)
+
+
+def resolve_cuts(store: Store, record: ListRecord | None, text: str | None) -> Cuts | None:
+    """Return the point in history that a question about one list, or about all, is about.
+
+    Args:
+        store: where the lists are.
+        record: the one list; None for all.
+        text: as `resolve_as_of`; None for now.
+
+    Returns:
+        None for all lists now.
+
+    Raises:
+        UsageError: as `resolve_as_of`, or a position without a list.
+    """
+    if text is None:
+        return None if record is None else {record.span: NOW}
+    if record is not None:
+        return dict([_cut(store, record, text)])
+    if text.startswith("position:"):
+        raise UsageError(
+            f"{text}: of which list?",
+            hint="name it with --list; version:N and time:T are points of all lists",
+        )
+    records = list(registry.iter_lists(store.connection))
+    return dict(_cut(store, held, text) for held in records)
+
+
+def _cut(store: Store, record: ListRecord, text: str) -> tuple[int, int]:
+    """Return the span that tells of a list at a point, and how many deltas count."""
+    size = resolve_as_of(store, record, text)
+    return covering_span(store, record, size).span, size
 
 
 def _parse_number(kind: str, text: str, newest: int) -> int:

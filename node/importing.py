@@ -27,8 +27,9 @@ from node.settling import Effect, Refusal, Settlement
 from node.sources import Source, open_source
 from node.stagedrow import key_of
 from node.staging import Staging
-from node.store import entries, log
+from node.store import entries
 from node.store.connection import Store
+from node.store.contents import Contents
 from node.store.registry import ListRecord
 
 _SHOWN_CHARS: Final = 60
@@ -314,7 +315,7 @@ def _find_targets(
 
 def _is_here(store: Store, record: ListRecord, staging: Staging, entry: EntryId) -> bool:
     """Tell whether an entry is live or staged to be."""
-    in_force = entries.load_in_force(store.connection, record.list, entry)
+    in_force = entries.load_in_force(store.connection, record.span, entry)
     if in_force is not None and in_force.kind is OpKind.ASSERT:
         return True
     key = key_of(pack(Operation.purge(entry)))
@@ -324,10 +325,11 @@ def _is_here(store: Store, record: ListRecord, staging: Staging, entry: EntryId)
 
 def _entries_with(store: Store, record: ListRecord, fingerprint: Fingerprint) -> Iterable[EntryId]:
     """Yield the live entries of a list that have a fingerprint."""
+    contents = Contents(store.connection)
     for place in entries.find_fingerprint(store.connection, fingerprint):
-        if place.list != record.list:
+        if place.span != record.span:
             continue
-        operation = log.load_body(store.connection, place.list, place.position).operation(place.row)
+        operation = contents.operation(place)
         # Long digests are found by their SHA-256.
         if fingerprint in operation.fingerprints:
             yield operation.entry

@@ -19,8 +19,8 @@ from federation import limits, wire
 from federation.errors import FederationError
 from federation.orgroot import PinnedRoot
 from node.address import parse_address
+from node.certificate import certificate_sha256, verify_certificate
 from node.errors import ConfigError, UsageError
-from node.identity import certificate_sha256, verify_certificate
 
 FORMAT_VERSION: Final = 1
 

@@ -73,10 +73,13 @@ class Metrics:
         registry: what is served.
         rpc_requests: answered calls, by method and gRPC status code.
         rpc_duration: seconds that calls took, by method.
+        frames_made: frames read from the store and serialized; many streams send the same one.
         frames_sent: frames sent, by peer.
         deltas_accepted: deltas verified and stored, by origin.
         ops_accepted: operations in them, by origin.
         deltas_refused: deltas refused, by origin and `federation.errors.Reason`.
+        buckets_accepted: buckets of snapshots verified and stored, by origin.
+        snapshots_joined: snapshots put in force in the place of deltas, by origin.
         list_position: deltas of a list that are here, by origin.
         list_live_entries: entries in force, by origin.
         list_lag_deltas: deltas that a peer is known to have and this node has not, by origin.
@@ -111,6 +114,11 @@ class Metrics:
             buckets=_DURATION_BUCKETS,
             registry=registry,
         )
+        self.frames_made = Counter(
+            "hashfed_frames_made",
+            "Frames of deltas read from the store and serialized.",
+            registry=registry,
+        )
         self.frames_sent = Counter(
             "hashfed_frames_sent", "Frames of deltas sent.", ["peer"], registry=registry
         )
@@ -122,6 +130,18 @@ class Metrics:
         )
         self.deltas_refused = Counter(
             "hashfed_deltas_refused", "Deltas refused.", ["origin", "reason"], registry=registry
+        )
+        self.buckets_accepted = Counter(
+            "hashfed_snapshot_buckets_accepted",
+            "Buckets of snapshots verified and stored.",
+            ["origin"],
+            registry=registry,
+        )
+        self.snapshots_joined = Counter(
+            "hashfed_snapshots_joined",
+            "Snapshots put in force in the place of deltas.",
+            ["origin"],
+            registry=registry,
         )
         self.list_position = Gauge(
             "hashfed_list_position", "Deltas that are here.", ["origin"], registry=registry
@@ -166,6 +186,8 @@ class Metrics:
         for metric in (
             self.deltas_accepted,
             self.ops_accepted,
+            self.buckets_accepted,
+            self.snapshots_joined,
             self.list_position,
             self.list_live_entries,
             self.list_lag_deltas,

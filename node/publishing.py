@@ -36,6 +36,10 @@ from node.store.registry import ListRecord
 _BODY_FRAMING: Final = 16 * 1024
 """Bytes of a body kept free for what stands around the columns."""
 
+DELTA_WEIGHT: Final = 50
+"""What one delta costs a new subscriber beside its operations, in operations: some 540 bytes of
+header and checkpoint and 150 us of signatures, beside 37 bytes and a few us an operation."""
+
 _TRANSACTION_PARTS: Final = 16
 """Parts, nearly all of one delta, in one transaction: enough that the cost of a commit does not
 show, few enough that another writer never waits for long."""
@@ -118,7 +122,7 @@ def publish(
         # Usually long gone; after a crash, what was signed and is still staged.
         staging.remove(extent)
     batches = staging.iter_batches(limits.MAX_BODY_OPS, limits.MAX_BODY_BYTES - _BODY_FRAMING)
-    parts = compose(store.connection, record.list, first, batches, staging.path.parent)
+    parts = compose(store.connection, record.span, first, batches, staging.path.parent)
     with closing(parts):
         for group in _in_groups(parts, _TRANSACTION_PARTS):
             with store.write("publish", str(origin)) as transaction:
@@ -206,12 +210,19 @@ class _Signing:
         self._replica.conclude(candidate, prior)
         number = self._record.list
         log.append(self._transaction, number, state.size, delta, via=None, received_ms=now_ms)
-        entries.index_body(self._transaction, number, state.size, candidate.body, prior)
+        entries.index_body(self._transaction, self._record.span, state.size, candidate.body, prior)
         self.ops += body.count
 
     def finish(self, extent: Extent) -> None:
         """Record where the log stands now, and what of the staged changes was signed."""
-        registry.store_log_state(self._transaction, self._record.list, self._replica.state)
+        record = self._record
+        registry.store_log_state(self._transaction, record.list, self._replica.state)
+        deltas = self._replica.state.size - record.log.size
+        registry.store_since_snapshot(
+            self._transaction,
+            record.list,
+            record.since_snapshot + self.ops + deltas * DELTA_WEIGHT,
+        )
         self._transaction.connection.execute(
             "INSERT OR REPLACE INTO signed_extent (list, staging, first, last, edit) "
             "VALUES (?, ?, ?, ?, ?)",

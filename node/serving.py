@@ -9,15 +9,32 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
+from typing import Final
 
 from federation.checkpoint import read_checkpoint
-from federation.errors import FederationError
+from federation.errors import FederationError, UsageError
 from federation.names import Origin
 from federation.replica import SignedDelta
+from federation.snapshot import SnapshotOffer
 from node.errors import DamageError
-from node.store import log, registry
+from node.store import log, registry, snapshots, trees
 from node.store.connection import Store
 from node.store.registry import ListRecord
+from node.store.snapshots import SnapshotRecord, SnapshotState
+
+_LEAF_BYTES: Final = 540
+"""Bytes of a delta's header and checkpoint."""
+
+_LEAF_COST: Final = 2_000
+"""What a delta costs its reader beside its bytes, in bytes: mostly two signatures, some 150 us,
+while a body is fetched, verified and indexed at some 30 bytes a us."""
+
+_REPLACING: Final = 2.0
+"""How many times as much the deltas must cost as the snapshot, before it takes the place of entries
+that the caller has: it fetches all of the live set, and its history here gets a gap."""
+
+_STARTING: Final = 1.25
+"""The same for a caller that has nothing yet."""
 
 
 class Outcome(Enum):
@@ -28,6 +45,15 @@ class Outcome(Enum):
     UNAVAILABLE = "unavailable"
     CURSOR_AHEAD = "cursor-ahead"
     DIVERGED = "diverged"
+    SNAPSHOT = "snapshot"
+    CURSOR_TOO_OLD = "cursor-too-old"
+
+
+class SnapshotReason(Enum):
+    """Why a snapshot is offered in the place of deltas."""
+
+    NOT_RETAINED = "not-retained"
+    CHEAPER = "cheaper"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,12 +65,14 @@ class Cursor:
         size: how many deltas the caller holds.
         root_hash: the root of its log at that size; empty at 0.
         charter_version: the charter that it holds; 0 for none.
+        deltas_only: whether it wants every delta, and no snapshot in their place.
     """
 
     origin: str
     size: int
     root_hash: bytes
     charter_version: int
+    deltas_only: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,12 +84,18 @@ class Answer:
         head: how many deltas there are here; 0 when unavailable.
         checkpoint: the newest signed note here, or empty.
         charter: the envelope of the charter in force, if the caller's is older; else empty.
+        retained_from: the size from which on every leaf is here.
+        snapshot: the position of the snapshot to go on from, with SNAPSHOT.
+        reason: why, with SNAPSHOT.
     """
 
     outcome: Outcome
     head: int = 0
     checkpoint: bytes = b""
     charter: bytes = b""
+    retained_from: int = 0
+    snapshot: int | None = None
+    reason: SnapshotReason | None = None
 
 
 _UNAVAILABLE = Answer(outcome=Outcome.UNAVAILABLE)
@@ -76,59 +110,141 @@ def iter_available(store: Store, caller: str) -> Iterator[ListRecord]:
 
 def answer(store: Store, caller: str, cursor: Cursor) -> Answer:
     """Say how this node stands to a caller's cursor."""
-    record = _available(store, caller, cursor.origin)
+    record = find_available(store, caller, cursor.origin)
     if record is None:
         return _UNAVAILABLE
     size = record.log.size
     charter = record.charter or b""
     newest = log.load_record(store.connection, record.list, size - 1) if size else None
-    if cursor.size > size:
-        outcome = Outcome.CURSOR_AHEAD
-    elif cursor.size and cursor.root_hash != root_at(store, record, cursor.size):
-        outcome = Outcome.DIVERGED
-    elif cursor.size == size:
-        outcome = Outcome.UP_TO_DATE
-    else:
-        outcome = Outcome.DELTAS
+    held = snapshots.newest_held(store.connection, record.list)
+    outcome = _outcome(store, record, cursor)
+    reason = None
+    if outcome in (Outcome.DELTAS, Outcome.CURSOR_TOO_OLD) and held is not None:
+        reason = _snapshot_reason(store, record, cursor, held, outcome)
+        if reason is not None:
+            outcome = Outcome.SNAPSHOT
     return Answer(
         outcome=outcome,
         head=size,
         checkpoint=b"" if newest is None else newest.checkpoint,
         charter=charter if record.charter_version > cursor.charter_version else b"",
+        retained_from=record.log.start,
+        snapshot=held.position if held is not None and reason is not None else None,
+        reason=reason,
     )
 
 
-def read_frame(store: Store, caller: str, origin: str, start: int) -> list[SignedDelta] | None:
-    """Return the deltas of a list from `start` on, one frame of them; empty when there are none.
+def _outcome(store: Store, record: ListRecord, cursor: Cursor) -> Outcome:
+    """Return what follows a cursor, snapshots left aside."""
+    size = record.log.size
+    if cursor.size > size:
+        return Outcome.CURSOR_AHEAD
+    if 0 < cursor.size < record.log.start:
+        return Outcome.CURSOR_TOO_OLD
+    if cursor.size and cursor.root_hash != root_at(store, record, cursor.size):
+        return Outcome.DIVERGED
+    if cursor.size == size:
+        return Outcome.UP_TO_DATE
+    return Outcome.DELTAS if cursor.size >= record.log.start else Outcome.CURSOR_TOO_OLD
 
-    None when the caller may not have the list any more: this is asked anew for every frame.
-    """
-    record = _available(store, caller, origin)
-    if record is None:
+
+def _snapshot_reason(
+    store: Store, record: ListRecord, cursor: Cursor, held: SnapshotRecord, outcome: Outcome
+) -> SnapshotReason | None:
+    """Return why a caller is to go on from a snapshot, or None if it is not."""
+    if cursor.deltas_only or held.position < cursor.size:
         return None
-    if start >= record.log.size:
-        return []
-    return log.read_frame(store.connection, record.list, start, record.log.size)
+    if outcome is Outcome.CURSOR_TOO_OLD:
+        # That an old log is the beginning of this one can be shown by who has all of it between.
+        return None if cursor.size else SnapshotReason.NOT_RETAINED
+    deltas, body_bytes = log.measure(store.connection, record.list, cursor.size, held.position + 1)
+    cost = body_bytes + deltas * (_LEAF_BYTES + _LEAF_COST)
+    factor = _REPLACING if cursor.size else _STARTING
+    other_cost = held.size_bytes + _LEAF_BYTES + _LEAF_COST
+    return SnapshotReason.CHEAPER if cost > factor * other_cost else None
 
 
-def root_at(store: Store, record: ListRecord, size: int) -> bytes:
-    """Return the root hash of a list's log at an earlier size (0 < size <= its size).
+def offer_snapshot(
+    store: Store, caller: str, cursor: Cursor, position: int
+) -> SnapshotOffer | None:
+    """Return the snapshot at a position with the proof from a cursor; None when it is not here.
 
-    Every delta is kept with the checkpoint of the log right after it.
+    It hashes every leaf of the log that is here, if the cursor is not at the beginning.
     """
-    held = log.load_record(store.connection, record.list, size - 1)
+    record = find_available(store, caller, cursor.origin)
+    held = None if record is None else _held(store, record, position)
+    if record is None or held is None:
+        return None
+    if not cursor.size:
+        return held.offer
+    try:
+        proof = trees.load_tail(store.connection, record).prove_consistency(
+            cursor.size, position + 1
+        )
+    except UsageError:
+        return None
+    return held.offer._replace(consistency=tuple(proof))
+
+
+def read_bucket(store: Store, caller: str, origin: str, position: int, number: int) -> bytes | None:
+    """Return one bucket of the snapshot at a position.
+
+    None when there is none, or the caller may not have the list: this is asked for every bucket.
+    """
+    record = find_available(store, caller, origin)
+    held = None if record is None else _held(store, record, position)
     if held is None:
-        raise DamageError(f"position {size - 1} of {record.origin} is missing")
-    return read_checkpoint(held.checkpoint).root_hash
+        return None
+    return snapshots.load_bucket_bytes(store.connection, held.snapshot, number)
 
 
-def _available(store: Store, caller: str, origin: str) -> ListRecord | None:
+def _held(store: Store, record: ListRecord, position: int) -> SnapshotRecord | None:
+    for held in snapshots.iter_of_list(store.connection, record.list, SnapshotState.HELD):
+        if held.position == position:
+            return held
+    return None
+
+
+def read_leaf(
+    store: Store, caller: str, origin: str, position: int, size: int
+) -> tuple[SignedDelta, list[bytes]] | None:
+    """Return one leaf of a list's log and the proof that it is in the log of a size.
+
+    None when it is not here, or the caller may not have the list. It hashes every leaf of the log
+    that is here.
+    """
+    record = find_available(store, caller, origin)
+    if record is None or not record.log.start <= position < size <= record.log.size:
+        return None
+    leaf = log.load_signed(store.connection, record.list, position)
+    return leaf, trees.load_tail(store.connection, record).prove_inclusion(position, size)
+
+
+def find_available(store: Store, caller: str, origin: str) -> ListRecord | None:
+    """Return a list that a caller may have now; None when there is none of that name for it."""
     try:
         parsed = Origin.parse(origin)
     except FederationError:
         return None
     record = registry.load_list(store.connection, parsed)
     return record if record is not None and _allows(record, caller) else None
+
+
+def root_at(store: Store, record: ListRecord, size: int) -> bytes:
+    """Return the root hash of a list's log at an earlier size (0 < size <= its size).
+
+    Every delta is kept with the checkpoint of the log right after it, and a snapshot that its span
+    begins with together with the log before it.
+
+    Raises:
+        DamageError: what is kept of that size is not there.
+    """
+    if record.base is not None and size == record.log.start:
+        return trees.load_frontier(store.connection, record, size).root()
+    held = log.load_record(store.connection, record.list, size - 1)
+    if held is None:
+        raise DamageError(f"position {size - 1} of {record.origin} is missing")
+    return read_checkpoint(held.checkpoint).root_hash
 
 
 def _allows(record: ListRecord, caller: str) -> bool:

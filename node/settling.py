@@ -155,7 +155,7 @@ class Settlement:
         """Return, by key, the operation in force on each entry that the list has known."""
         names = batch.names if batch.is_distinct else list(dict.fromkeys(batch.names))
         type_name = batch.prefix[: batch.prefix.index(0)].decode()
-        found = compare.load_prior(self._store.connection, self._record.list, type_name, names)
+        found = compare.load_prior(self._store.connection, self._record.span, type_name, names)
         return {batch.prefix + names[index]: before for index, before in found.items()}
 
     def _settle_entry(

@@ -12,11 +12,12 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 
 _BENCH = Path(__file__).parents[1] / "scripts" / "bench"
-_SECONDS = 200.0
+_SECONDS = 400.0
 
 pytestmark = [
     pytest.mark.slow,
@@ -33,7 +34,7 @@ pytestmark = [
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
-        [_BENCH, "--smoke", "--json", tmp_path / "figures.json"],
+        [_BENCH, "--smoke", "--json", tmp_path / "figures.json", "--write", _document(tmp_path)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -46,6 +47,18 @@ def bench(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         # In order, so that it stops what it has started.
         process.terminate()
         process.communicate(timeout=_SECONDS)
+
+
+def _document(tmp_path: Path) -> Path:
+    """Return a document with the place that the project's own has for tables."""
+    document = tmp_path / "performance.md"
+    if not document.exists():
+        text = (_BENCH.parents[1] / "docs" / "performance.md").read_text()
+        before, begin, rest = text.partition("<!-- benchmark tables: begin")
+        mark, _, rest = rest.partition("-->")
+        _, end, after = rest.partition("<!-- benchmark tables: end")
+        document.write_text(f"{before}{begin}{mark}-->{end}{after}")
+    return document
 
 
 def _scratch(tmp_path: Path) -> Path:
@@ -73,10 +86,39 @@ def test_no_ratio_has_collapsed_and_nothing_is_left_behind(
     assert bench.returncode == 0, f"{err}\n{out}"
     assert "`hashfed sync`" in out
     figures = json.loads((tmp_path / "figures.json").read_text())
-    (values,) = figures["rounds"]
-    assert min(values.values()) > 0
+    for results in (*figures["sizes"].values(), *figures["kinds"].values()):
+        (values,) = results["rounds"]
+        assert min(values.values()) > 0
+    _check_goals(_document(tmp_path).read_text())
+    _check_curves(tmp_path / "performance")
     assert list(_scratch(tmp_path).iterdir()) == []
     assert _started_in(_scratch(tmp_path)) == []
+
+
+def _check_goals(text: str) -> None:
+    """Every goal of `docs/performance.md` has a row, and no row a verdict on another size."""
+    _, _, rest = text.partition("### Goals\n\n")
+    rows = [line.split(" | ") for line in rest.partition("\n\n")[0].splitlines()[2:]]
+    assert len(rows) == 15
+    for row in rows:
+        what, verdict = row[0], row[-1].removesuffix(" |")
+        if "20.0k" in what:
+            assert verdict.startswith("none: set for "), what
+        else:
+            assert verdict.startswith(("met", "**missed** by ", "none: ", "not measured")), what
+
+
+def _check_curves(folder: Path) -> None:
+    for name in ("rate", "memory", "change", "fanout"):
+        root = ET.fromstring((folder / f"{name}.svg").read_text())  # noqa: S314  # our own
+        width, height = (float(root.attrib[side]) for side in ("width", "height"))
+        drawn = 0
+        for line in root.iter("{http://www.w3.org/2000/svg}polyline"):
+            points = [tuple(map(float, at.split(","))) for at in line.attrib["points"].split()]
+            assert len(points) == 2, name
+            assert all(0 <= x <= width and 0 <= y <= height for x, y in points), name
+            drawn += 1
+        assert drawn >= 4, name
 
 
 def test_an_interrupted_run_stops_the_nodes_that_it_has_started(

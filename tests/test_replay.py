@@ -20,13 +20,13 @@ import pytest
 
 from federation import wire
 from federation.names import OrgName, Origin, parse_org
-from node import administering, identity
+from node import administering, certificate, founding
 from node.address import Address
 from node.changes import Format
 from node.clock import SystemClock
 from node.exporting import export, resolve_as_of
+from node.founding import CreatedKeys
 from node.home import Home
-from node.identity import CreatedKeys
 from node.importing import import_changes
 from node.invitation import Invitation
 from node.metrics import Metrics
@@ -113,13 +113,13 @@ class _Node:
         clock = SystemClock()
         name, home, now_ms = parse_org(org), Home(folder / org), clock.now_ms()
         home.path.mkdir()
-        keys = identity.create_keys(home, name, now_ms)
-        envelope = identity.create_org_root(
+        keys = founding.create_keys(home, name, now_ms)
+        envelope = founding.create_org_root(
             name,
             root=keys.root,
             publisher=keys.publisher,
             log=keys.log,
-            certificate_sha256=identity.certificate_sha256(keys.certificate),
+            certificate_sha256=certificate.certificate_sha256(keys.certificate),
             now_ms=now_ms,
         )
         store = Store.create(home.store, clock)
@@ -128,7 +128,7 @@ class _Node:
 
     @property
     def tls(self) -> TlsIdentity:
-        key = identity.load_tls_key(self.home.tls_key)
+        key = certificate.load_tls_key(self.home.tls_key)
         return TlsIdentity(key=key.encode(), certificate=self.keys.certificate.encode())
 
     async def serve(self, stack: AsyncExitStack) -> None:
@@ -154,7 +154,7 @@ class _Node:
 
     def enroll(self, other: _Node) -> None:
         invitation = Invitation.parse(other.invite(), now_ms=self.clock.now_ms())
-        digest = identity.certificate_sha256(invitation.certificate)
+        digest = certificate.certificate_sha256(invitation.certificate)
         assert administering.add_peer(self.store, invitation, digest)
 
     def _tools(self, stack: AsyncExitStack) -> Tools:

@@ -24,25 +24,27 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x66\x65\x64\x65ration/v1/delta.proto\x12\rfederation.v1\"?\n\x0bSignedDelta\x12\x0e\n\x06header\x18\x01 \x01(\x0c\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\x12\x12\n\ncheckpoint\x18\x03 \x01(\x0c\"v\n\tDeltaBody\x12\x11\n\tsalt_seed\x18\x01 \x01(\x0c\x12.\n\x0b\x61nnotations\x18\x02 \x03(\x0b\x32\x19.federation.v1.Annotation\x12&\n\x06groups\x18\x03 \x03(\x0b\x32\x16.federation.v1.OpGroup\"\xbc\x01\n\x07OpGroup\x12#\n\x04kind\x18\x01 \x01(\x0e\x32\x15.federation.v1.OpKind\x12\x1c\n\x14named_by_fingerprint\x18\x02 \x01(\x08\x12\r\n\x05\x63ount\x18\x03 \x01(\r\x12\x0b\n\x03ids\x18\x04 \x01(\x0c\x12\x10\n\x08id_width\x18\x05 \x01(\r\x12&\n\x07\x63olumns\x18\x06 \x03(\x0b\x32\x15.federation.v1.Column\x12\x18\n\x10\x61nnotation_codes\x18\x07 \x01(\x0c\";\n\x06\x43olumn\x12\x11\n\thash_type\x18\x01 \x01(\t\x12\r\n\x05width\x18\x02 \x01(\r\x12\x0f\n\x07\x64igests\x18\x03 \x01(\x0c\"o\n\nAnnotation\x12\x0e\n\x06labels\x18\x01 \x03(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x12\n\nvocabulary\x18\x03 \x01(\t\x12-\n\x05\x63\x61use\x18\x04 \x01(\x0e\x32\x1e.federation.v1.RetractionCause*]\n\x06OpKind\x12\x17\n\x13OP_KIND_UNSPECIFIED\x10\x00\x12\x12\n\x0eOP_KIND_ASSERT\x10\x01\x12\x13\n\x0fOP_KIND_RETRACT\x10\x02\x12\x11\n\rOP_KIND_PURGE\x10\x03*\x99\x01\n\x0fRetractionCause\x12 \n\x1cRETRACTION_CAUSE_UNSPECIFIED\x10\x00\x12\x1e\n\x1aRETRACTION_CAUSE_WITHDRAWN\x10\x01\x12#\n\x1fRETRACTION_CAUSE_FALSE_POSITIVE\x10\x02\x12\x1f\n\x1bRETRACTION_CAUSE_SUPERSEDED\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x66\x65\x64\x65ration/v1/delta.proto\x12\rfederation.v1\"?\n\x0bSignedDelta\x12\x0e\n\x06header\x18\x01 \x01(\x0c\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\x12\x12\n\ncheckpoint\x18\x03 \x01(\x0c\"q\n\rSnapshotOffer\x12\x0e\n\x06header\x18\x01 \x01(\x0c\x12\x12\n\ncheckpoint\x18\x02 \x01(\x0c\x12\x10\n\x08\x66rontier\x18\x03 \x01(\x0c\x12\x15\n\rbucket_hashes\x18\x04 \x01(\x0c\x12\x13\n\x0b\x63onsistency\x18\x05 \x03(\x0c\"v\n\tDeltaBody\x12\x11\n\tsalt_seed\x18\x01 \x01(\x0c\x12.\n\x0b\x61nnotations\x18\x02 \x03(\x0b\x32\x19.federation.v1.Annotation\x12&\n\x06groups\x18\x03 \x03(\x0b\x32\x16.federation.v1.OpGroup\"\xbc\x01\n\x07OpGroup\x12#\n\x04kind\x18\x01 \x01(\x0e\x32\x15.federation.v1.OpKind\x12\x1c\n\x14named_by_fingerprint\x18\x02 \x01(\x08\x12\r\n\x05\x63ount\x18\x03 \x01(\r\x12\x0b\n\x03ids\x18\x04 \x01(\x0c\x12\x10\n\x08id_width\x18\x05 \x01(\r\x12&\n\x07\x63olumns\x18\x06 \x03(\x0b\x32\x15.federation.v1.Column\x12\x18\n\x10\x61nnotation_codes\x18\x07 \x01(\x0c\";\n\x06\x43olumn\x12\x11\n\thash_type\x18\x01 \x01(\t\x12\r\n\x05width\x18\x02 \x01(\r\x12\x0f\n\x07\x64igests\x18\x03 \x01(\x0c\"o\n\nAnnotation\x12\x0e\n\x06labels\x18\x01 \x03(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x12\n\nvocabulary\x18\x03 \x01(\t\x12-\n\x05\x63\x61use\x18\x04 \x01(\x0e\x32\x1e.federation.v1.RetractionCause*]\n\x06OpKind\x12\x17\n\x13OP_KIND_UNSPECIFIED\x10\x00\x12\x12\n\x0eOP_KIND_ASSERT\x10\x01\x12\x13\n\x0fOP_KIND_RETRACT\x10\x02\x12\x11\n\rOP_KIND_PURGE\x10\x03*\x99\x01\n\x0fRetractionCause\x12 \n\x1cRETRACTION_CAUSE_UNSPECIFIED\x10\x00\x12\x1e\n\x1aRETRACTION_CAUSE_WITHDRAWN\x10\x01\x12#\n\x1fRETRACTION_CAUSE_FALSE_POSITIVE\x10\x02\x12\x1f\n\x1bRETRACTION_CAUSE_SUPERSEDED\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'federation.v1.delta_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_OPKIND']._serialized_start=594
-  _globals['_OPKIND']._serialized_end=687
-  _globals['_RETRACTIONCAUSE']._serialized_start=690
-  _globals['_RETRACTIONCAUSE']._serialized_end=843
+  _globals['_OPKIND']._serialized_start=709
+  _globals['_OPKIND']._serialized_end=802
+  _globals['_RETRACTIONCAUSE']._serialized_start=805
+  _globals['_RETRACTIONCAUSE']._serialized_end=958
   _globals['_SIGNEDDELTA']._serialized_start=44
   _globals['_SIGNEDDELTA']._serialized_end=107
-  _globals['_DELTABODY']._serialized_start=109
-  _globals['_DELTABODY']._serialized_end=227
-  _globals['_OPGROUP']._serialized_start=230
-  _globals['_OPGROUP']._serialized_end=418
-  _globals['_COLUMN']._serialized_start=420
-  _globals['_COLUMN']._serialized_end=479
-  _globals['_ANNOTATION']._serialized_start=481
-  _globals['_ANNOTATION']._serialized_end=592
+  _globals['_SNAPSHOTOFFER']._serialized_start=109
+  _globals['_SNAPSHOTOFFER']._serialized_end=222
+  _globals['_DELTABODY']._serialized_start=224
+  _globals['_DELTABODY']._serialized_end=342
+  _globals['_OPGROUP']._serialized_start=345
+  _globals['_OPGROUP']._serialized_end=533
+  _globals['_COLUMN']._serialized_start=535
+  _globals['_COLUMN']._serialized_end=594
+  _globals['_ANNOTATION']._serialized_start=596
+  _globals['_ANNOTATION']._serialized_end=707
 # @@protoc_insertion_point(module_scope)

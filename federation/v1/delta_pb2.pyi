@@ -77,7 +77,7 @@ Global___RetractionCause: _TypeAlias = RetractionCause  # noqa: Y015
 
 @_typing.final
 class SignedDelta(_message.Message):
-    """A delta as it travels and as it is kept: three byte strings that nobody re-encodes."""
+    """A leaf of a log as it travels and as it is kept: three byte strings that nobody re-encodes."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -87,7 +87,7 @@ class SignedDelta(_message.Message):
     header: _builtins.bytes
     """The fixed-width signed header, which is the leaf of the list's log."""
     body: _builtins.bytes
-    """A serialized DeltaBody; the header commits to its exact bytes."""
+    """A serialized DeltaBody; the header commits to its exact bytes. Empty for a snapshot's leaf."""
     checkpoint: _builtins.bytes
     """The C2SP checkpoint note of the log at the size right after this delta."""
     def __init__(
@@ -104,6 +104,46 @@ class SignedDelta(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SignedDelta: _TypeAlias = SignedDelta  # noqa: Y015
+
+@_typing.final
+class SnapshotOffer(_message.Message):
+    """A snapshot without its buckets."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    FRONTIER_FIELD_NUMBER: _builtins.int
+    BUCKET_HASHES_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
+    header: _builtins.bytes
+    """The fixed-width signed header of the snapshot's leaf."""
+    checkpoint: _builtins.bytes
+    """The C2SP checkpoint note of the log at the size right after that leaf."""
+    frontier: _builtins.bytes
+    """Roots of the complete subtrees of the log before that leaf, from left to right, 32 bytes each."""
+    bucket_hashes: _builtins.bytes
+    """The leaf hash of each bucket, in order, 32 bytes each."""
+    @_builtins.property
+    def consistency(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """The RFC 6962 consistency proof from the reader's cursor to the checkpoint; empty at cursor 0."""
+
+    def __init__(
+        self,
+        *,
+        header: _builtins.bytes = ...,
+        checkpoint: _builtins.bytes = ...,
+        frontier: _builtins.bytes = ...,
+        bucket_hashes: _builtins.bytes = ...,
+        consistency: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket_hashes", b"bucket_hashes", "checkpoint", b"checkpoint", "consistency", b"consistency", "frontier", b"frontier", "header", b"header"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotOffer: _TypeAlias = SnapshotOffer  # noqa: Y015
 
 @_typing.final
 class DeltaBody(_message.Message):

@@ -38,6 +38,10 @@ class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Outcome.Value
     """The cursor is beyond what is here: this server lags, or was restored from an old copy."""
     OUTCOME_DIVERGED: _Outcome.ValueType  # 5
     """The log here has another root at the cursor's size."""
+    OUTCOME_SNAPSHOT: _Outcome.ValueType  # 6
+    """The caller is to fetch the buckets of a snapshot, and then to follow from there."""
+    OUTCOME_CURSOR_TOO_OLD: _Outcome.ValueType  # 7
+    """Deltas from the cursor on are not all held here, and there is no snapshot to go on from."""
 
 class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper):
     """What a server can say to a cursor."""
@@ -54,7 +58,35 @@ OUTCOME_CURSOR_AHEAD: Outcome.ValueType  # 4
 """The cursor is beyond what is here: this server lags, or was restored from an old copy."""
 OUTCOME_DIVERGED: Outcome.ValueType  # 5
 """The log here has another root at the cursor's size."""
+OUTCOME_SNAPSHOT: Outcome.ValueType  # 6
+"""The caller is to fetch the buckets of a snapshot, and then to follow from there."""
+OUTCOME_CURSOR_TOO_OLD: Outcome.ValueType  # 7
+"""Deltas from the cursor on are not all held here, and there is no snapshot to go on from."""
 Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
+
+class _SnapshotReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SnapshotReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SnapshotReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SNAPSHOT_REASON_UNSPECIFIED: _SnapshotReason.ValueType  # 0
+    """No snapshot is offered."""
+    SNAPSHOT_REASON_NOT_RETAINED: _SnapshotReason.ValueType  # 1
+    """The deltas from the cursor on are not all held here."""
+    SNAPSHOT_REASON_CHEAPER: _SnapshotReason.ValueType  # 2
+    """It costs less than the deltas from the cursor on."""
+
+class SnapshotReason(_SnapshotReason, metaclass=_SnapshotReasonEnumTypeWrapper):
+    """Why a snapshot is offered in place of deltas."""
+
+SNAPSHOT_REASON_UNSPECIFIED: SnapshotReason.ValueType  # 0
+"""No snapshot is offered."""
+SNAPSHOT_REASON_NOT_RETAINED: SnapshotReason.ValueType  # 1
+"""The deltas from the cursor on are not all held here."""
+SNAPSHOT_REASON_CHEAPER: SnapshotReason.ValueType  # 2
+"""It costs less than the deltas from the cursor on."""
+Global___SnapshotReason: _TypeAlias = SnapshotReason  # noqa: Y015
 
 @_typing.final
 class ListLogsRequest(_message.Message):
@@ -119,22 +151,26 @@ class LogInfo(_message.Message):
     ORIGIN_FIELD_NUMBER: _builtins.int
     CHECKPOINT_FIELD_NUMBER: _builtins.int
     CHARTER_FIELD_NUMBER: _builtins.int
+    RETAINED_FROM_FIELD_NUMBER: _builtins.int
     origin: _builtins.str
     """The list, as `<org>/<list>`."""
     checkpoint: _builtins.bytes
     """The newest checkpoint here: a C2SP signed note; empty before the first delta."""
     charter: _builtins.bytes
     """The charter in force here: a serialized Envelope."""
+    retained_from: _builtins.int
+    """The first position from which on every delta is held here."""
     def __init__(
         self,
         *,
         origin: _builtins.str = ...,
         checkpoint: _builtins.bytes = ...,
         charter: _builtins.bytes = ...,
+        retained_from: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["charter", b"charter", "checkpoint", b"checkpoint", "origin", b"origin"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["charter", b"charter", "checkpoint", b"checkpoint", "origin", b"origin", "retained_from", b"retained_from"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -178,6 +214,7 @@ class Cursor(_message.Message):
     SIZE_FIELD_NUMBER: _builtins.int
     ROOT_HASH_FIELD_NUMBER: _builtins.int
     CHARTER_VERSION_FIELD_NUMBER: _builtins.int
+    DELTAS_ONLY_FIELD_NUMBER: _builtins.int
     origin: _builtins.str
     """The list, as `<org>/<list>`."""
     size: _builtins.int
@@ -186,6 +223,8 @@ class Cursor(_message.Message):
     """The root hash of the log at that size; empty at size 0."""
     charter_version: _builtins.int
     """The version of the charter that the caller holds; 0 for none."""
+    deltas_only: _builtins.bool
+    """The caller wants every delta: it is not to be offered a snapshot in their place."""
     def __init__(
         self,
         *,
@@ -193,10 +232,11 @@ class Cursor(_message.Message):
         size: _builtins.int = ...,
         root_hash: _builtins.bytes = ...,
         charter_version: _builtins.int = ...,
+        deltas_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["charter_version", b"charter_version", "origin", b"origin", "root_hash", b"root_hash", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["charter_version", b"charter_version", "deltas_only", b"deltas_only", "origin", b"origin", "root_hash", b"root_hash", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -250,6 +290,9 @@ class Opening(_message.Message):
     OUTCOME_FIELD_NUMBER: _builtins.int
     CHECKPOINT_FIELD_NUMBER: _builtins.int
     CHARTER_FIELD_NUMBER: _builtins.int
+    RETAINED_FROM_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_REASON_FIELD_NUMBER: _builtins.int
     origin: _builtins.str
     """The list, as the cursor named it."""
     outcome: Global___Outcome.ValueType
@@ -258,6 +301,14 @@ class Opening(_message.Message):
     """The newest checkpoint here, if any and if the caller may have the list."""
     charter: _builtins.bytes
     """The charter in force here as a serialized Envelope, if newer than the caller's."""
+    retained_from: _builtins.int
+    """The first position from which on every delta is held here."""
+    snapshot_reason: Global___SnapshotReason.ValueType
+    """With OUTCOME_SNAPSHOT: why."""
+    @_builtins.property
+    def snapshot(self) -> _delta_pb2.SnapshotOffer:
+        """With OUTCOME_SNAPSHOT: the snapshot to go on from."""
+
     def __init__(
         self,
         *,
@@ -265,10 +316,13 @@ class Opening(_message.Message):
         outcome: Global___Outcome.ValueType = ...,
         checkpoint: _builtins.bytes = ...,
         charter: _builtins.bytes = ...,
+        retained_from: _builtins.int = ...,
+        snapshot: _delta_pb2.SnapshotOffer | None = ...,
+        snapshot_reason: Global___SnapshotReason.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["snapshot", b"snapshot"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["charter", b"charter", "checkpoint", b"checkpoint", "origin", b"origin", "outcome", b"outcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["charter", b"charter", "checkpoint", b"checkpoint", "origin", b"origin", "outcome", b"outcome", "retained_from", b"retained_from", "snapshot", b"snapshot", "snapshot_reason", b"snapshot_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -323,3 +377,121 @@ class Heartbeat(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Heartbeat: _TypeAlias = Heartbeat  # noqa: Y015
+
+@_typing.final
+class FetchBucketsRequest(_message.Message):
+    """Asks for buckets of a snapshot."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    NUMBERS_FIELD_NUMBER: _builtins.int
+    origin: _builtins.str
+    """The list, as `<org>/<list>`."""
+    position: _builtins.int
+    """The position of the snapshot's leaf."""
+    @_builtins.property
+    def numbers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Which buckets, from 0; at most 1,024."""
+
+    def __init__(
+        self,
+        *,
+        origin: _builtins.str = ...,
+        position: _builtins.int = ...,
+        numbers: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["numbers", b"numbers", "origin", b"origin", "position", b"position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FetchBucketsRequest: _TypeAlias = FetchBucketsRequest  # noqa: Y015
+
+@_typing.final
+class FetchBucketsResponse(_message.Message):
+    """One bucket of a snapshot."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """Its number."""
+    data: _builtins.bytes
+    """Its exact bytes, whose leaf hash is in the offer."""
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "number", b"number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FetchBucketsResponse: _TypeAlias = FetchBucketsResponse  # noqa: Y015
+
+@_typing.final
+class FetchLeafRequest(_message.Message):
+    """Asks for one leaf of a log."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    origin: _builtins.str
+    """The list, as `<org>/<list>`."""
+    position: _builtins.int
+    """The leaf's position."""
+    size: _builtins.int
+    """The size of the log that the caller knows and that the proof is to lead to."""
+    def __init__(
+        self,
+        *,
+        origin: _builtins.str = ...,
+        position: _builtins.int = ...,
+        size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["origin", b"origin", "position", b"position", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FetchLeafRequest: _TypeAlias = FetchLeafRequest  # noqa: Y015
+
+@_typing.final
+class FetchLeafResponse(_message.Message):
+    """One leaf of a log."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELTA_FIELD_NUMBER: _builtins.int
+    INCLUSION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def delta(self) -> _delta_pb2.SignedDelta:
+        """The leaf."""
+
+    @_builtins.property
+    def inclusion(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """The RFC 6962 inclusion proof of the leaf in the log of the size that was asked for."""
+
+    def __init__(
+        self,
+        *,
+        delta: _delta_pb2.SignedDelta | None = ...,
+        inclusion: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "inclusion", b"inclusion"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FetchLeafResponse: _TypeAlias = FetchLeafResponse  # noqa: Y015

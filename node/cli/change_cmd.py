@@ -1,33 +1,52 @@
-"""Commands that change a list of our own, and export: import, retract, purge, staged, publish."""
+"""Commands that change a list of our own: import, retract, purge, staged, publish."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Final
 
 import click
 
 from federation.entry import CAUSES, EntryId, Operation
-from node import administering, exporting, importing, locks, publishing, wake
+from node import administering, identity, importing, locks, publishing, snapshotting, wake
 from node.changes import Format
 from node.cli import output
 from node.cli.context import Context, json_option, pass_context
 from node.cli.progress import progress
-from node.errors import NodeError
+from node.cli.snapshot_cmd import describe
+from node.config import load_config
+from node.errors import NodeError, StoreError
+from node.publishing import PublishingKeys
 from node.settling import Effect
 from node.staging import Staging
 from node.store.connection import Store
 from node.store.registry import ListRecord
 
-_format_option = click.option(
-    "--format",
-    "file_format",
-    type=click.Choice([kind.value for kind in Format]),
-    help="The text form: JSON Lines, or CSV with the header type,digest,label.",
-)
+_STAGING_WAIT_SECONDS: Final = 10.0
+"""How long a command waits for another one that stages or publishes the same list."""
+
+
+@contextmanager
+def open_staging(context: Context, record: ListRecord, *, what: str) -> Iterator[Staging]:
+    """Open what is staged for one of our own lists, with nobody else at it.
+
+    What an import stages depends on what is in force, and publishing moves the one into the
+    other: they take turns.
+    """
+    path = context.home.staging_file(record.origin.name)
+    try:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot make {path.parent}: {error.strerror}") from error
+    with locks.hold(path.with_suffix(".lock"), what, wait_seconds=_STAGING_WAIT_SECONDS):
+        staging = Staging.open(path)
+        try:
+            yield staging
+        finally:
+            staging.close()
 
 
 @contextmanager
@@ -37,7 +56,7 @@ def _own_list(
     """Open one of our own lists and what is staged for it."""
     with context.reader() as store:
         record = administering.find_own_list(store, name)
-        with context.staging(record, what=what) as staging:
+        with open_staging(context, record, what=what) as staging:
             yield store, record, staging
 
 
@@ -53,7 +72,12 @@ def _effect_text(effect: Effect) -> str:
 @click.command("import")
 @click.argument("name", metavar="LIST")
 @click.argument("path", metavar="FILE", type=click.Path(path_type=Path))
-@_format_option
+@click.option(
+    "--format",
+    "file_format",
+    type=click.Choice([kind.value for kind in Format]),
+    help="The text form: JSON Lines, or CSV with the header type,digest,label.",
+)
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would change, and stage nothing.")
 @json_option
 @pass_context
@@ -191,8 +215,12 @@ def publish(context: Context, name: str) -> None:
         progress("publishing", quiet=context.quiet) as bar,
     ):
         record = administering.find_own_list(store, name)
-        with context.staging(record, what="hashfed publish") as staging:
+        with open_staging(context, record, what="hashfed publish") as staging:
             total = sum(staging.count_by_kind().values())
+            keys = PublishingKeys(
+                publisher=identity.load_signer(context.home.publisher_key),
+                log=identity.load_signer(context.home.log_key),
+            )
 
             def report(done: int) -> None:
                 bar.update(done, total)
@@ -202,10 +230,16 @@ def publish(context: Context, name: str) -> None:
                 store,
                 staging,
                 record.origin,
-                context.keys(),
+                keys,
                 clock=context.clock,
                 on_progress=report,
             )
+        made = None
+        record = administering.find_own_list(store, name)
+        config = load_config(context.home, context.environ)
+        if snapshotting.is_due(record, config.publish.snapshot_ops):
+            made = snapshotting.publish_snapshot(store, record.origin, keys, clock=context.clock)
+            wake.notify(context.home)
     deltas = result.size - result.first
     if context.as_json:
         output.emit_json(
@@ -217,6 +251,7 @@ def publish(context: Context, name: str) -> None:
                 "ops": result.ops,
                 "dropped": result.dropped,
                 "live": result.live_count,
+                "snapshot_position": None if made is None else made.position,
             }
         )
         return
@@ -230,34 +265,8 @@ def publish(context: Context, name: str) -> None:
     )
     if result.dropped:
         context.remark(f"{result.dropped} staged withdrawals were of what is withdrawn already")
+    if made is not None:
+        click.echo(describe(made))
 
 
-@click.command("export")
-@click.argument("name", metavar="LIST")
-@_format_option
-@click.option("--as-of", metavar="POINT", help="position:N, version:N or time:T (RFC 3339).")
-@click.option(
-    "-o", "--output", "path", type=click.Path(path_type=Path), help="A file instead of stdout."
-)
-@pass_context
-def export(
-    context: Context, name: str, file_format: str | None, as_of: str | None, path: Path | None
-) -> None:
-    """Write the live entries of a list, sorted, now or as of a point in its history."""
-    with context.reader() as store:
-        record = administering.find_list(store, name)
-        position = record.log.size
-        if as_of is not None:
-            position = exporting.resolve_as_of(store, record, as_of)
-        lines = exporting.export(
-            store,
-            record,
-            position,
-            Format(file_format or Format.JSONL),
-            sys.stdout.buffer if path is None else path,
-        )
-    if path is not None:
-        context.remark(f"wrote {lines} lines: {record.origin} as of position {position}")
-
-
-COMMANDS = (import_command, retract, purge, staged_command, publish, export)
+COMMANDS = (import_command, retract, purge, staged_command, publish)

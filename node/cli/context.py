@@ -1,24 +1,18 @@
-"""What every command gets: the node's folder, its store, its configuration, how to print."""
+"""What every command gets: the node's folder, its store, how to print."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import click
 
-from node import identity, locks
 from node.cli import output
 from node.clock import SystemClock
-from node.config import Config, load_config
-from node.errors import StoreError
 from node.home import Home
-from node.publishing import PublishingKeys
-from node.staging import Staging
 from node.store.connection import Store
-from node.store.registry import ListRecord
 from node.store.sqlite import sqlite_errors
 
 _F = TypeVar("_F", bound=Callable[..., object])
@@ -47,17 +41,6 @@ class Context:
         """The node's folder."""
         return Home.locate(self.home_option, self.environ)
 
-    def config(self, overrides: Mapping[str, str | None] | None = None) -> Config:
-        """Return the node's configuration; options come before the environment and the file."""
-        return load_config(self.home, self.environ, overrides)
-
-    def keys(self) -> PublishingKeys:
-        """Return the keys that publishing needs."""
-        return PublishingKeys(
-            publisher=identity.load_signer(self.home.publisher_key),
-            log=identity.load_signer(self.home.log_key),
-        )
-
     def remark(self, message: str) -> None:
         """Tell the person something that can be left out; `--quiet` leaves it out."""
         if not self.quiet:
@@ -75,25 +58,6 @@ class Context:
         with _closing(Store.open_reader(self.home.store, self.clock)) as store:
             yield store
 
-    @contextmanager
-    def staging(self, record: ListRecord, *, what: str) -> Iterator[Staging]:
-        """Open what is staged for one of our own lists, with nobody else at it.
-
-        What an import stages depends on what is in force, and publishing moves the one into the
-        other: they take turns.
-        """
-        path = self.home.staging_file(record.origin.name)
-        try:
-            path.parent.mkdir(mode=0o700, exist_ok=True)
-        except OSError as error:
-            raise StoreError(f"cannot make {path.parent}: {error.strerror}") from error
-        with locks.hold(path.with_suffix(".lock"), what, wait_seconds=_STAGING_WAIT_SECONDS):
-            staging = Staging.open(path)
-            try:
-                yield staging
-            finally:
-                staging.close()
-
 
 @contextmanager
 def _closing(store: Store) -> Iterator[Store]:
@@ -104,9 +68,6 @@ def _closing(store: Store) -> Iterator[Store]:
     finally:
         store.close()
 
-
-_STAGING_WAIT_SECONDS: Final = 10.0
-"""How long a command waits for another one that stages or publishes the same list."""
 
 pass_context = click.make_pass_decorator(Context)
 

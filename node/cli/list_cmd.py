@@ -131,14 +131,19 @@ def audience_command(context: Context, name: str, audience: str) -> None:
 @click.command("follow")
 @click.argument("origin", metavar="ORG/LIST")
 @click.option("--via", metavar="ORG", help="Fetch it from this peer, a relay, not from its owner.")
+@click.option(
+    "--all-deltas/--snapshots",
+    default=None,
+    help="Fetch every delta of its history, or take a snapshot where a peer offers one (default).",
+)
 @json_option
 @pass_context
-def follow(context: Context, origin: str, via: str | None) -> None:
+def follow(context: Context, origin: str, via: str | None, all_deltas: bool | None) -> None:
     """Follow another organization's list, from its owner or from a relay."""
     parsed = Origin.parse(origin)
     relay = None if via is None else parse_org(via)
     with context.store() as store:
-        record = administering.follow(store, parsed, relay)
+        record = administering.follow(store, parsed, relay, all_deltas=all_deltas)
     wake.notify(context.home)
     if context.as_json:
         output.emit_json({"list": str(record.origin), "via": record.via})

@@ -12,7 +12,6 @@ import click
 
 from federation.errors import FederationError
 from node.cli import output
-from node.cli.context import Context
 from node.errors import NodeError
 
 EXIT_INTERRUPTED = 130
@@ -22,48 +21,104 @@ _COLLECT_AFTER: Final = 100_000
 
 
 COMMANDS: Final = {
-    "init": "node_cmd",
-    "config": "node_cmd",
-    "serve": "serve_cmd",
-    "invite": "peer_cmd",
-    "peer": "peer_cmd",
-    "list": "list_cmd",
-    "follow": "list_cmd",
-    "unfollow": "list_cmd",
-    "import": "change_cmd",
-    "retract": "change_cmd",
-    "purge": "change_cmd",
-    "staged": "change_cmd",
-    "publish": "change_cmd",
-    "export": "change_cmd",
-    "sync": "sync_cmd",
-    "offers": "sync_cmd",
-    "lookup": "audit_cmd",
-    "show": "audit_cmd",
-    "log": "audit_cmd",
-    "diff": "audit_cmd",
-    "status": "audit_cmd",
-    "fsck": "upkeep_cmd",
-    "backup": "upkeep_cmd",
-    "doctor": "upkeep_cmd",
+    "init": (
+        "node_cmd",
+        "Make a new node: its folder, keys, certificate, organization root and store.",
+    ),
+    "config": ("node_cmd", "Show every setting, its value and where it came from."),
+    "serve": ("serve_cmd", "Serve peers and keep following lists, until SIGTERM or Ctrl-C."),
+    "invite": (
+        "peer_cmd",
+        (
+            "Print this node's invitation: public, to be given to every organization that is to "
+            "be a peer."
+        ),
+    ),
+    "peer": ("peer_cmd", "Show the peers of this node; add and remove them."),
+    "list": (
+        "list_cmd",
+        "Show the lists here; create lists of our own and say whom they may reach.",
+    ),
+    "follow": ("list_cmd", "Follow another organization's list, from its owner or from a relay."),
+    "unfollow": (
+        "list_cmd",
+        "Stop fetching a list.",
+    ),
+    "import": (
+        "change_cmd",
+        "Stage the changes in a file (- for stdin), all of them or none; 'publish' signs them.",
+    ),
+    "retract": (
+        "change_cmd",
+        "Stage the retraction of an entry, named by its id or by a hash that it alone has.",
+    ),
+    "purge": (
+        "change_cmd",
+        "Stage the purge of an entry: withdrawn for good, without a word of why.",
+    ),
+    "staged": ("change_cmd", "Show how much is staged for a list, or let go of it."),
+    "publish": (
+        "change_cmd",
+        "Sign what is staged for a list: one delta, or several where one would exceed the cap.",
+    ),
+    "snapshot": (
+        "snapshot_cmd",
+        ("Sign a snapshot of a list of our own; make that of a followed list anew, to serve it."),
+    ),
+    "export": (
+        "history_cmd",
+        "Write the live entries of a list, sorted, now or as of a point in its history.",
+    ),
+    "sync": (
+        "sync_cmd",
+        "Fetch, verify and merge what peers have of the lists followed here: once, all lists.",
+    ),
+    "offers": ("sync_cmd", "Ask a peer which of its lists this node may follow."),
+    "lookup": ("audit_cmd", "Find the entries in force, in all lists here, that have a hash."),
+    "show": ("audit_cmd", "Show every version of an entry, and how each came here."),
+    "log": ("audit_cmd", "Show the deltas of a list's log, newest first."),
+    "diff": (
+        "history_cmd",
+        "Show what became of each entry between two points of a list's history.",
+    ),
+    "status": ("audit_cmd", "Show how every list stands here: state, position, lag, last contact."),
+    "fsck": ("upkeep_cmd", "Check everything that is stored against what was signed."),
+    "backup": (
+        "upkeep_cmd",
+        "Copy the store to a new file, also while serving, and verify the copy.",
+    ),
+    "doctor": (
+        "upkeep_cmd",
+        "Look for what would keep this node from working, and say what to do about it.",
+    ),
 }
-"""Each command and the module that it is in; a module is imported when it is needed, since what
-`sync` needs would slow down the start of every `lookup`."""
+"""Each command, the module that it is in, and the first sentence of its help. A module is imported
+when its command runs: what `sync` needs would slow down the start of every `lookup`, and all of it
+that of `--help`."""
 
 
 class _Commands(click.Group):
-    """A group whose commands are imported when they are called."""
+    """A group whose commands are imported when they are called, not when they are listed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        module_name = COMMANDS.get(cmd_name)
-        if module_name is None:
+        if cmd_name not in COMMANDS:
             return None
-        module = import_module(f"node.cli.{module_name}")
+        module = import_module(f"node.cli.{COMMANDS[cmd_name][0]}")
         commands: tuple[click.Command, ...] = module.COMMANDS
         return next(command for command in commands if command.name == cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        limit = formatter.width - 6 - max(map(len, COMMANDS))
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [
+                    (name, click.Command(name, help=text).get_short_help_str(limit))
+                    for name, (_, text) in COMMANDS.items()
+                ]
+            )
 
 
 @click.group(
@@ -77,6 +132,8 @@ class _Commands(click.Group):
 @click.pass_context
 def cli(context: click.Context, home: str | None, as_json: bool, quiet: bool) -> None:
     """Share hash lists between organizations: signed, verified, merged; never an image."""
+    from node.cli.context import Context  # noqa: PLC0415  # opens stores: too much for --help
+
     context.obj = Context(home_option=home, as_json=as_json, quiet=quiet, environ=os.environ)
 
 

@@ -6,14 +6,16 @@ import click
 
 from federation import wire
 from federation.names import parse_org
-from node import administering, identity
+from node import administering, founding
 from node.address import parse_address
+from node.certificate import certificate_sha256
 from node.cli import output
 from node.cli.context import Context, json_option, pass_context
 from node.config import (
     Config,
     NodeConfig,
     describe,
+    load_config,
     render_initial,
 )
 from node.errors import ConfigError, UsageError
@@ -53,13 +55,13 @@ def init(context: Context, org: str, listen: str, advertise: str | None) -> None
             "or move the folder away",
         )
     now_ms = context.clock.now_ms()
-    keys = identity.create_keys(home, name, now_ms)
-    envelope = identity.create_org_root(
+    keys = founding.create_keys(home, name, now_ms)
+    envelope = founding.create_org_root(
         name,
         root=keys.root,
         publisher=keys.publisher,
         log=keys.log,
-        certificate_sha256=identity.certificate_sha256(keys.certificate),
+        certificate_sha256=certificate_sha256(keys.certificate),
         now_ms=now_ms,
     )
     root = wire.open_org_root(envelope)
@@ -89,7 +91,7 @@ def init(context: Context, org: str, listen: str, advertise: str | None) -> None
 @pass_context
 def config_show(context: Context) -> None:
     """Show every setting, its value and where it came from."""
-    rows = describe(context.config())
+    rows = describe(load_config(context.home, context.environ))
     if context.as_json:
         output.emit_json({row.key: {"value": row.value, "source": row.source} for row in rows})
     else:

@@ -9,10 +9,13 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final
 
 import click
 
 from node.errors import UsageError
+
+_JSON: Final = json.JSONEncoder(ensure_ascii=False)
 
 
 def safe(text: str) -> str:
@@ -29,7 +32,7 @@ def emit_line(text: str) -> None:
 
 def emit_json(value: object) -> None:
     """Print one JSON object on a line of its own."""
-    emit_line(json.dumps(value, ensure_ascii=False, separators=(", ", ": ")))
+    emit_line(_JSON.encode(value))
 
 
 def emit_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -9,10 +9,11 @@ import click
 from federation import limits
 from federation.names import parse_org
 from federation.orgroot import short_fingerprint
-from node import administering, identity, wake
+from node import administering, certificate, wake
 from node.cli import output
 from node.cli.context import Context, json_option, pass_context
 from node.clock import format_ms
+from node.config import load_config
 from node.errors import RefusedError, UsageError
 from node.invitation import Invitation
 from node.store import registry
@@ -29,8 +30,8 @@ def invite(context: Context) -> None:
         root = administering.own_root(store)
     invitation = Invitation(
         root=root,
-        address=str(context.config().node.advertise),
-        certificate=identity.load_certificate(context.home.tls_certificate),
+        address=str(load_config(context.home, context.environ).node.advertise),
+        certificate=certificate.load_certificate(context.home.tls_certificate),
     )
     # As whoever gets it will: what they would refuse is to be mended here.
     invitation.verify(context.clock.now_ms())
@@ -113,7 +114,7 @@ def add(context: Context, path: str, yes: bool, fingerprint: str | None) -> None
         click.confirm("is that the fingerprint they told you?", abort=True, err=True)
     with context.store() as store:
         is_new = administering.add_peer(
-            store, invitation, identity.certificate_sha256(invitation.certificate)
+            store, invitation, certificate.certificate_sha256(invitation.certificate)
         )
     wake.notify(context.home)
     if context.as_json:

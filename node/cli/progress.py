@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
-
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TransferSpeedColumn,
-)
+from typing import Protocol
 
 
 class Bar(Protocol):
@@ -31,15 +20,6 @@ class _NoBar:
         pass
 
 
-class _RichBar:
-    def __init__(self, progress: Progress, title: str) -> None:
-        self._progress = progress
-        self._task = progress.add_task(title, total=None, detail="")
-
-    def update(self, completed: float, total: float | None = None, detail: str = "") -> None:
-        self._progress.update(self._task, completed=completed, total=total, detail=detail)
-
-
 @contextmanager
 def progress(title: str, *, unit: str = "", quiet: bool = False) -> Iterator[Bar]:
     """Show a progress bar on stderr while a block runs, if that is a terminal.
@@ -49,21 +29,10 @@ def progress(title: str, *, unit: str = "", quiet: bool = False) -> Iterator[Bar
         unit: `bytes` for sizes; anything else counts items.
         quiet: show none.
     """
-    console = Console(stderr=True)
-    if quiet or not console.is_terminal:
+    if quiet or not sys.stderr.isatty():
         yield _NoBar()
         return
-    counts: tuple[Any, ...] = (
-        (DownloadColumn(), TransferSpeedColumn()) if unit == "bytes" else (MofNCompleteColumn(),)
-    )
-    with Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        *counts,
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[detail]}"),
-        console=console,
-        transient=True,
-    ) as bar:
-        yield _RichBar(bar, title)
+    from node.cli import bars  # noqa: PLC0415  # a script that imports pays nothing for them
+
+    with bars.show(title, unit) as bar:
+        yield bar

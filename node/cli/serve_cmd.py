@@ -8,6 +8,7 @@ import click
 
 from node import daemon, logs
 from node.cli.context import Context, pass_context
+from node.config import load_config
 
 
 @click.command("serve")
@@ -24,13 +25,15 @@ def serve(
     log_format: str | None,
 ) -> None:
     """Serve peers and keep following lists, until SIGTERM or Ctrl-C."""
-    config = context.config(
+    config = load_config(
+        context.home,
+        context.environ,
         {
             "node.listen": listen,
             "metrics.listen": metrics,
             "log.level": log_level,
             "log.format": log_format,
-        }
+        },
     )
     logs.configure(config.log.level, config.log.format)
     asyncio.run(daemon.serve(context.home, config, clock=context.clock))

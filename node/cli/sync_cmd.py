@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import click
 
+from federation.entry import Operation
 from federation.names import parse_org
-from node import administering, checking, identity, logs, wake
+from node import administering, certificate, checking, logs, wake
 from node.cli import output
 from node.cli.context import Context, json_option, pass_context
 from node.cli.progress import progress
-from node.config import LogLevel
+from node.config import LogLevel, load_config
 from node.errors import NodeError
+from node.store import runs
+from node.store.registry import ListRecord
+from node.sync import trace
 from node.sync.client import OfferedList, TlsIdentity, fetch_logs, open_channel
 from node.sync.intake import Progress
 from node.sync.scheduler import sync_once
@@ -23,14 +28,15 @@ from node.sync.writer import Writer
 
 EXIT_PARTLY = 3
 
-_CHECK_SECONDS: Final = 1.0
-"""How long a `sync` checks ops trees after it has caught up; the next one goes on from there."""
+_BEHIND_SECONDS: Final = 1.0
+"""How long a `sync` merges the index, and checks ops trees, after it has caught up; the next one
+goes on from there."""
 
 
 def _tls_identity(context: Context) -> TlsIdentity:
     return TlsIdentity(
-        certificate=identity.load_certificate(context.home.tls_certificate).encode(),
-        key=identity.load_tls_key(context.home.tls_key).encode(),
+        certificate=certificate.load_certificate(context.home.tls_certificate).encode(),
+        key=certificate.load_tls_key(context.home.tls_key).encode(),
     )
 
 
@@ -44,7 +50,7 @@ def sync(context: Context, lists: tuple[str, ...]) -> None:
     Exit code: 0 when every list is current, 3 when some are and some are not, else the first
     failure's own.
     """
-    config = context.config()
+    config = load_config(context.home, context.environ)
     # What went wrong is reported list by list; the log of it is for `serve`.
     logs.configure(LogLevel.ERROR, config.log.format)
     with context.store() as store:
@@ -55,7 +61,8 @@ def sync(context: Context, lists: tuple[str, ...]) -> None:
         heads: dict[object, tuple[int, int]] = {}
 
         def report(at: Progress) -> None:
-            heads[at.origin] = (at.size, at.head)
+            arriving = (at.buckets, at.buckets_total)
+            heads[at.origin] = arriving if at.buckets_total else (at.size, at.head)
             done, total = (sum(column) for column in zip(*heads.values(), strict=True))
             bar.update(done, total, str(at.origin))
 
@@ -74,7 +81,8 @@ def sync(context: Context, lists: tuple[str, ...]) -> None:
             writer.close()
     seconds = time.monotonic() - started
     with context.store() as store:
-        checking.check_behind(store, _CHECK_SECONDS, clock=context.clock)
+        runs.merge_behind(store, _BEHIND_SECONDS)
+        checking.check_behind(store, _BEHIND_SECONDS, clock=context.clock)
     _report(context, results, seconds)
     failed = [result.error for result in results if result.error is not None]
     if failed:
@@ -97,6 +105,8 @@ def _report(context: Context, results: list[ListResult], seconds: float) -> None
                         "peer_position": result.head,
                         "ops": result.ops,
                         "bytes": result.bytes,
+                        "bootstrap": _bootstrap(result),
+                        "snapshot_position": result.joined,
                         "state": result.state,
                         "reason": result.reason,
                         "error": None if result.error is None else str(result.error),
@@ -111,9 +121,22 @@ def _report(context: Context, results: list[ListResult], seconds: float) -> None
     for result in results:
         click.echo(
             f"{result.origin} via {result.via or 'nobody'}: {result.state}, "
-            f"position {result.before} to {result.after}, {result.ops} operations, "
+            f"position {result.before} to {result.after}, {_arrived(result)}, "
             f"{result.bytes} bytes, {seconds:.2f} s"
         )
+
+
+def _bootstrap(result: ListResult) -> str | None:
+    """Say how a list came that was not here before; None when it was, or did not come."""
+    if result.before or not result.after:
+        return None
+    return "deltas" if result.joined is None else "snapshot"
+
+
+def _arrived(result: ListResult) -> str:
+    if result.joined is None:
+        return f"{result.ops} operations"
+    return f"a snapshot at position {result.joined}, {result.ops} entries and operations"
 
 
 def _explain(context: Context, results: list[ListResult]) -> None:
@@ -126,6 +149,18 @@ def _explain(context: Context, results: list[ListResult]) -> None:
                 exit_code=result.error.exit_code,
                 as_json=False,
             )
+
+
+def fetch_deltas(
+    context: Context,
+    record: ListRecord,
+    wanted: Mapping[int, Sequence[tuple[int, Operation]]],
+) -> None:
+    """Fetch deltas that a snapshot went past (`node.sync.trace`)."""
+    with context.store() as store:
+        asyncio.run(
+            trace.fetch_deltas(store, record, wanted, _tls_identity(context), clock=context.clock)
+        )
 
 
 @click.command("offers")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from node import backing_up, checking, diagnosing
+from node import backing_up, diagnosing
+from node import fsck as checks
 from node.cli import output
 from node.cli.context import Context, json_option, pass_context
 from node.cli.progress import progress
@@ -19,8 +20,8 @@ from node.errors import DamageError, NodeError
 def fsck(context: Context) -> None:
     """Check everything that is stored against what was signed.
 
-    Every signature, leaf, root, body, operation and index row is derived anew from the signed
-    bytes. Nothing is changed. Exit code 12 when anything differs.
+    Every signature, leaf, root, body, bucket, operation and index row is derived anew from the
+    signed bytes. Nothing is changed. Exit code 12 when anything differs.
     """
     found = []
     lists: dict[str, int] = {}
@@ -30,7 +31,7 @@ def fsck(context: Context) -> None:
             lists[origin] = total
             bar.update(done, total, origin)
 
-        for damage in checking.fsck(store, on_progress=report):
+        for damage in checks.fsck(store, on_progress=report):
             found.append(damage)
             if not context.as_json:
                 at = "" if damage.position is None else f" position {damage.position}"
@@ -52,8 +53,8 @@ def fsck(context: Context) -> None:
             hint="keep this file as it is; restore a verified backup, or fetch the lists anew",
         )
     if not context.as_json:
-        deltas = sum(lists.values())
-        click.echo(f"sound: {deltas} deltas of {len(lists)} lists are what was signed")
+        leaves = sum(lists.values())
+        click.echo(f"sound: {leaves} deltas and buckets of {len(lists)} lists are what was signed")
 
 
 @click.command("backup")

@@ -70,8 +70,8 @@ class Call:
             )
         return data
 
-    async def write(self, message: Message) -> None:
-        """Send one message of a stream; returns when the connection has taken it."""
+    async def write(self, message: Message | bytes) -> None:
+        """Send one message of a stream, or its bytes; returns when the connection has taken it."""
         await self.context.write(message)
 
     async def refuse(self, refusal: CallRefusedError) -> Never:

@@ -12,14 +12,16 @@ from typing import Final
 import grpc
 
 from federation import limits, wire
-from federation.checkpoint import read_checkpoint
 from federation.v1 import delta_pb2
-from federation.v1.log_service_pb2 import FollowRequest, FollowResponse, Frame, Opening
+from federation.v1.log_service_pb2 import FollowRequest, FollowResponse, Opening
 from federation.v1.log_service_pb2 import Outcome as WireOutcome
+from federation.v1.log_service_pb2 import SnapshotReason as WireReason
 from node import serving
+from node.rpc.frames import EncodedFrame, Frames
+from node.rpc.heads import Head, Heads
 from node.rpc.peers import Caller, check_enrolled
 from node.rpc.status import CallRefusedError
-from node.serving import Answer, Cursor, Outcome
+from node.serving import Answer, Cursor, Outcome, SnapshotReason
 from node.store.connection import Store
 
 _WIRE: Final = {
@@ -28,8 +30,16 @@ _WIRE: Final = {
     Outcome.UNAVAILABLE: WireOutcome.OUTCOME_UNAVAILABLE,
     Outcome.CURSOR_AHEAD: WireOutcome.OUTCOME_CURSOR_AHEAD,
     Outcome.DIVERGED: WireOutcome.OUTCOME_DIVERGED,
+    Outcome.SNAPSHOT: WireOutcome.OUTCOME_SNAPSHOT,
+    Outcome.CURSOR_TOO_OLD: WireOutcome.OUTCOME_CURSOR_TOO_OLD,
+}
+_WIRE_REASON: Final = {
+    SnapshotReason.NOT_RETAINED: WireReason.SNAPSHOT_REASON_NOT_RETAINED,
+    SnapshotReason.CHEAPER: WireReason.SNAPSHOT_REASON_CHEAPER,
 }
 _FOLLOWABLE: Final = (Outcome.UP_TO_DATE, Outcome.DELTAS)
+_SETTLED: Final = (Outcome.UP_TO_DATE, Outcome.UNAVAILABLE, Outcome.SNAPSHOT)
+"""Answers that stay what they are until the list moves."""
 _ROOT_BYTES: Final = 32
 
 
@@ -41,11 +51,15 @@ class Place:
         cursor: what the peer has now: moves with every frame that was sent.
         outcome: the last answer; None before the first.
         behind: whether there may be more to send.
+        head: how many deltas there were at that answer.
+        known: where the list stood before that answer; None when it was not here.
     """
 
     cursor: Cursor
     outcome: Outcome | None = None
     behind: bool = False
+    head: int = 0
+    known: Head | None = None
 
 
 def parse_request(request: FollowRequest) -> list[Place]:
@@ -72,6 +86,7 @@ def parse_request(request: FollowRequest) -> list[Place]:
                 size=cursor.size,
                 root_hash=cursor.root_hash,
                 charter_version=cursor.charter_version,
+                deltas_only=cursor.deltas_only,
             )
         )
     return list(places.values())
@@ -81,41 +96,70 @@ def _invalid(reason: str, message: str) -> CallRefusedError:
     return CallRefusedError(grpc.StatusCode.INVALID_ARGUMENT, reason, message)
 
 
-def survey(store: Store, caller: Caller, places: Sequence[Place]) -> list[FollowResponse]:
-    """Answer every cursor, and return what of it is new to the peer.
+def survey(
+    store: Store, heads: Heads, caller: Caller, places: Sequence[Place]
+) -> list[FollowResponse]:
+    """Answer every cursor whose list has moved, and return what of it is new to the peer.
 
     Raises:
         CallRefusedError: the caller is not enrolled any more.
     """
     check_enrolled(store, caller)
     openings = []
+    now = heads.load(store)
     for place in places:
+        head = now.get(place.cursor.origin)
+        # A peer may follow a thousand lists, of which one has moved.
+        if place.outcome in _SETTLED and place.known == head:
+            continue
+        place.known = head
         answer = serving.answer(store, caller.org, place.cursor)
         was, place.outcome = place.outcome, answer.outcome
-        place.behind = answer.outcome is Outcome.DELTAS
+        place.behind, place.head = answer.outcome is Outcome.DELTAS, answer.head
         if answer.charter:
             payload = wire.decode_envelope(answer.charter).payload
             version = wire.decode_charter(payload).version
             place.cursor = replace(place.cursor, charter_version=version)
         goes_on = was in _FOLLOWABLE and answer.outcome in _FOLLOWABLE
         if answer.charter or not (goes_on or was is answer.outcome):
-            openings.append(_opening(place, answer))
+            openings.append(_opening(store, caller, place, answer))
     return openings
 
 
-def _opening(place: Place, answer: Answer) -> FollowResponse:
-    return FollowResponse(
-        opening=Opening(
-            origin=place.cursor.origin,
-            outcome=_WIRE[answer.outcome],
-            checkpoint=answer.checkpoint,
-            charter=answer.charter,
-        )
+def _opening(store: Store, caller: Caller, place: Place, answer: Answer) -> FollowResponse:
+    opening = Opening(
+        origin=place.cursor.origin,
+        outcome=_WIRE[answer.outcome],
+        checkpoint=answer.checkpoint,
+        charter=answer.charter,
+        retained_from=answer.retained_from,
     )
+    if answer.snapshot is not None and answer.reason is not None:
+        offer = serving.offer_snapshot(store, caller.org, place.cursor, answer.snapshot)
+        if offer is None:
+            # Gone since it was chosen, or not to be proved from here: perhaps the deltas are.
+            retained = answer.reason is SnapshotReason.CHEAPER
+            place.outcome = Outcome.DELTAS if retained else Outcome.CURSOR_TOO_OLD
+            place.behind = retained
+            opening.outcome = _WIRE[place.outcome]
+        else:
+            opening.snapshot.CopyFrom(
+                delta_pb2.SnapshotOffer(
+                    header=offer.header,
+                    checkpoint=offer.checkpoint,
+                    frontier=offer.frontier,
+                    bucket_hashes=offer.bucket_hashes,
+                    consistency=offer.consistency,
+                )
+            )
+            opening.snapshot_reason = _WIRE_REASON[answer.reason]
+    return FollowResponse(opening=opening)
 
 
-def read(store: Store, caller: Caller, place: Place) -> FollowResponse | None:
-    """Return the next frame of a list; None when there is nothing more of it now.
+def read(
+    store: Store, frames: Frames, caller: Caller, place: Place
+) -> EncodedFrame | FollowResponse:
+    """Return the next frame of a list that is behind.
 
     When the caller may not have the list any more, that is what it is told.
 
@@ -124,23 +168,17 @@ def read(store: Store, caller: Caller, place: Place) -> FollowResponse | None:
     """
     check_enrolled(store, caller)
     cursor = place.cursor
-    deltas = serving.read_frame(store, caller.org, cursor.origin, cursor.size)
-    if deltas is None:
+    record = serving.find_available(store, caller.org, cursor.origin)
+    if record is None:
         place.outcome, place.behind = Outcome.UNAVAILABLE, False
-        return _opening(place, Answer(outcome=Outcome.UNAVAILABLE))
-    if not deltas:
-        place.behind = False
-        return None
-    newest = read_checkpoint(deltas[-1].checkpoint)
-    place.cursor = replace(cursor, size=newest.size, root_hash=newest.root_hash)
-    return FollowResponse(
-        frame=Frame(
-            origin=cursor.origin,
-            deltas=[
-                delta_pb2.SignedDelta(
-                    header=delta.header, body=delta.body, checkpoint=delta.checkpoint
-                )
-                for delta in deltas
-            ],
-        )
-    )
+        return _opening(store, caller, place, Answer(outcome=Outcome.UNAVAILABLE))
+    if cursor.size < record.log.start:
+        # A snapshot has taken the place, since that answer, of what would have followed.
+        answer = serving.answer(store, caller.org, cursor)
+        place.outcome, place.behind = answer.outcome, False
+        return _opening(store, caller, place, answer)
+    frame = frames.load(store, record, cursor.size)
+    place.cursor = replace(cursor, size=frame.size, root_hash=frame.root_hash)
+    # What came after that answer has a wake-up of its own.
+    place.behind = frame.size < place.head
+    return frame

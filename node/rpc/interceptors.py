@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import grpc
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from federation.names import OrgName
 from node.logs import get_logger
@@ -39,7 +39,7 @@ CALL_BURST: Final = 50
 """Calls that one peer may make in a row: paging through a thousand lists is four."""
 
 MAX_CALLS: Final = 16
-"""Calls that one peer may have at once, on all its connections: an eighth of what all peers get."""
+"""Calls that one peer may have at once, on all its connections: few of what all peers get."""
 
 MAX_STREAMS: Final = 4
 """Streams that one peer may hold open: one follows all lists; the others are for `hashfed sync`
@@ -259,7 +259,7 @@ class Chain(grpc.aio.ServerInterceptor):
             else grpc.stream_unary_rpc_method_handler
         )
         wrapped: grpc.RpcMethodHandler[Any, Any] = make(
-            behavior, request_deserializer=None, response_serializer=handler.response_serializer
+            behavior, request_deserializer=None, response_serializer=_serialize
         )
         return wrapped
 
@@ -278,6 +278,11 @@ class _Bound:
 
     def __call__(self) -> Awaitable[object]:
         return self.layer(self.call, self.proceed)
+
+
+def _serialize(message: Message | bytes) -> bytes:
+    # What many streams send alike, the servicer serializes once.
+    return message if isinstance(message, bytes) else message.SerializeToString()
 
 
 def _parse(parse: Callable[[bytes], object], data: bytes) -> object:

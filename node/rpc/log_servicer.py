@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
+
+import grpc
 
 from federation import limits
 from federation.names import Origin
+from federation.v1 import delta_pb2
 from federation.v1.log_service_pb2 import (
+    FetchBucketsRequest,
+    FetchBucketsResponse,
+    FetchLeafRequest,
+    FetchLeafResponse,
     FollowRequest,
     FollowResponse,
     Heartbeat,
@@ -21,14 +30,23 @@ from node.clock import Clock
 from node.metrics import Metrics
 from node.rpc import follow
 from node.rpc.call import Call
+from node.rpc.frames import EncodedFrame, Frames
+from node.rpc.heads import Heads
+from node.rpc.peers import check_enrolled
 from node.rpc.readers import Readers
-from node.rpc.status import shutting_down
+from node.rpc.status import CallRefusedError, shutting_down
 from node.rpc.wakeups import Wakeups
 from node.serving import Cursor
 from node.store.connection import Store
 
 MAX_PAGE: Final = 256
 """Lists in one answer of ListLogs."""
+
+_TURNS: Final = 4
+"""Streams that wait for a reading thread at once. One delta wakes all of them: the others queue
+here, so that a call with one answer waits for a few reads and not for all."""
+
+_T = TypeVar("_T")
 
 
 class LogServicer(LogServiceServicer):
@@ -38,6 +56,7 @@ class LogServicer(LogServiceServicer):
         self,
         readers: Readers,
         wakeups: Wakeups,
+        frames: Frames,
         *,
         clock: Clock,
         metrics: Metrics,
@@ -48,6 +67,9 @@ class LogServicer(LogServiceServicer):
         self._clock = clock
         self._metrics = metrics
         self._heartbeat_seconds = heartbeat_seconds
+        self._frames = frames
+        self._heads = Heads()
+        self._turns = asyncio.Semaphore(_TURNS)
 
     async def ListLogs(  # type: ignore[override]  # the interceptors' Call, not gRPC's context
         self, request: ListLogsRequest, call: Call
@@ -61,12 +83,34 @@ class LogServicer(LogServiceServicer):
     ) -> None:
         """Send what comes after the caller's cursors.
 
-        A frame is read when the connection has taken the one before: there is no queue, and a slow
+        A frame is taken when the connection has taken the one before: there is no queue, and a slow
         reader holds one frame.
         """
         places = follow.parse_request(request)
         with self._metrics.followers.track_inprogress():
             await self._follow(call, places, live=request.live)
+
+    async def FetchBuckets(  # type: ignore[override]  # as above
+        self, request: FetchBucketsRequest, call: Call
+    ) -> None:
+        """Send buckets of a snapshot; each is read when the connection has taken the one before."""
+        if len(request.numbers) > limits.MAX_BUCKETS_ASKED:
+            raise CallRefusedError(
+                grpc.StatusCode.INVALID_ARGUMENT,
+                "LIMIT_EXCEEDED",
+                f"got {len(request.numbers)} buckets, at most {limits.MAX_BUCKETS_ASKED}",
+            )
+        for number in request.numbers:
+            data = await self._readers.run(partial(_read_bucket, call, request, number))
+            await call.write(FetchBucketsResponse(number=number, data=data))
+            if self._wakeups.closed:
+                raise shutting_down()
+
+    async def FetchLeaf(  # type: ignore[override]  # as above
+        self, request: FetchLeafRequest, call: Call
+    ) -> FetchLeafResponse:
+        """Send one leaf of a log with its proof."""
+        return await self._readers.run(partial(_read_leaf, call, request))
 
     async def _follow(self, call: Call, places: list[follow.Place], *, live: bool) -> None:
         caller = call.caller
@@ -74,8 +118,8 @@ class LogServicer(LogServiceServicer):
         while not self._wakeups.closed:
             if seen != self._wakeups.generation:
                 seen = self._wakeups.generation
-                for opening in await self._readers.run(
-                    lambda store: follow.survey(store, caller, places)
+                for opening in await self._read(
+                    partial(follow.survey, heads=self._heads, caller=caller, places=places)
                 ):
                     await call.write(opening)
             if any(place.behind for place in places):
@@ -94,16 +138,46 @@ class LogServicer(LogServiceServicer):
         for place in places:
             if not place.behind:
                 continue
-            message = await self._readers.run(partial(_read, call, place))
-            if message is not None:
-                await call.write(message)
+            found = await self._read(
+                partial(follow.read, frames=self._frames, caller=call.caller, place=place)
+            )
+            if isinstance(found, EncodedFrame):
+                await call.write(found.data)
                 self._metrics.frames_sent.labels(call.caller.org).inc()
+            else:
+                await call.write(found)
             if self._wakeups.closed:
                 return
 
+    async def _read(self, read: Callable[[Store], _T]) -> _T:
+        async with self._turns:
+            return await self._readers.run(read)
 
-def _read(call: Call, place: follow.Place, store: Store) -> FollowResponse | None:
-    return follow.read(store, call.caller, place)
+
+def _unavailable() -> CallRefusedError:
+    # One answer for what is not here and for what the caller may not have.
+    return CallRefusedError(grpc.StatusCode.NOT_FOUND, "UNAVAILABLE", "not here, or not for you")
+
+
+def _read_bucket(call: Call, request: FetchBucketsRequest, number: int, store: Store) -> bytes:
+    check_enrolled(store, call.caller)
+    data = serving.read_bucket(store, call.caller.org, request.origin, request.position, number)
+    if data is None:
+        raise _unavailable()
+    return data
+
+
+def _read_leaf(call: Call, request: FetchLeafRequest, store: Store) -> FetchLeafResponse:
+    found = serving.read_leaf(
+        store, call.caller.org, request.origin, request.position, request.size
+    )
+    if found is None:
+        raise _unavailable()
+    leaf, inclusion = found
+    return FetchLeafResponse(
+        delta=delta_pb2.SignedDelta(header=leaf.header, body=leaf.body, checkpoint=leaf.checkpoint),
+        inclusion=inclusion,
+    )
 
 
 def _list_logs(store: Store, caller: str, request: ListLogsRequest) -> ListLogsResponse:
@@ -119,7 +193,12 @@ def _list_logs(store: Store, caller: str, request: ListLogsRequest) -> ListLogsR
             break
         cursor = Cursor(origin=str(record.origin), size=0, root_hash=b"", charter_version=0)
         answer = serving.answer(store, caller, cursor)
-        info = LogInfo(origin=cursor.origin, checkpoint=answer.checkpoint, charter=answer.charter)
+        info = LogInfo(
+            origin=cursor.origin,
+            checkpoint=answer.checkpoint,
+            charter=answer.charter,
+            retained_from=answer.retained_from,
+        )
         taken += info.ByteSize()
         response.logs.append(info)
     return response

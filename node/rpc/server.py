@@ -21,6 +21,7 @@ from node.address import Address
 from node.clock import Clock
 from node.errors import ConfigError
 from node.metrics import Metrics
+from node.rpc.frames import Frames
 from node.rpc.health import Health
 from node.rpc.interceptors import (
     Authentication,
@@ -56,6 +57,11 @@ class TransportLimits:
 
     Nodes run with the defaults; a test of an effect may not have minutes to wait for it.
 
+    Two hundred subscribers need as many connections and one stream on each; the rest is for those
+    that come anew before their old connection has ended, for calls beside the streams, and for
+    strangers in the handshake. Five hundred connections fit the 1,024 open files that systems give
+    a process.
+
     Attributes:
         connections: connections at once, unfinished handshakes included. One peer needs one; a
             firewall limits them by address.
@@ -73,8 +79,8 @@ class TransportLimits:
             that.
     """
 
-    connections: int = 256
-    calls: int = 128
+    connections: int = 512
+    calls: int = 512
     handshake_seconds: float = 5
     idle_seconds: float = 300
     age_seconds: float = 900
@@ -148,11 +154,13 @@ class PeerServer:
 
     Attributes:
         wakeups: `notify()` it when something is new in the store.
+        frames: what is sent to many streams, made once.
         address: where it listens, once started.
     """
 
     def __init__(self, settings: ServerSettings, *, clock: Clock, metrics: Metrics) -> None:
         self.wakeups = Wakeups()
+        self.frames = Frames(on_made=metrics.frames_made.inc)
         self.address = settings.listen
         self._settings = settings
         self._clock = clock
@@ -189,6 +197,7 @@ class PeerServer:
         servicer = LogServicer(
             self._readers,
             self.wakeups,
+            self.frames,
             clock=self._clock,
             metrics=self._metrics,
             heartbeat_seconds=settings.heartbeat_seconds,

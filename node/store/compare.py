@@ -20,13 +20,13 @@ MAX_NAMES: Final = NUMBERS
 
 
 def load_prior(
-    connection: sqlite3.Connection, list_number: int, type_name: str, names: Sequence[bytes]
+    connection: sqlite3.Connection, span: int, type_name: str, names: Sequence[bytes]
 ) -> dict[int, Prior]:
-    """Return, by index in `names`, the operation in force on each entry that the list has known.
+    """Return, by index in `names`, the operation in force on each entry that the span has known.
 
     Args:
         connection: where to look.
-        list_number: the list.
+        span: the number of the span of the list.
         type_name: the hash type of the digests that name the entries; empty for ids.
         names: the digests or ids of at most `MAX_NAMES` entries: of one width, ascending.
     """
@@ -38,7 +38,7 @@ def load_prior(
         shape = Shape(OpKind.RETRACT, named=False, id_width=width, columns=())
         group = Group(shape, 0, len(names), column, (), ())
     # A body that would name these entries and do nothing else with them.
-    return entries.load_prior(connection, list_number, Body(b"", (), (group,)))
+    return entries.load_prior(connection, span, Body(b"", (), (group,)))
 
 
 def load_packed(body: Body, row: int) -> PackedOp:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
-from federation.entry import Operation, OpKind
-from node.store import log
+from federation.body import PackedOp, unpack
+from federation.bucket import LiveEntry
+from federation.entry import EntryId, Operation, OpKind
+from node.errors import DamageError
+from node.store import entries, log, runs, snapshots, spans
+from node.store.contents import Contents
+from node.store.entries import Version
+from node.store.spans import Span
 from node.store.sqlite import sqlite3
 
 
@@ -18,96 +24,179 @@ class Change:
     Attributes:
         before: the assertion that was in force, or None.
         after: the assertion that is, or None.
-        by: the operation that made the difference.
-        position: that operation's position.
+        by: the operation that made the difference; None when the delta that it stands in is not
+            here, as a snapshot went past it.
+        position: that operation's position; of the snapshot, when the delta is not here.
     """
 
     before: Operation | None
     after: Operation | None
-    by: Operation
+    by: Operation | None
     position: int
+
+    @property
+    def entry(self) -> EntryId:
+        """The entry that the change is of."""
+        operation = self.by or self.after or self.before
+        assert operation is not None  # noqa: S101  # a change has a side that says something
+        return operation.entry
+
+
+def iter_live_packed(
+    connection: sqlite3.Connection, list_number: int, size: int
+) -> Iterator[LiveEntry]:
+    """Yield every entry live after the first `size` deltas of a list, packed, with its place.
+
+    What came with a snapshot by the order of names, then all else by place; one body or bucket in
+    memory at a time.
+
+    Raises:
+        DamageError: the span of that size is not here, or something of it is missing.
+    """
+    span = spans.at(connection, list_number, size)
+    if span is None:
+        raise DamageError(f"size {size} of a list is not covered by what is here")
+    if span.snapshot is not None:
+        yield from _iter_base(connection, span, span.snapshot, size)
+    for at in range(span.start, size):
+        body = log.load_body(connection, list_number, at)
+        gone = _superseded_rows(connection, span.span, at, size)
+        if len(gone) == body.count:
+            continue
+        for group in body.groups:
+            if group.shape.kind is not OpKind.ASSERT:
+                continue
+            for row, (record, code) in enumerate(
+                zip(group.records(), group.codes, strict=True), group.first_row
+            ):
+                if row not in gone:
+                    packed = PackedOp(group.shape, record, body.annotations[code])
+                    yield LiveEntry(packed, at, row)
+
+
+def _iter_base(
+    connection: sqlite3.Connection, span: Span, snapshot: int, size: int
+) -> Iterator[LiveEntry]:
+    """Yield the entries of the snapshot that a span begins with which are live at a size."""
+    gone: dict[int, set[int]] = {}
+    for number in range(len(snapshots.held_numbers(connection, snapshot))):
+        bucket = snapshots.load_bucket(connection, snapshot, number)
+        for position in bucket.positions:
+            if position not in gone:
+                gone[position] = _superseded_rows(connection, span.span, position, size)
+        for entry in bucket.entries():
+            if entry.row not in gone[entry.position]:
+                yield entry
+
+
+def _superseded_rows(
+    connection: sqlite3.Connection, span: int, position: int, before: int
+) -> set[int]:
+    """Return the rows of a position that deltas before another position have taken the place of."""
+    return {
+        row
+        for (row,) in connection.execute(
+            "SELECT row FROM superseded WHERE span = ? AND position = ? AND by_position < ?",
+            (span, position, before),
+        )
+    }
 
 
 def iter_live(
-    connection: sqlite3.Connection, list_number: int, position: int
+    connection: sqlite3.Connection, list_number: int, size: int
 ) -> Iterator[tuple[int, int, Operation]]:
-    """Yield (position, row, assertion) of every entry live after the first `position` deltas.
+    """Yield (position, row, assertion) of every entry live after the first `size` deltas.
 
-    In order of position and row, one body in memory at a time.
+    In the order of `iter_live_packed`.
+
+    Raises:
+        DamageError: as `iter_live_packed`.
     """
-    for at in range(position):
-        gone = {
-            row
-            for (row,) in connection.execute(
-                "SELECT row FROM superseded WHERE list = ? AND position = ? AND by_position < ?",
-                (list_number, at, position),
-            )
-        }
-        body = log.load_body(connection, list_number, at)
-        if len(gone) == body.count:
-            continue
-        for row, operation in body.operations():
-            if operation.kind is OpKind.ASSERT and row not in gone:
-                yield at, row, operation
+    for packed, position, row in iter_live_packed(connection, list_number, size):
+        yield position, row, unpack(packed)
+
+
+def load_versions(
+    connection: sqlite3.Connection, list_number: int, entry: EntryId
+) -> list[Version]:
+    """Return every operation on an entry that is known here of a list, oldest first.
+
+    An assertion that a snapshot says too is there once, as it came first. What was no longer in
+    force in a snapshot ended in the part of the log that it went past, at its position at the
+    latest.
+    """
+    known: list[Version] = []
+    for span in spans.iter_applied(connection, list_number):
+        found = entries.load_versions(connection, span.span, entry)
+        if known and known[-1].until is None and (found or known[-1].kind is OpKind.ASSERT):
+            last = known.pop()
+            same = bool(found) and _at(found[0]) == _at(last)
+            known.append(replace(last, until=found[0].until if same else span.start - 1))
+            del found[:same]
+        known += found
+    return known
+
+
+def _at(version: Version) -> tuple[int, int]:
+    return version.place.position, version.place.row
 
 
 def iter_changes(
-    connection: sqlite3.Connection, list_number: int, start: int, stop: int
+    connection: sqlite3.Connection, span: Span, start: int, stop: int
 ) -> Iterator[Change]:
     """Yield what became of each entry that the deltas from `start` to before `stop` name.
 
     An entry that is as it was, having changed and changed back, is left out.
+
+    Args:
+        connection: where to read.
+        span: a span of the list that covers both sizes.
+        start: a size of the log.
+        stop: a later one.
     """
-    earlier = log.Bodies(connection)
+    earlier = Contents(connection)
     for position in range(start, stop):
-        gone = {
-            row
-            for (row,) in connection.execute(
-                "SELECT row FROM superseded WHERE list = ? AND position = ? AND by_position < ?",
-                (list_number, position, stop),
-            )
-        }
-        for row, operation in log.load_body(connection, list_number, position).operations():
+        gone = _superseded_rows(connection, span.span, position, stop)
+        for row, operation in log.load_body(connection, span.list, position).operations():
             if row in gone:
                 continue
-            place = _in_force_before(connection, list_number, position, row, start)
-            before = None if place is None else _assertion(earlier, list_number, *place)
+            before = _assertion_before(connection, earlier, span.span, operation.entry, start)
             after = operation if operation.kind is OpKind.ASSERT else None
             if before != after:
                 yield Change(before, after, operation, position)
 
 
-def _in_force_before(
-    connection: sqlite3.Connection, list_number: int, position: int, row: int, start: int
-) -> tuple[int, int] | None:
-    """Follow an entry's operations back to the place of the one in force before `start`."""
-    while position >= start:
-        found = connection.execute(
-            "SELECT position, row FROM superseded "
-            "WHERE list = ? AND by_position = ? AND by_row = ?",
-            (list_number, position, row),
-        ).fetchone()
-        if found is None:
-            return None
-        position, row = found
-    return position, row
-
-
-def _assertion(bodies: log.Bodies, list_number: int, position: int, row: int) -> Operation | None:
-    operation = bodies.load(list_number, position).operation(row)
-    return operation if operation.kind is OpKind.ASSERT else None
+def _assertion_before(
+    connection: sqlite3.Connection, contents: Contents, span: int, entry: EntryId, size: int
+) -> Operation | None:
+    """Return the assertion that was in force on an entry at a size, or None."""
+    before = [
+        version
+        for version in entries.load_versions(connection, span, entry)
+        if version.place.position < size
+    ]
+    if not before or before[-1].kind is not OpKind.ASSERT:
+        return None
+    return contents.operation(before[-1].place)
 
 
 # --- checking ---------------------------------------------------------------------------------
 
-_INTERVALS: Final = """SELECT p.list, p.position, p.row, p.op, p.by_position, p.by_row,
+_INTERVALS: Final = """WITH stated AS (
+        SELECT digest, kind, span, position, row, op FROM posting
+        WHERE run = :main AND kind % 2 = 1
+        UNION ALL
+        SELECT digest, kind, span, position, row, op FROM posting
+        WHERE run < :main AND kind % 2 = 1
+    )
+    SELECT p.span, p.position, p.row, p.op, p.by_position, p.by_row,
     s.op, s.by_position, s.by_row
     FROM (
-        SELECT list, position, row, op,
+        SELECT span, position, row, op,
             lead(position) OVER entry AS by_position, lead(row) OVER entry AS by_row
-        FROM posting WHERE kind % 2 = 1
-        WINDOW entry AS (PARTITION BY digest, kind, list ORDER BY position)
-    ) AS p LEFT JOIN superseded AS s USING (list, position, row)
+        FROM stated
+        WINDOW entry AS (PARTITION BY digest, kind, span ORDER BY position)
+    ) AS p LEFT JOIN superseded AS s USING (span, position, row)
     WHERE p.by_position IS NOT NULL OR s.by_position IS NOT NULL"""
 
 
@@ -116,14 +205,14 @@ class Interval:
     """The end of an operation's validity, as recorded and as the index has it.
 
     Attributes:
-        list: the list's number.
+        span: the span's number.
         position: the operation's position.
         row: its row.
         recorded: whether an end is recorded.
         holds: whether that is what follows from the operations on the same entry.
     """
 
-    list: int
+    span: int
     position: int
     row: int
     recorded: bool
@@ -131,8 +220,10 @@ class Interval:
 
 
 def iter_intervals(connection: sqlite3.Connection) -> Iterator[Interval]:
-    """Yield, for all lists, every operation that is or should be no longer in force."""
-    # In the order of the index, so that nothing is sorted.
-    for number, position, row, op, by_position, by_row, *recorded in connection.execute(_INTERVALS):
+    """Yield, for all spans, every operation that is or should be no longer in force."""
+    # In the order of the index, so that little is sorted: what is not in the main run.
+    for number, position, row, op, by_position, by_row, *recorded in connection.execute(
+        _INTERVALS, {"main": runs.MAIN}
+    ):
         derived = [None] * 3 if by_position is None else [op, by_position, by_row]
         yield Interval(number, position, row, recorded[0] is not None, recorded == derived)

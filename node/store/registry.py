@@ -15,6 +15,7 @@ from federation.names import OrgName, Origin
 from federation.orgroot import PinnedRoot
 from federation.replica import LogState
 from node.errors import DamageError, UsageError
+from node.store import spans
 from node.store.connection import Transaction
 from node.store.sqlite import sqlite3
 
@@ -81,6 +82,12 @@ class ListRecord:
         charter_version: its version; 0 for none.
         log: where the log stands here.
         checked: how many deltas had their ops tree and state digest checked.
+        span: the span of its log that is in force here (`node.store.spans`).
+        retained_from: the size from which on every delta is here: where that span begins.
+        base: the number of the snapshot that the span begins with; None when with nothing.
+        deltas_only: whether no snapshot is wanted in the place of deltas.
+        since_snapshot: for a list of our own, what was published since its newest snapshot, in
+            operations or their like (`node.snapshotting`).
     """
 
     list: int
@@ -91,6 +98,11 @@ class ListRecord:
     charter_version: int
     log: LogState
     checked: int
+    span: int
+    retained_from: int
+    base: int | None
+    deltas_only: bool
+    since_snapshot: int
 
     def open_charter(self) -> Charter | None:
         """Return the charter in force, which was verified when it was stored.
@@ -236,8 +248,10 @@ def _peer(row: tuple[str, str, str, bytes, int]) -> Peer:
 
 _LIST = (
     "SELECT l.list, o.name, l.name, l.own, v.name, l.charter, l.charter_version, l.frontier, "
-    "l.size, l.last_leaf, l.last_time_ms, l.live_count, l.state_digest, l.checked "
-    "FROM list AS l JOIN org AS o ON o.org = l.org LEFT JOIN org AS v ON v.org = l.via"
+    "l.size, l.last_leaf, l.last_time_ms, l.live_count, l.state_digest, l.checked, l.span, "
+    "s.start, s.snapshot, l.deltas_only, l.since_snapshot "
+    "FROM list AS l JOIN org AS o ON o.org = l.org JOIN span AS s ON s.span = l.span "
+    "LEFT JOIN org AS v ON v.org = l.via"
 )
 
 
@@ -251,18 +265,24 @@ def add_list(transaction: Transaction, origin: Origin, *, via: OrgName | None) -
     if load_list(connection, origin) is not None:
         raise UsageError(f"{origin} is here already")
     empty = LogState.empty()
-    cursor = connection.execute(
-        """INSERT INTO list (org, name, own, via, charter_version, frontier, size, last_leaf,
-            last_time_ms, live_count, state_digest, checked)
-        SELECT o.org, ?, ?, (SELECT org FROM org WHERE name = ?), 0, ?, 0, ?, 0, 0, ?, 0
+    (number,) = connection.execute("SELECT coalesce(max(list), 0) + 1 FROM list").fetchone()
+    # List and span name each other: the constraint between them is checked at the commit.
+    connection.execute("PRAGMA defer_foreign_keys = ON")
+    span = spans.add(connection, number, start=0, snapshot=None)
+    connection.execute(
+        """INSERT INTO list (list, org, name, own, via, charter_version, frontier, size, last_leaf,
+            last_time_ms, live_count, state_digest, checked, span, deltas_only, since_snapshot)
+        SELECT ?, o.org, ?, ?, (SELECT org FROM org WHERE name = ?), 0, ?, 0, ?, 0, 0, ?, 0, ?, 0, 0
         FROM org AS o WHERE o.name = ?""",
         (
+            number,
             origin.name,
             via is None,
             via,
             empty.frontier.encode(),
             empty.last_leaf,
             empty.state_digest,
+            span,
             origin.org,
         ),
     )
@@ -270,7 +290,7 @@ def add_list(transaction: Transaction, origin: Origin, *, via: OrgName | None) -
     connection.execute(
         "INSERT INTO follow_state (list, state, reason, detail, since_ms, contact_ms, head) "
         "VALUES (?, ?, '', '', ?, 0, 0)",
-        (cursor.lastrowid, state, transaction.now_ms),
+        (number, state, transaction.now_ms),
     )
 
 
@@ -313,6 +333,23 @@ def iter_origins(connection: sqlite3.Connection) -> Iterator[tuple[int, str]]:
     )
 
 
+def load_origin(connection: sqlite3.Connection, number: int) -> Origin:
+    """Return the name of the list of that number, which must exist.
+
+    Raises:
+        DamageError: it does not, or its name cannot be one.
+    """
+    row = connection.execute(
+        "SELECT o.name || '/' || l.name FROM list AS l JOIN org AS o ON o.org = l.org "
+        "WHERE l.list = ?",
+        (number,),
+    ).fetchone()
+    if row is None:
+        raise DamageError(f"list {number} is missing", hint="run 'hashfed fsck'")
+    with _damage("the name of a list"):
+        return Origin.parse(row[0])
+
+
 def load_list(connection: sqlite3.Connection, origin: Origin) -> ListRecord | None:
     """Return one list, or None.
 
@@ -329,19 +366,41 @@ def load_list_by_number(connection: sqlite3.Connection, number: int) -> ListReco
     """Return the list of that number, which must exist.
 
     Raises:
-        DamageError: what is recorded of it cannot be.
+        DamageError: what is recorded of it cannot be, or is not there.
     """
-    return _list(connection.execute(f"{_LIST} WHERE l.list = ?", (number,)).fetchone())
+    row = connection.execute(f"{_LIST} WHERE l.list = ?", (number,)).fetchone()
+    if row is None:
+        raise DamageError(f"list {number}, or its span, is missing", hint="run 'hashfed fsck'")
+    return _list(row)
 
 
 def _list(
     row: tuple[
-        int, str, str, int, str | None, bytes | None, int, bytes, int, bytes, int, int, bytes, int
+        int,
+        str,
+        str,
+        int,
+        str | None,
+        bytes | None,
+        int,
+        bytes,
+        int,
+        bytes,
+        int,
+        int,
+        bytes,
+        int,
+        int,
+        int,
+        int | None,
+        int,
+        int,
     ],
 ) -> ListRecord:
     (
         number, org, name, own, via, charter, charter_version, frontier, size, last_leaf,
-        last_time_ms, live_count, state_digest, checked,
+        last_time_ms, live_count, state_digest, checked, span, start, snapshot, deltas_only,
+        since_snapshot,
     ) = row  # fmt: skip
     origin = Origin(OrgName(org), name)
     with _damage(f"the recorded state of {origin}"):
@@ -359,8 +418,29 @@ def _list(
             last_time_ms=last_time_ms,
             live_count=live_count,
             state_digest=state_digest,
+            # A span that begins with a snapshot begins right after its leaf.
+            start=0 if snapshot is None else start - 1,
         ),
         checked=checked,
+        span=span,
+        retained_from=start,
+        base=snapshot,
+        deltas_only=bool(deltas_only),
+        since_snapshot=since_snapshot,
+    )
+
+
+def store_deltas_only(transaction: Transaction, record: ListRecord, *, wanted: bool) -> None:
+    """Say whether every delta of a list is wanted, and no snapshot in their place."""
+    transaction.connection.execute(
+        "UPDATE list SET deltas_only = ? WHERE list = ?", (wanted, record.list)
+    )
+
+
+def store_since_snapshot(transaction: Transaction, list_number: int, operations: int) -> None:
+    """Record how much was published of one of our lists since its newest snapshot."""
+    transaction.connection.execute(
+        "UPDATE list SET since_snapshot = ? WHERE list = ?", (operations, list_number)
     )
 
 

@@ -50,7 +50,43 @@ _INITIAL: Final = (
         live_count INTEGER NOT NULL,
         state_digest BLOB NOT NULL,
         checked INTEGER NOT NULL,
+        span INTEGER NOT NULL UNIQUE,
+        deltas_only INTEGER NOT NULL,
+        since_snapshot INTEGER NOT NULL,
         UNIQUE (org, name)
+    ) STRICT""",
+    # Unbroken parts of a list's log that were applied here one delta after the other: each begins
+    # with nothing or with a snapshot, at size `start`. The newest is the list's; an earlier one
+    # ended at size `stop`, when a snapshot took its place. One that `stop` is null of and no list
+    # names is on its way.
+    """CREATE TABLE span (
+        span INTEGER PRIMARY KEY,
+        list INTEGER NOT NULL REFERENCES list,
+        start INTEGER NOT NULL,
+        stop INTEGER,
+        snapshot INTEGER REFERENCES snapshot
+    ) STRICT""",
+    "CREATE INDEX span_of_list ON span (list, start)",
+    # Snapshots that are here, whole or in part, and their buckets, verbatim.
+    """CREATE TABLE snapshot (
+        snapshot INTEGER PRIMARY KEY,
+        list INTEGER NOT NULL REFERENCES list,
+        position INTEGER NOT NULL,
+        state TEXT NOT NULL,
+        header BLOB NOT NULL,
+        checkpoint BLOB NOT NULL,
+        frontier BLOB NOT NULL,
+        bucket_hashes BLOB NOT NULL,
+        size_bytes INTEGER NOT NULL,
+        checked INTEGER NOT NULL DEFAULT 0,
+        checked_digest BLOB NOT NULL DEFAULT (zeroblob(32))
+    ) STRICT""",
+    """CREATE TABLE bucket (
+        id INTEGER PRIMARY KEY,
+        entries INTEGER NOT NULL,
+        first BLOB NOT NULL,
+        last BLOB NOT NULL,
+        bytes BLOB NOT NULL
     ) STRICT""",
     # How following a list goes. Changes with every contact, so it is not part of any version.
     """CREATE TABLE follow_state (
@@ -81,6 +117,18 @@ _INITIAL: Final = (
     ) STRICT""",
     # Their bodies, apart, so that reading headers does not wade through them.
     "CREATE TABLE body (id INTEGER PRIMARY KEY, bytes BLOB NOT NULL) STRICT",
+    # Deltas that a snapshot went past, fetched one by one to be looked at, with the proof that each
+    # is in the log of that size.
+    """CREATE TABLE fetched (
+        id INTEGER PRIMARY KEY,
+        size INTEGER NOT NULL,
+        received_ms INTEGER NOT NULL,
+        via INTEGER NOT NULL REFERENCES org,
+        header BLOB NOT NULL,
+        checkpoint BLOB NOT NULL,
+        inclusion BLOB NOT NULL,
+        body BLOB NOT NULL
+    ) STRICT""",
     # What was signed last of what is staged for a list, as `node.staging.Extent`: written with the
     # deltas, so that a crash before staging lets go of it is noticed.
     """CREATE TABLE signed_extent (
@@ -93,29 +141,43 @@ _INITIAL: Final = (
     # Hash types by a small number of this store's own.
     "CREATE TABLE hash_type (code INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT",
     # Where each fingerprint and each entry name was ever stated. `kind` is twice the code of the
-    # hash type, plus one where the fingerprint names the entry; code 0 is an id. Rows are only
-    # ever added: whether an operation is still in force is for `superseded` to say.
+    # hash type, plus one where the fingerprint names the entry; code 0 is an id. Nothing is ever
+    # taken away: whether an operation is still in force is for `superseded` to say.
+    # `bucket` is the number of the bucket that an entry came in with, for one that came with the
+    # snapshot that its span begins with: the delta of its position is not here then.
+    # They stand in runs, each sorted by itself (`node.store.runs`): run 1 and smaller ones.
     """CREATE TABLE posting (
+        run INTEGER NOT NULL,
         digest BLOB NOT NULL,
         kind INTEGER NOT NULL,
-        list INTEGER NOT NULL,
+        span INTEGER NOT NULL,
         position INTEGER NOT NULL,
         row INTEGER NOT NULL,
         op INTEGER NOT NULL,
-        PRIMARY KEY (digest, kind, list, position, row)
+        bucket INTEGER,
+        PRIMARY KEY (run, digest, kind, span, position, row)
     ) STRICT, WITHOUT ROWID""",
+    # The runs: how many rows each has, the version that began it, the run that it is being merged
+    # into.
+    """CREATE TABLE run (
+        run INTEGER PRIMARY KEY,
+        rows INTEGER NOT NULL,
+        version INTEGER NOT NULL,
+        target INTEGER
+    ) STRICT""",
+    "INSERT INTO run (run, rows, version) VALUES (1, 0, 0)",
     # Operations that are no longer in force, and the ones that took their place. An operation's
     # validity is the interval from its own position to `by_position`.
     """CREATE TABLE superseded (
-        list INTEGER NOT NULL,
+        span INTEGER NOT NULL,
         position INTEGER NOT NULL,
         row INTEGER NOT NULL,
         op INTEGER NOT NULL,
         by_position INTEGER NOT NULL,
         by_row INTEGER NOT NULL,
-        PRIMARY KEY (list, position, row)
+        PRIMARY KEY (span, position, row)
     ) STRICT, WITHOUT ROWID""",
-    "CREATE UNIQUE INDEX superseded_by ON superseded (list, by_position, by_row)",
+    "CREATE UNIQUE INDEX superseded_by ON superseded (span, by_position, by_row)",
     # 0, 1, 2 ...: lets SQL cut columns into rows, many times faster than binding each row.
     "CREATE TABLE number (n INTEGER PRIMARY KEY) STRICT",
 )

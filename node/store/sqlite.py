@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from node.errors import DamageError, LockedError, StoreError, StoreFullError
 
@@ -17,7 +17,34 @@ if TYPE_CHECKING:
 else:
     from sqlite_utils.utils import sqlite3
 
-__all__ = ["sqlite3", "sqlite_errors"]
+__all__ = ["Blob", "open_blob", "sqlite3", "sqlite_errors"]
+
+
+class Blob(Protocol):
+    """A value that is read by parts."""
+
+    def __len__(self) -> int:
+        """Return its bytes."""
+
+    def seek(self, offset: int, /) -> None:
+        """Go to an offset."""
+
+    def read(self, length: int, /) -> bytes:
+        """Return the bytes that follow."""
+
+    def close(self) -> None:
+        """Let go of it."""
+
+
+def open_blob(connection: sqlite3.Connection, table: str, column: str, row: int) -> Blob:
+    """Open a value for reading.
+
+    Raises:
+        sqlite3.OperationalError: there is none.
+    """
+    # What the standard library calls `blobopen`, since version 3.11 alone.
+    blob: Blob = connection.open_blob(table, column, row, True)  # type: ignore[attr-defined]  # noqa: FBT003
+    return blob
 
 
 @contextmanager

@@ -17,8 +17,9 @@ from google.rpc import error_details_pb2  # type: ignore[import-untyped]  # stub
 from grpc_status import rpc_status  # type: ignore[import-untyped]  # ships no types
 
 from federation import limits
-from federation.names import OrgName
+from federation.names import OrgName, Origin
 from federation.replica import SignedDelta
+from federation.snapshot import SnapshotOffer
 from federation.v1 import log_service_pb2
 from federation.v1.log_service_pb2 import (
     FollowRequest,
@@ -52,6 +53,8 @@ os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 _MAX_TEXT: Final = 200
 _FOLLOW: Final = "/federation.v1.LogService/Follow"
 _LIST_LOGS: Final = "/federation.v1.LogService/ListLogs"
+_FETCH_BUCKETS: Final = "/federation.v1.LogService/FetchBuckets"
+_FETCH_LEAF: Final = "/federation.v1.LogService/FetchLeaf"
 
 _OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.max_receive_message_length", limits.MAX_MESSAGE_BYTES),
@@ -73,6 +76,8 @@ _OUTCOMES: Final = {
     log_service_pb2.OUTCOME_UNAVAILABLE: Outcome.UNAVAILABLE,
     log_service_pb2.OUTCOME_CURSOR_AHEAD: Outcome.CURSOR_AHEAD,
     log_service_pb2.OUTCOME_DIVERGED: Outcome.DIVERGED,
+    log_service_pb2.OUTCOME_SNAPSHOT: Outcome.SNAPSHOT,
+    log_service_pb2.OUTCOME_CURSOR_TOO_OLD: Outcome.CURSOR_TOO_OLD,
 }
 
 
@@ -107,13 +112,19 @@ class TlsIdentity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opened:
-    """How the peer stands to one cursor. `checkpoint` and `charter` are as on the wire."""
+    """How the peer stands to one cursor. `checkpoint` and `charter` are as on the wire.
+
+    `snapshot` is there with the outcome SNAPSHOT; `retained_from` is the size from which on the
+    peer says that it holds every delta.
+    """
 
     origin: str
     outcome: Outcome
     checkpoint: bytes
     charter: bytes
     size_bytes: int
+    retained_from: int = 0
+    snapshot: SnapshotOffer | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,6 +190,7 @@ async def follow(
                 size=cursor.size,
                 root_hash=cursor.root_hash,
                 charter_version=cursor.charter_version,
+                deltas_only=cursor.deltas_only,
             )
             for cursor in cursors
         ],
@@ -232,6 +244,8 @@ def _parse(data: bytes, org: OrgName) -> Event | None:
                 checkpoint=opening.checkpoint,
                 charter=opening.charter,
                 size_bytes=len(data),
+                retained_from=opening.retained_from,
+                snapshot=_snapshot(opening, org),
             )
         case "frame":
             frame = message.frame
@@ -252,6 +266,93 @@ def _parse(data: bytes, org: OrgName) -> Event | None:
             return Alive(sent_ms=message.heartbeat.sent_ms, size_bytes=len(data))
         case None:
             return None
+
+
+def _snapshot(opening: log_service_pb2.Opening, org: OrgName) -> SnapshotOffer | None:
+    if (opening.outcome == log_service_pb2.OUTCOME_SNAPSHOT) is not opening.HasField("snapshot"):
+        raise ProtocolError(f"{org} offered a snapshot without one, or one without saying so")
+    if not opening.HasField("snapshot"):
+        return None
+    offer = opening.snapshot
+    return SnapshotOffer(
+        header=offer.header,
+        checkpoint=offer.checkpoint,
+        frontier=offer.frontier,
+        bucket_hashes=offer.bucket_hashes,
+        consistency=tuple(offer.consistency),
+    )
+
+
+async def fetch_buckets(
+    channel: grpc.aio.Channel,
+    org: OrgName,
+    origin: Origin,
+    position: int,
+    numbers: Sequence[int],
+    *,
+    idle_timeout_seconds: float,
+) -> AsyncIterator[tuple[int, bytes]]:
+    """Ask a peer for buckets of a snapshot, and yield (number, bytes) of each, not verified.
+
+    Raises:
+        UnreachableError: it cannot be reached, went away, has not got them, or said nothing for too
+            long.
+        RefusedError, ProtocolError: as `follow`.
+    """
+    method = channel.unary_stream(
+        _FETCH_BUCKETS,
+        request_serializer=log_service_pb2.FetchBucketsRequest.SerializeToString,
+        response_deserializer=_keep,
+    )
+    call = method(
+        log_service_pb2.FetchBucketsRequest(origin=str(origin), position=position, numbers=numbers)
+    )
+    try:
+        for expected in numbers:
+            try:
+                async with asyncio.timeout(max(CONNECT_SECONDS, idle_timeout_seconds)):
+                    data = await call.read()
+            except TimeoutError:
+                raise IdleError(f"{org} sent no bucket for a long time") from None
+            except grpc.aio.AioRpcError as error:
+                raise translate(error, org) from error
+            if not isinstance(data, bytes):
+                raise ProtocolError(f"{org} sent fewer buckets than it was asked for")
+            try:
+                bucket = log_service_pb2.FetchBucketsResponse.FromString(data)
+            except DecodeError as error:
+                raise ProtocolError(f"{org} sent what is no message of this protocol") from error
+            if bucket.number != expected:
+                raise ProtocolError(f"{org} sent bucket {bucket.number}, not {expected}")
+            yield expected, bucket.data
+    finally:
+        call.cancel()
+
+
+async def fetch_leaf(
+    channel: grpc.aio.Channel, org: OrgName, origin: Origin, position: int, size: int
+) -> tuple[SignedDelta, tuple[bytes, ...]]:
+    """Ask a peer for one leaf of a log and its proof in the log of a size; verifies neither.
+
+    Raises:
+        UnreachableError: it cannot be reached, or has not got the leaf.
+        RefusedError, ProtocolError: as `follow`.
+    """
+    method = channel.unary_unary(
+        _FETCH_LEAF,
+        request_serializer=log_service_pb2.FetchLeafRequest.SerializeToString,
+        response_deserializer=_keep,
+    )
+    request = log_service_pb2.FetchLeafRequest(origin=str(origin), position=position, size=size)
+    try:
+        data = await method(request, timeout=CALL_SECONDS)
+        response = log_service_pb2.FetchLeafResponse.FromString(data)
+    except grpc.aio.AioRpcError as error:
+        raise translate(error, org) from error
+    except DecodeError as error:
+        raise ProtocolError(f"{org} sent what is no message of this protocol") from error
+    leaf = response.delta
+    return SignedDelta(leaf.header, leaf.body, leaf.checkpoint), tuple(response.inclusion)
 
 
 async def fetch_logs(channel: grpc.aio.Channel, org: OrgName) -> list[OfferedList]:
@@ -310,6 +411,12 @@ def translate(error: grpc.aio.AioRpcError, org: OrgName) -> NodeError:
             return PeerBusyError(
                 f"{org} asks to be called later: {text}", retry_seconds=retry_seconds or 1.0
             )
+        case grpc.StatusCode.NOT_FOUND:
+            return UnreachableError(
+                f"{org} has not got what was asked for: {text}",
+                hint="try again later, or another peer",
+                reason=reason,
+            )
         case grpc.StatusCode.UNIMPLEMENTED:
             return ProtocolError(
                 f"{org} does not offer what was asked for: {text}",
@@ -325,6 +432,13 @@ def translate(error: grpc.aio.AioRpcError, org: OrgName) -> NodeError:
             return PeerBusyError(
                 f"{org} asks to be called later: {text}", retry_seconds=retry_seconds
             )
+        case _:
+            return _explain_unreachable(org, text)
+
+
+def _explain_unreachable(org: OrgName, text: str) -> UnreachableError:
+    """Return what it means that a connection could not be opened, or broke."""
+    match text:
         case _ if _is_handshake(text):
             return UnreachableError(
                 f"{org} cannot be connected to: the TLS handshake failed",

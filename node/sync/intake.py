@@ -5,7 +5,7 @@ A list that fails is dropped for the rest of the stream; the others go on. Nothi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -14,12 +14,14 @@ from federation.errors import FederationError, ForkError, PeerError, Reason
 from federation.header import Header
 from federation.names import OrgName, Origin
 from federation.replica import SignedDelta
-from node import accepting, serving
+from federation.snapshot import SnapshotOffer
+from node import accepting, joining, serving
 from node.clock import Clock
 from node.errors import NodeError, ProtocolError, UsageError
+from node.joining import Arrival
 from node.logs import get_logger
 from node.serving import Cursor, Outcome
-from node.store import registry
+from node.store import registry, spans
 from node.store.connection import Store
 from node.store.registry import FollowState, FollowStatus, ListRecord
 from node.sync.client import Alive, Delivered, Event, Opened
@@ -30,6 +32,7 @@ to disk for each."""
 
 UNAVAILABLE: Final = "UNAVAILABLE"
 CURSOR_AHEAD: Final = "CURSOR_AHEAD"
+CURSOR_TOO_OLD: Final = "CURSOR_TOO_OLD"
 DIVERGED: Final = "DIVERGED"
 
 _FOLLOWABLE: Final = (Outcome.UP_TO_DATE, Outcome.DELTAS)
@@ -54,8 +57,12 @@ class Progress:
         before: deltas that were here when the stream began.
         size: deltas that are here.
         head: deltas that the peer said it has; 0 before it answered.
+        retained_from: the size from which on the peer said that it holds every delta.
         deltas: deltas that this stream brought.
         ops: operations in them.
+        buckets: buckets of a snapshot that are here, while one is arriving.
+        buckets_total: how many it has; 0 when none is arriving.
+        joined: the position of the snapshot that was put in force; None when none was.
         bytes: bytes that the peer sent for it.
         state: how following it goes.
         reason: the stable word of what is wrong, or empty.
@@ -66,8 +73,12 @@ class Progress:
     before: int
     size: int
     head: int = 0
+    retained_from: int = 0
     deltas: int = 0
     ops: int = 0
+    buckets: int = 0
+    buckets_total: int = 0
+    joined: int | None = None
     bytes: int = 0
     state: FollowState = FollowState.CATCHING_UP
     reason: str = ""
@@ -80,6 +91,7 @@ class _Followed:
 
     progress: Progress
     expected: int
+    deltas_only: bool = False
     outcome: Outcome | None = None
     dropped: bool = False
     pending: list[SignedDelta] = field(default_factory=list)
@@ -111,6 +123,7 @@ class Intake:
     def __init__(self, via: OrgName, clock: Clock) -> None:
         self.reopen = False
         self.diverged: set[Origin] = set()
+        self._arrivals: list[Arrival] = []
         self._via = via
         self._clock = clock
         self._lists: dict[str, _Followed] = {}
@@ -128,6 +141,66 @@ class Intake:
     def active(self) -> set[Origin]:
         """The lists that the stream still brings something of."""
         return {item.progress.origin for item in self._lists.values() if not item.dropped}
+
+    def progress_of(self, origin: Origin) -> Progress:
+        """Return how one list of the stream comes along."""
+        return self._lists[str(origin)].progress
+
+    def take_arrivals(self) -> list[Arrival]:
+        """Return the snapshots that were offered since the last call; they are to be fetched."""
+        taken, self._arrivals = self._arrivals, []
+        return taken
+
+    def arrive(self, store: Store, arrival: Arrival, buckets: Sequence[tuple[int, bytes]]) -> bool:
+        """Keep buckets of a snapshot; say whether it is still awaited.
+
+        Raises:
+            PeerError: one is not what was signed.
+            StoreError: the store could not be written.
+        """
+        entries = joining.take(store, arrival, buckets)
+        if entries is None:
+            self.reopen = True
+            return False
+        progress = self._lists[str(arrival.origin)].progress
+        progress.buckets += len(buckets)
+        progress.ops += entries
+        progress.bytes += sum(len(data) for _, data in buckets)
+        return True
+
+    def join(self, store: Store, arrival: Arrival) -> bool:
+        """Put a snapshot in force, all of whose buckets are here, and ask for what follows it.
+
+        Returns:
+            Whether it was; otherwise the list has moved on, and is asked for anew.
+
+        Raises:
+            PeerError: the buckets do not fit what was signed.
+            StoreError: the store could not be written.
+        """
+        record = joining.finish(store, arrival, via=self._via)
+        self.reopen = True
+        if record is not None:
+            progress = self._lists[str(arrival.origin)].progress
+            progress.size = record.log.size
+            progress.joined = arrival.opened.position
+            progress.buckets = progress.buckets_total = 0
+        return record is not None
+
+    def give_up_join(self, store: Store, origin: Origin, error: NodeError) -> None:
+        """Note that a snapshot could not be fetched for now; what came of it stays."""
+        item = self._lists[str(origin)]
+        item.dropped = True
+        self._show(item, FollowState.STALE, error.reason, str(error))
+        if self._load(store, item) is not None:
+            self._note(store, item)
+
+    def refuse(self, store: Store, origin: Origin, error: PeerError) -> Applied:
+        """Park a list whose snapshot does not verify."""
+        self._touched, self._accepted, self._refused = {}, [], []
+        item = self._find(str(origin))
+        self._park(store, item, error)
+        return Applied(progress=(item.progress,), accepted=(), refused=tuple(self._refused))
 
     def open(
         self,
@@ -167,12 +240,15 @@ class Intake:
             known = size and record.origin not in from_start
             if not known:
                 item.expected = 0
+            # What is compared from the start is compared delta by delta.
+            item.deltas_only = record.deltas_only or record.origin in from_start
             cursors.append(
                 Cursor(
                     origin=str(record.origin),
                     size=item.expected,
                     root_hash=record.log.frontier.root() if known else b"",
                     charter_version=record.charter_version,
+                    deltas_only=item.deltas_only,
                 )
             )
         return cursors
@@ -255,11 +331,29 @@ class Intake:
                 accepting.accept_charter(store, record.origin, event.charter)
             if event.checkpoint:
                 item.progress.head = _check_checkpoint(store, record, event.checkpoint)
+            item.progress.retained_from = event.retained_from
+            if event.snapshot is not None:
+                self._begin(store, item, record, event.snapshot)
         except PeerError as error:
             self._park(store, item, error)
         except UsageError:
             # Not followed any more, since a moment ago.
             item.dropped = True
+
+    def _begin(
+        self, store: Store, item: _Followed, record: ListRecord, offer: SnapshotOffer
+    ) -> None:
+        if item.deltas_only:
+            raise ProtocolError(f"{self._via} offered a snapshot where it was asked for deltas")
+        if record.log.size != item.expected:
+            # Proved from where the list stood: somebody else has moved it on meanwhile.
+            item.dropped = self.reopen = True
+            return
+        arrival = joining.begin(store, record.origin, offer, clock=self._clock)
+        total = len(arrival.opened.bucket_hashes)
+        item.progress.buckets_total = total
+        item.progress.buckets = total - len(arrival.missing)
+        self._arrivals.append(arrival)
 
     def _flush(self, store: Store, item: _Followed) -> None:
         """Verify and commit the deltas that wait."""
@@ -330,12 +424,25 @@ class Intake:
             return
         progress = item.progress
         record = registry.load_list(store.connection, progress.origin)
-        if record is None:
+        if record is None or item.outcome is None:
             return
         held = registry.load_follow_status(store.connection, record.list)
-        match item.outcome:
-            case None:
-                return
+        self._show_outcome(item, item.outcome, held)
+        if is_frozen(held):
+            # Found out in the meantime, behind acceptance or by way of another peer.
+            item.dropped = True
+            self._show(item, held.state, held.reason, held.detail)
+        elif (held.state, held.reason, held.detail) != (
+            progress.state,
+            progress.reason,
+            progress.detail,
+        ) or progress.head > max(held.head, progress.size):
+            self._note(store, item)
+
+    def _show_outcome(self, item: _Followed, outcome: Outcome, held: FollowStatus) -> None:
+        """Say of a list what the peer's answer to its cursor means."""
+        progress = item.progress
+        match outcome:
             case Outcome.UP_TO_DATE | Outcome.DELTAS:
                 # Both: when compared from the start, all may be here and not be compared yet.
                 if min(progress.size, item.expected) >= progress.head:
@@ -348,6 +455,20 @@ class Intake:
             case Outcome.UNAVAILABLE:
                 detail = f"{self._via} does not have it, or not for us"
                 self._show(item, FollowState.STALE, UNAVAILABLE, detail)
+            case Outcome.SNAPSHOT if held.state is FollowState.QUARANTINED:
+                # As above, until the snapshot is here.
+                self._show(item, held.state, held.reason, held.detail)
+            case Outcome.SNAPSHOT:
+                self._show(item, FollowState.CATCHING_UP)
+            case Outcome.CURSOR_TOO_OLD if held.reason == DIVERGED:
+                # What it said before is worse, and cannot be compared with this peer.
+                self._show(item, held.state, held.reason, held.detail)
+            case Outcome.CURSOR_TOO_OLD:
+                detail = (
+                    f"{self._via} holds every delta from position {progress.retained_from} on, "
+                    f"here are {progress.size}"
+                )
+                self._show(item, FollowState.DESYNCHRONISED, CURSOR_TOO_OLD, detail)
             case Outcome.CURSOR_AHEAD:
                 detail = f"{self._via} has {progress.head} deltas of it, here are {progress.size}"
                 self._show(item, FollowState.DESYNCHRONISED, CURSOR_AHEAD, detail)
@@ -358,16 +479,6 @@ class Intake:
                 self.diverged.add(progress.origin)
                 self._refused.append((progress.origin, DIVERGED))
                 item.dropped = True
-        if is_frozen(held):
-            # Found out in the meantime, behind acceptance or by way of another peer.
-            item.dropped = True
-            self._show(item, held.state, held.reason, held.detail)
-        elif (held.state, held.reason, held.detail) != (
-            progress.state,
-            progress.reason,
-            progress.detail,
-        ) or progress.head > max(held.head, progress.size):
-            self._note(store, item)
 
     @staticmethod
     def _show(item: _Followed, state: FollowState, reason: str = "", detail: str = "") -> None:
@@ -415,8 +526,9 @@ def _check_checkpoint(store: Store, record: ListRecord, note: bytes) -> int:
     origin = str(record.origin)
     checkpoint = open_checkpoint(note, origin, root.document.log_verifiers(record.origin))
     if 0 < checkpoint.size <= record.log.size:
-        held = serving.root_at(store, record, checkpoint.size)
-        if held != checkpoint.root_hash:
+        # Where a snapshot went past that size, nothing here says what its root was.
+        covered = spans.at(store.connection, record.list, checkpoint.size) is not None
+        if covered and serving.root_at(store, record, checkpoint.size) != checkpoint.root_hash:
             raise ForkError(f"{origin} has two signed checkpoints of size {checkpoint.size}")
     return checkpoint.size
 

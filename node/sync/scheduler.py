@@ -105,6 +105,7 @@ def _lost_result(progress: Progress) -> ListResult:
         head=0,
         ops=0,
         bytes=0,
+        joined=None,
         state=FollowState.STALE,
         reason=NO_PEER,
         error=UnreachableError(

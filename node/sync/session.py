@@ -15,6 +15,9 @@ from functools import partial
 from random import SystemRandom
 from typing import TYPE_CHECKING, Final
 
+import grpc
+
+from federation.errors import PeerError, Reason
 from federation.names import OrgName, Origin
 from node.clock import Clock
 from node.errors import (
@@ -27,12 +30,14 @@ from node.errors import (
 )
 from node.logs import get_logger
 from node.metrics import Metrics
+from node.store import registry
 from node.store.connection import Store
 from node.store.registry import FollowState, Peer
 from node.sync.backoff import Backoff
 from node.sync.buffer import Buffer
 from node.sync.client import Alive, IdleError, PeerBusyError, TlsIdentity, follow, open_channel
-from node.sync.intake import UNAVAILABLE, Applied, Intake, Progress
+from node.sync.intake import CURSOR_TOO_OLD, UNAVAILABLE, Applied, Intake, Progress
+from node.sync.join import Join, Sources
 from node.sync.writer import Writer
 
 if TYPE_CHECKING:
@@ -43,6 +48,9 @@ BUFFER_BYTES: Final = 8 * 1024 * 1024
 
 _DUE_TIMES: Final = 10
 """How often at most, within the longest wait, a stream is reopened for lists that rest."""
+
+MAX_JOINS: Final = 2
+"""Snapshots that are fetched from one peer at a time: it lets us have a few streams at once."""
 
 MAX_ATTEMPTS: Final = 4
 """Streams of one `sync`: lists that need another cursor are asked for again."""
@@ -95,6 +103,7 @@ class ListResult:
         head: deltas that the peer said it has.
         ops: operations that are new.
         bytes: bytes that the peer sent for it.
+        joined: the position of the snapshot that was put in force; None when deltas alone came.
         state: how following it goes.
         reason: the stable word of what is wrong, or empty.
         error: what is wrong, with a hint and an exit code; None when the list is current.
@@ -107,6 +116,7 @@ class ListResult:
     head: int
     ops: int
     bytes: int
+    joined: int | None
     state: FollowState
     reason: str
     error: NodeError | None
@@ -135,6 +145,8 @@ class Session:
         self._from_start: set[Origin] = set()
         self._intake = Intake(peer.org, tools.clock)
         self._buffer: Buffer | None = None
+        self._joins: dict[Origin, asyncio.Task[None]] = {}
+        self._joining = asyncio.Semaphore(MAX_JOINS)
         self._changed = asyncio.Event()
         self._answered = False
 
@@ -184,6 +196,7 @@ class Session:
             head=progress.head,
             ops=progress.ops,
             bytes=progress.bytes,
+            joined=progress.joined,
             state=progress.state,
             reason=progress.reason,
             error=error,
@@ -310,15 +323,102 @@ class Session:
 
         reading = asyncio.create_task(read())
         try:
-            await self._drain(buffer, intake, live=live)
+            await self._drain(buffer, intake, channel, live=live)
+            if not live:
+                await self._finish_joins()
         finally:
             self._buffer = None
-            reading.cancel()
-            await asyncio.gather(reading, return_exceptions=True)
+            tasks = [reading, *self._joins.values()]
+            self._joins.clear()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             await channel.close()
         return True
 
-    async def _drain(self, buffer: Buffer, intake: Intake, *, live: bool) -> None:
+    # --- snapshots ----------------------------------------------------------------------------
+
+    async def _start_joins(self, intake: Intake, channel: grpc.aio.Channel) -> None:
+        """Begin to fetch the snapshots that were offered; the stream's other lists go on."""
+        tools = self._tools
+        for arrival in intake.take_arrivals():
+            running = self._joins.get(arrival.origin)
+            if running is not None and not running.done():
+                continue
+            peers = await tools.writer.run_aside(
+                lambda store: list(registry.iter_peers(store.connection))
+            )
+            sources = Sources(
+                via=self.peer.org,
+                channel=channel,
+                others=[peer for peer in peers if peer.org != self.peer.org],
+                identity=tools.identity,
+                idle_timeout_seconds=tools.idle_timeout_seconds,
+            )
+            origin = arrival.origin
+            join = Join(
+                arrival,
+                intake,
+                tools.writer,
+                sources,
+                partial(self._note_arrived, intake, origin),
+            )
+            self._joins[origin] = asyncio.create_task(self._join(origin, join, intake))
+            tools.on_progress(intake.progress_of(origin))
+
+    def _note_arrived(self, intake: Intake, origin: Origin, buckets: int) -> None:
+        if self._tools.metrics is not None:
+            self._tools.metrics.buckets_accepted.labels(str(origin)).inc(buckets)
+        self._tools.on_progress(intake.progress_of(origin))
+
+    async def _join(self, origin: Origin, join: Join, intake: Intake) -> None:
+        """Fetch one snapshot; what is wrong with it is the fault of its list alone.
+
+        Raises:
+            StoreError: the store cannot be written.
+            LockedError: another process keeps it.
+        """
+        tools = self._tools
+        try:
+            async with self._joining:
+                joined = await join.run()
+        except PeerError as caught:
+            error = caught
+            self._report(await tools.writer.run(lambda store: intake.refuse(store, origin, error)))
+        except (StoreError, LockedError):
+            raise
+        except NodeError as caught:
+            failure = caught
+            self._log.warning(
+                "snapshot_failed", origin=str(origin), reason=failure.reason, detail=str(failure)
+            )
+            await tools.writer.run(lambda store: intake.give_up_join(store, origin, failure))
+            self._rest_list(origin)
+        else:
+            if joined:
+                self._log.info("snapshot_joined", origin=str(origin))
+                if tools.metrics is not None:
+                    tools.metrics.snapshots_joined.labels(str(origin)).inc()
+                tools.on_accepted()
+        finally:
+            # The stream may wait for the next message: there is something to look at before that.
+            if self._buffer is not None:
+                self._buffer.interrupt()
+
+    async def _finish_joins(self) -> None:
+        await asyncio.gather(*self._joins.values())
+
+    def _rest_list(self, origin: Origin) -> None:
+        """Ask for a list again later."""
+        tools = self._tools
+        resting = self._resting.setdefault(
+            origin, _Resting(Backoff(tools.random, tools.interval_seconds), 0.0)
+        )
+        resting.until = self._due_after(resting.backoff.draw())
+
+    async def _drain(
+        self, buffer: Buffer, intake: Intake, channel: grpc.aio.Channel, *, live: bool
+    ) -> None:
         """Write down what comes, until the stream ends or a new one is needed."""
         tools = self._tools
         news: float | None = None
@@ -328,6 +428,7 @@ class Session:
                 return
             if events:
                 self._report(await tools.writer.run(partial(intake.apply, events=events)))
+                await self._start_joins(intake, channel)
                 if not self._answered:
                     self._answered = True
                     self._backoff.reset()
@@ -340,6 +441,9 @@ class Session:
                     f"{tools.idle_timeout_seconds:g} s",
                     hint="it is connected: ask them whether their node works",
                 )
+            for task in [task for task in self._joins.values() if task.done()]:
+                # Raises when the store could not be written.
+                task.result()
             if live and (self._changed.is_set() or intake.reopen or self._until_due() == 0):
                 return
             if not live and not intake.active:
@@ -357,10 +461,7 @@ class Session:
                 self._resting.pop(origin, None)
                 self._from_start.discard(origin)
                 continue
-            resting = self._resting.setdefault(
-                origin, _Resting(Backoff(tools.random, tools.interval_seconds), 0.0)
-            )
-            resting.until = self._due_after(resting.backoff.draw())
+            self._rest_list(origin)
         self._from_start |= self._intake.diverged
         for origin, deltas, ops in applied.accepted:
             self._log.info("deltas_accepted", origin=str(origin), deltas=deltas, ops=ops)
@@ -404,6 +505,8 @@ def _add(results: dict[Origin, Progress], progress: Progress) -> None:
         progress.deltas += before.deltas
         progress.bytes += before.bytes
         progress.head = max(progress.head, before.head)
+        if progress.joined is None:
+            progress.joined = before.joined
     results[progress.origin] = progress
 
 
@@ -421,11 +524,15 @@ def _describe(progress: Progress) -> NodeError:
             kind = ProtocolError
             hint = "nothing of it was kept; tell the peer, and its owner, what was refused"
         case FollowState.DESYNCHRONISED:
-            hint = "the peer lags, or was restored from an old copy: try again later"
+            hint = (
+                "follow it from a peer that holds more of it, such as its owner"
+                if progress.reason == CURSOR_TOO_OLD
+                else "the peer lags, or was restored from an old copy: try again later"
+            )
         case FollowState.STALE if progress.reason == UNAVAILABLE:
             kind = RefusedError
             hint = "ask its owner whether this node is in the list's audience"
-        case FollowState.STALE:
+        case FollowState.STALE if progress.reason == Reason.TIME_IN_FUTURE:
             hint = "compare the two machines' clocks"
         case _:
             hint = "try again: the peer ended before all had come"

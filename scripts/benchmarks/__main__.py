@@ -1,4 +1,4 @@
-"""Measures a pair of nodes on this machine beside floors and alternatives. See `scripts/bench`."""
+"""Measures nodes on this machine beside floors and alternatives. See `scripts/bench`."""
 
 from __future__ import annotations
 
@@ -7,21 +7,30 @@ import json
 import re
 import sys
 import tempfile
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import machine
 import report
-from nodes import work
+import smoke
+from bench import Bench
+from plan import PARTS, Plan, Tools
 from processes import BenchError, end_on_signals, run, stop_all
-from results import Results
-from rounds import PARTS, Bench, Plan
+from results import Book
+from shell import Shell
+from signing import Signing
+from workers import work
 
-_SMOKE_SIZE: Final = 20_000
-_LEAST_SIZE: Final = 10_000
+_SIZES: Final = "1k,10k,100k,1M,10M"
+_LEAST_SIZE: Final = 1_000
+_LEAST_MAIN: Final = 20_000
 _EXIT_COLLAPSED: Final = 1
 _EXIT_CANNOT: Final = 2
+
+
+def _parse_sizes(text: str) -> tuple[int, ...]:
+    return tuple(sorted({_parse_size(part) for part in text.split(",")}))
 
 
 def _parse_size(text: str) -> int:
@@ -44,9 +53,20 @@ def _parse_parts(text: str) -> frozenset[str]:
 
 
 def _parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+    parts = "".join(f"\n  {name:10} {what}" for name, what in PARTS.items())
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench",
+        description=__doc__,
+        epilog=f"parts:{parts}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument(
-        "--size", type=_parse_size, default=1_000_000, metavar="N", help="entries (default 1M)"
+        "--sizes",
+        type=_parse_sizes,
+        default=_parse_sizes(_SIZES),
+        metavar="N,...",
+        help=f"entries of the lists (default {_SIZES}); what is above 1M is measured once, and "
+        "what is compared in detail at the largest of the others",
     )
     parser.add_argument(
         "--rounds", type=int, default=3, metavar="N", help="how often everything is done"
@@ -56,67 +76,120 @@ def _parse_arguments() -> argparse.Namespace:
         type=_parse_parts,
         default=frozenset(PARTS),
         metavar="PART,...",
-        help=f"measure only some of {','.join(PARTS)}",
+        help="measure only some parts",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there too")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="put the tables into this file")
+    parser.add_argument(
+        "--write", type=Path, metavar="FILE", help="put tables and curves into this document"
+    )
+    parser.add_argument(
+        "--again",
+        type=Path,
+        metavar="FILE",
+        help="measure nothing; tell anew what --json has kept there",
+    )
     parser.add_argument(
         "--smoke", action="store_true", help="a short run that fails when a ratio has collapsed"
     )
     arguments = parser.parse_args()
     if arguments.rounds < 1:
         parser.error("--rounds: expected at least 1")
-    if arguments.write is not None and not arguments.write.is_file():
-        parser.error(f"--write: {arguments.write} does not exist")
+    for option, file in (("--write", arguments.write), ("--again", arguments.again)):
+        if file is not None and not file.is_file():
+            parser.error(f"{option}: {file} does not exist")
     return arguments
 
 
 def _plan(arguments: argparse.Namespace) -> Plan:
     if arguments.smoke:
-        return Plan(
-            size=_SMOKE_SIZE,
-            rounds=1,
-            parts=frozenset(PARTS),
-            single_ops=5,
-            batches=2,
-            deltas=1,
-            lookups=500,
-            starts=1,
+        return smoke.PLAN
+    plan = Plan(sizes=arguments.sizes, rounds=arguments.rounds, parts=arguments.only)
+    if plan.main < _LEAST_MAIN:
+        raise BenchError(
+            f"the largest size up to 1M is {plan.main}, and changes of {plan.big_delta} operations "
+            f"need at least {_LEAST_MAIN}: add one to --sizes"
         )
-    return Plan(size=arguments.size, rounds=arguments.rounds, parts=arguments.only)
+    return plan
 
 
 def _say(message: str) -> None:
     print(f"scripts/bench: {message}", file=sys.stderr, flush=True)
 
 
-def _measure(arguments: argparse.Namespace, folder: Path) -> int:
-    plan = _plan(arguments)
-    machine.check_disk(folder, plan.size)
-    shell = machine.find_sqlite_shell(_say)
-    described = machine.describe(
-        work(folder, "in_sqlite", "sqlite_version"), run([shell, "--version"]).output.strip()
-    )
-    results = Results()
-    Bench(plan=plan, folder=folder, shell=shell, results=results, say=_say).run_all()
-    command = " ".join(["scripts/bench", *sys.argv[1:]])
-    tables = report.render(results, plan, described, command)
-    print(tables)
-    if arguments.json is not None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    """A run: how it was started, where, how much, and what it has found."""
+
+    command: str
+    machine: dict[str, str]
+    plan: Plan
+    book: Book
+
+    def save(self, file: Path) -> None:
+        """Keep every figure."""
         raw = {
-            "command": command,
-            "machine": described,
-            "plan": {**asdict(plan), "parts": sorted(plan.parts)},
-            "rounds": results.rounds,
-            "samples": results.samples,
+            "command": self.command,
+            "machine": self.machine,
+            "plan": self.plan.export(),
+            **self.book.export(),
         }
-        arguments.json.write_text(json.dumps(raw, indent=1) + "\n")
-    if arguments.write is not None:
-        report.write_into(arguments.write, tables)
-    failed = report.collapsed(results) if arguments.smoke else []
-    for line in failed:
-        _say(f"collapsed: {line}")
-    return _EXIT_COLLAPSED if failed else 0
+        file.write_text(json.dumps(raw, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, file: Path) -> _Run:
+        """Return the run whose figures were kept."""
+        raw = json.loads(file.read_text())
+        return cls(
+            command=raw["command"],
+            machine=raw["machine"],
+            plan=Plan.load(raw["plan"]),
+            book=Book.load(raw),
+        )
+
+
+def _measure(plan: Plan, folder: Path, keep: Path | None) -> _Run:
+    machine.check_disk(folder, max(plan.sizes))
+    ssh_keygen = machine.find_program("ssh-keygen", "openssh-client", _say)
+    tools = Tools(
+        shell=Shell(machine.find_program("sqlite3", "sqlite3", _say)),
+        signing=Signing.create(ssh_keygen, folder / "signing"),
+        git=machine.find_program("git", "git", _say),
+    )
+    described = machine.describe(
+        {
+            **work(folder, "in_sqlite", "sqlite_versions"),
+            "SQLite of the shell": tools.shell.version(),
+            "git": run([tools.git, "--version"]).output.strip().removeprefix("git version "),
+        }
+    )
+    bench = Bench(plan=plan, tools=tools, folder=folder, say=_say)
+    command = " ".join(["scripts/bench", *sys.argv[1:]])
+    done = _Run(command=command, machine=described, plan=plan, book=bench.book)
+    try:
+        bench.run()
+    finally:
+        # Also when it was interrupted: half of a long run is worth keeping.
+        if keep is not None:
+            done.save(keep)
+    return done
+
+
+def _measure_apart(plan: Plan, keep: Path | None) -> _Run:
+    """Measure in a folder that goes away."""
+    machine.check_system()
+    with tempfile.TemporaryDirectory(prefix="hashfed-bench-") as folder:
+        try:
+            return _measure(plan, Path(folder), keep)
+        finally:
+            # Before their folder goes.
+            stop_all()
+
+
+def _tell(done: _Run, document: Path | None) -> None:
+    tables = report.render(done.book, done.plan, done.machine, done.command)
+    print(tables)
+    if document is not None:
+        report.write_into(document, tables, done.book, done.plan, done.machine)
 
 
 def main() -> int:
@@ -124,19 +197,21 @@ def main() -> int:
     arguments = _parse_arguments()
     end_on_signals()
     try:
-        machine.check_system()
-        with tempfile.TemporaryDirectory(prefix="hashfed-bench-") as folder:
-            try:
-                return _measure(arguments, Path(folder))
-            finally:
-                # Before their folder goes.
-                stop_all()
+        if arguments.again is not None:
+            done = _Run.load(arguments.again)
+        else:
+            done = _measure_apart(_plan(arguments), arguments.json)
+        _tell(done, arguments.write)
     except BenchError as error:
         _say(str(error))
         return _EXIT_CANNOT
     except KeyboardInterrupt:
         _say("interrupted")
         return 130
+    failed = smoke.collapsed(done.book, done.plan) if arguments.smoke else []
+    for line in failed:
+        _say(f"collapsed: {line}")
+    return _EXIT_COLLAPSED if failed else 0
 
 
 if __name__ == "__main__":

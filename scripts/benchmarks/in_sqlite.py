@@ -1,8 +1,9 @@
-"""Tasks with the node's SQLite alone."""
+"""Tasks with SQLite alone: floors."""
 
 from __future__ import annotations
 
 import os
+import sqlite3 as standard
 import time
 from pathlib import Path
 from typing import Final
@@ -14,14 +15,25 @@ from node.store.sqlite import sqlite3
 _ROWS_PER_TRANSACTION: Final = 100_000
 
 
-def append_floor(path: str, rows: int) -> dict[str, float]:
+def append_floor(path: str, rows: int, width: int) -> dict[str, float]:
     """Append ready rows of a hash and three small numbers to a table with an integer key.
 
     The least that keeping a list can cost here: no key to find, nothing to check.
+
+    Args:
+        path: the database to be made.
+        rows: how many.
+        width: bytes of a hash.
+
+    Returns:
+        Seconds, and bytes of the database.
     """
-    data = os.urandom(32 * rows)
-    ready = [(data[at * 32 : at * 32 + 32], at % 12, at % 40, at % 1000) for at in range(rows)]
-    connection = sqlite3.connect(path, isolation_level=None)
+    data = os.urandom(width * rows)
+    ready = [
+        (data[at * width : (at + 1) * width], at % 12, at % 40, at % 1000) for at in range(rows)
+    ]
+    # The yardstick is the standard library's SQLite, whatever the node uses.
+    connection = standard.connect(path, isolation_level=None)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("PRAGMA cache_size = -65536")
@@ -39,24 +51,37 @@ def append_floor(path: str, rows: int) -> dict[str, float]:
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     seconds = time.perf_counter() - start
     connection.close()
-    return {"seconds": seconds}
+    return {"seconds": seconds, "bytes": Path(path).stat().st_size}
 
 
-def database_bytes(paths: list[str]) -> list[int]:
-    """Return the bytes of databases, with nothing left in their write-ahead logs."""
-    sizes = []
-    for path in paths:
-        connection = sqlite3.connect(path)
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        connection.close()
-        sizes.append(Path(path).stat().st_size)
-    return sizes
+def commit_floor(path: str, commits: int) -> list[float]:
+    """Commit one small row durably, again and again.
+
+    The least that acknowledging a change can cost a node. Returns the seconds of each.
+    """
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("CREATE TABLE entry (n INTEGER PRIMARY KEY, hash BLOB)")
+    seconds = []
+    for _ in range(commits):
+        row = os.urandom(32)
+        start = time.perf_counter()
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("INSERT INTO entry (hash) VALUES (?)", (row,))
+        connection.execute("COMMIT")
+        seconds.append(time.perf_counter() - start)
+    connection.close()
+    return seconds
 
 
-def sqlite_version() -> str:
-    """Return the version of SQLite that the node uses."""
-    return str(sqlite3.sqlite_version)
+def sqlite_versions() -> dict[str, str]:
+    """Return the versions of SQLite that the node and the append floor use."""
+    return {
+        "SQLite of the node": str(sqlite3.sqlite_version),
+        "SQLite of the append floor": standard.sqlite_version,
+    }
 
 
 if __name__ == "__main__":
-    perform((append_floor, database_bytes, sqlite_version))
+    perform((append_floor, commit_floor, sqlite_versions))

@@ -9,21 +9,23 @@ from __future__ import annotations
 import json
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
-from processes import run
+from processes import BenchError, run
 
 _LABELS: Final = tuple(f"category-{number:02}" for number in range(12))
 _BLOCK: Final = 1_000
-_POOL: Final = 20_000
+
+REVISED: Final = "revised-"
+"""How the labels start that a revision gives."""
 
 NEW_SHARE: Final = 0.5
 REVISED_SHARE: Final = 0.4
-"""The rest of a delta is retracted."""
+"""The rest of a change is retracted."""
 
 
 def digest(number: int) -> str:
@@ -31,8 +33,8 @@ def digest(number: int) -> str:
     return sha256(b"hashfed benchmark %d" % number).hexdigest()
 
 
-def _label(hash_text: str) -> str:
-    # Skewed, as labels are: the smaller of two draws.
+def label(hash_text: str) -> str:
+    """Return the label of an entry: skewed, as labels are."""
     return _LABELS[min(int(hash_text[0:2], 16) % 12, int(hash_text[2:4], 16) % 12)]
 
 
@@ -53,8 +55,8 @@ class ListFiles:
     ordered: Path
 
 
-def write_list(folder: Path, count: int) -> ListFiles:
-    """Write a list of the first `count` entries."""
+def write_list(folder: Path, count: int, first: int = 0) -> ListFiles:
+    """Write a list of `count` entries, from a number on."""
     folder.mkdir()
     files = ListFiles(
         count=count,
@@ -64,26 +66,33 @@ def write_list(folder: Path, count: int) -> ListFiles:
     )
     with files.changes.open("w") as changes, files.shuffled.open("w") as shuffled:
         changes.write("type,digest,label\n")
-        for start in range(0, count, _BLOCK):
+        for start in range(first, first + count, _BLOCK):
             rows = [
-                f"{text},{_label(text)}\n"
-                for text in map(digest, range(start, min(start + _BLOCK, count)))
+                f"{text},{label(text)}\n"
+                for text in map(digest, range(start, min(start + _BLOCK, first + count)))
             ]
             shuffled.writelines(rows)
             changes.writelines(["sha256," + row for row in rows])
-    run(
-        ["sort", "-S", "64M", "-T", folder, "-o", files.ordered, files.shuffled],
-        env={"LC_ALL": "C"},
-    )
-    # What is measured next must not pay for writing these back.
-    os.sync()
+    sort_lines(files.shuffled, files.ordered)
     return files
 
 
-def write_wanted(path: Path, numbers: Sequence[int], prefix: str = "sha256:") -> None:
+def sort_lines(source: Path, target: Path) -> None:
+    """Sort a file's lines by their bytes, and let what is measured next not pay for writing it."""
+    run(["sort", "-S", "64M", "-T", target.parent, "-o", target, source], env={"LC_ALL": "C"})
+    os.sync()
+
+
+def write_wanted(path: Path, numbers: Iterable[int], prefix: str = "sha256:") -> None:
     """Write hashes to look up, one a line."""
     with path.open("w") as file:
         file.writelines(f"{prefix}{digest(number)}\n" for number in numbers)
+
+
+def spread_numbers(size: int, count: int) -> range:
+    """Return numbers of at most so many entries from all over a list: their hashes are random."""
+    step = max(1, size // count)
+    return range(0, step * min(size, count), step)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,15 +101,19 @@ class DeltaFiles:
 
     Attributes:
         ops: its operations.
+        asserted: those that are no retractions.
         changes: for `hashfed import`.
-        plain: for the `sqlite3` shell: operation, hash, label.
+        plain: for the `sqlite3` shell: `+` or `-`, hash, label.
         probes: hashes that are found when, and only when, the change is in force.
+        gone: hashes that are found until it is.
     """
 
     ops: int
+    asserted: int
     changes: Path
     plain: Path
     probes: list[str]
+    gone: list[str]
 
 
 @dataclass(slots=True)
@@ -116,53 +129,84 @@ class Changes:
     count: int
     _made: int = 0
     _next: int = 0
-    _live: list[int] = field(default_factory=list)
+    _retracted: set[int] = field(default_factory=set)
     _random: random.Random = field(default_factory=lambda: random.Random(4))  # noqa: S311  # a list
 
     def __post_init__(self) -> None:
         self.folder.mkdir()
         self._next = self.count
-        self._live = self._random.sample(range(self.count), min(self.count, _POOL))
+
+    @property
+    def live(self) -> int:
+        """Entries in force after all changes."""
+        return self._next - len(self._retracted)
+
+    def is_live(self, number: int) -> bool:
+        """Tell whether an entry is in force after all changes."""
+        return number < self._next and number not in self._retracted
 
     def additions(self, ops: int) -> DeltaFiles:
         """Make a change of new entries alone."""
         return self._write(self._take_new(ops), [], [])
 
+    def retractions(self, ops: int) -> DeltaFiles:
+        """Make a change of retractions alone."""
+        return self._write([], [], self._draw(ops))
+
+    def revisions(self, ops: int) -> DeltaFiles:
+        """Make a change of revisions alone."""
+        return self._write([], self._draw(ops), [])
+
     def mixed(self, ops: int) -> DeltaFiles:
-        """Make a change of new, revised and retracted entries."""
+        """Make a change of new, revised and retracted entries, from all over the list."""
         new, revised = round(ops * NEW_SHARE), round(ops * REVISED_SHARE)
-        self._random.shuffle(self._live)
-        touched = self._live[: ops - new]
-        retracted = touched[revised:]
-        del self._live[revised : ops - new]
-        return self._write(self._take_new(new), touched[:revised], retracted)
+        touched = self._draw(ops - new)
+        return self._write(self._take_new(new), touched[:revised], touched[revised:])
 
     def _take_new(self, count: int) -> list[int]:
-        numbers = list(range(self._next, self._next + count))
         self._next += count
-        self._live += numbers
-        return numbers
+        return list(range(self._next - count, self._next))
+
+    def _draw(self, count: int) -> list[int]:
+        """Draw entries in force."""
+        if count > self.live:
+            raise BenchError(f"{count} entries of a list of {self.live} cannot be changed at once")
+        drawn: dict[int, None] = {}
+        while len(drawn) < count:
+            number = self._random.randrange(self._next)
+            if number not in self._retracted:
+                drawn[number] = None
+        return list(drawn)
 
     def _write(self, new: list[int], revised: list[int], retracted: list[int]) -> DeltaFiles:
         self._made += 1
-        rows = [("assert", text, _label(text)) for text in map(digest, new)]
-        rows += [("assert", digest(number), f"revised-{self._made}") for number in revised]
-        rows += [("retract", digest(number), "") for number in retracted]
+        self._retracted.update(retracted)
+        rows = [("+", text, label(text)) for text in map(digest, new)]
+        rows += [("+", digest(number), f"{REVISED}{self._made}") for number in revised]
+        rows += [("-", digest(number), "") for number in retracted]
         # Nobody keeps changes sorted by hash, nor by what they do.
         self._random.shuffle(rows)
         files = DeltaFiles(
             ops=len(rows),
+            asserted=len(new) + len(revised),
             changes=self.folder / f"{self._made}.jsonl",
             plain=self.folder / f"{self._made}.csv",
-            probes=[f"sha256:{min(map(digest, new))}", f"sha256:{max(map(digest, new))}"],
+            probes=_ends(new),
+            gone=_ends(retracted),
         )
         with files.changes.open("w") as changes, files.plain.open("w") as plain:
-            for op, text, label in rows:
-                plain.write(f"{op},{text},{label}\n")
+            for op, text, name in rows:
+                plain.write(f"{op},{text},{name}\n")
                 line: dict[str, object]
-                if op == "assert":
-                    line = {"op": op, "fingerprints": {"sha256": text}, "labels": [label]}
+                if op == "+":
+                    line = {"op": "assert", "fingerprints": {"sha256": text}, "labels": [name]}
                 else:
-                    line = {"op": op, "id": f"sha256:{text}", "cause": "withdrawn"}
+                    line = {"op": "retract", "id": f"sha256:{text}", "cause": "withdrawn"}
                 changes.write(json.dumps(line) + "\n")
         return files
+
+
+def _ends(numbers: list[int]) -> list[str]:
+    """Return the first and the last hash, which are in the first and the last delta of a change."""
+    texts = [f"sha256:{text}" for text in map(digest, numbers)]
+    return [] if not texts else sorted({min(texts), max(texts)})

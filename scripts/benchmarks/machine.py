@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -19,16 +19,19 @@ _BYTES_PER_ENTRY: Final = 900
 _BYTES_ALWAYS: Final = 300 * 1024 * 1024
 
 
-def describe(sqlite_of_node: str, sqlite_shell: str) -> dict[str, str]:
-    """Return what is to be known about a run, by name."""
+def describe(programs: Mapping[str, str]) -> dict[str, str]:
+    """Return what is to be known about a run, by name.
+
+    Args:
+        programs: versions of what this program is compared with and of what it uses.
+    """
     return {
         "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "processor": f"{_processor()}, {os.cpu_count()} cores",
         "memory": f"{_memory_gib():.0f} GiB",
         "system": f"{platform.system()} {platform.release()}",
         "Python": platform.python_version(),
-        "SQLite of the node": sqlite_of_node,
-        "SQLite of the shell": sqlite_shell.partition(" ")[0],
+        **programs,
         "packages": ", ".join(f"{name} {version(name)}" for name in _PACKAGES),
     }
 
@@ -65,31 +68,36 @@ def check_disk(folder: Path, entries: int) -> None:
     if free < needed:
         raise BenchError(
             f"{folder} has {free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB are needed; "
-            "name a larger place with TMPDIR, or a smaller --size"
+            "name a larger place with TMPDIR, or smaller --sizes"
         )
 
 
-def find_sqlite_shell(say: Callable[[str], None]) -> Path:
-    """Return the `sqlite3` shell; install it where that can be done without asking.
+def find_program(name: str, package: str, say: Callable[[str], None]) -> Path:
+    """Return a program; install it where that can be done without asking.
+
+    Args:
+        name: the program.
+        package: what it is in, on Debian and Ubuntu.
+        say: tells the person what is going on.
 
     Raises:
         BenchError: there is none.
     """
-    found, installer = shutil.which("sqlite3"), shutil.which("apt-get")
+    found, installer = shutil.which(name), shutil.which("apt-get")
     if found is None and installer is not None and os.geteuid() == 0:
-        say("installing the sqlite3 shell")
-        for command in (["update"], ["install", "-y", "--no-install-recommends", "sqlite3"]):
-            subprocess.run(  # what it says matters only when the shell is not there afterwards
+        say(f"installing {package}")
+        for command in (["update"], ["install", "-y", "--no-install-recommends", package]):
+            subprocess.run(  # what it says matters only when the program is not there afterwards
                 [installer, "-qq", *command],
                 check=False,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
             )
-        found = shutil.which("sqlite3")
+        found = shutil.which(name)
     if found is None:
         raise BenchError(
-            "the sqlite3 shell is not installed, and it is what a sync is compared with; "
-            "on Debian or Ubuntu: apt-get install sqlite3"
+            f"{name} is not installed, and it is what this program is compared with; "
+            f"on Debian or Ubuntu: apt-get install {package}"
         )
     return Path(found)

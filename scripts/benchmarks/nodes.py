@@ -1,36 +1,23 @@
-"""A publisher and a subscriber: two nodes in two folders, driven as their operators would."""
+"""A publisher and those who follow it: nodes in folders, driven as their operators would."""
 
 from __future__ import annotations
 
-import json
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
-from socket import SHUT_WR, create_connection, create_server, socket
-from typing import Any, Final
+from types import MappingProxyType
+from typing import Final
 
-from processes import BenchError, Server, Usage, free_port, run, serving
+from processes import BenchError, Running, Usage, free_port, run, serving
+from workers import Conversation
 
-ORGS: Final = ("hotline.example", "platform.example")
+PUBLISHER: Final = "hotline.example"
 LIST: Final = "known"
-ORIGIN: Final = f"{ORGS[0]}/{LIST}"
+ORIGIN: Final = f"{PUBLISHER}/{LIST}"
 
 _HASHFED: Final = Path(sys.executable).with_name("hashfed")
-_FORWARD_BYTES: Final = 64 * 1024
-
-
-def work(folder: Path, module: str, task: str, **arguments: object) -> Any:  # noqa: ANN401  # JSON
-    """Run a task of a module in a process of its own and return its result."""
-    given = folder / f"{task}.json"
-    given.write_text(json.dumps(arguments))
-    program = Path(__file__).with_name(f"{module}.py")
-    try:
-        return json.loads(run([sys.executable, program, task], stdin=given).output)
-    finally:
-        given.unlink()
 
 
 def start_time(command: str) -> float:
@@ -38,9 +25,18 @@ def start_time(command: str) -> float:
     return run([_HASHFED, command, "--help"]).wall_s
 
 
+def has_command(command: str) -> bool:
+    """Tell whether the program has a command."""
+    try:
+        run([_HASHFED, command, "--help"])
+    except BenchError:
+        return False
+    return True
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Party:
-    """One of the two nodes.
+    """A node.
 
     Attributes:
         home: its folder.
@@ -65,111 +61,121 @@ class Party:
         """Run a command of this node in a process of its own."""
         return run(self.command(*arguments), stdin=stdin, discard_output=discard_output)
 
-    def serving(self) -> AbstractContextManager[Server]:
+    def serving(self) -> AbstractContextManager[Running]:
         """Serve for the time of a block."""
         log = self.home.with_name(f"{self.home.name}.log")
         return serving(self.command("serve"), self.port, log)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
-    """Two nodes that are each other's peers; the second follows the first one's list."""
+@dataclass(slots=True)
+class Coalition:
+    """A publisher, its lists, and the nodes that follow it.
 
-    publisher: Party
-    subscriber: Party
+    Attributes:
+        folder: where all their files lie; it is made.
+        commands: runs what is not measured.
+        publisher: the publisher.
+    """
 
-    @classmethod
-    def create(cls, folder: Path, *, through: int | None = None) -> Pair:
-        """Make both nodes and the empty list.
+    folder: Path
+    commands: Conversation
+    publisher: Party = field(init=False)
+    _invitations: int = 0
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir()
+        self.publisher = Party(home=self.folder / "publisher", port=free_port())
+        self._do(self.publisher, *_init(self.publisher, PUBLISHER))
+        self._do(self.publisher, *_create_list(LIST))
+
+    def join(self, name: str, *, through: int | None = None) -> Party:
+        """Make a node that follows the list.
 
         Args:
-            folder: where; it is made.
-            through: the port at which the subscriber calls the publisher, if not its own.
+            name: its folder, and the first label of its organization's name.
+            through: the port at which it calls the publisher, if not the publisher's own.
         """
-        folder.mkdir()
-        parties = [Party(home=folder / name, port=free_port()) for name in ("a", "b")]
-        runs: list[dict[str, object]] = []
-        invitations = [folder / f"{party.home.name}.invite" for party in parties]
-        for party, org, invitation, called in zip(
-            parties, ORGS, invitations, (through, None), strict=True
-        ):
-            arguments = ["init", "--org", org, "--listen", f"127.0.0.1:{party.port}"]
-            if called is not None:
-                arguments += ["--advertise", f"127.0.0.1:{called}"]
-            runs += [
-                {"home": str(party.home), "arguments": arguments},
-                {"home": str(party.home), "arguments": ["invite"], "output": str(invitation)},
-            ]
-        a, b = (str(party.home) for party in parties)
-        runs += [
-            {"home": a, "arguments": ["peer", "add", str(invitations[1]), "--yes"]},
-            {"home": b, "arguments": ["peer", "add", str(invitations[0]), "--yes"]},
-            {"home": a, "arguments": ["list", "create", LIST, "--audience", "all-peers"]},
-            {"home": b, "arguments": ["follow", ORIGIN]},
-        ]
-        work(folder, "in_node", "commands", runs=runs)
-        return cls(publisher=parties[0], subscriber=parties[1])
+        party = self._enroll(Party(home=self.folder / name, port=free_port()))
+        self._do(party, "peer", "add", str(self.write_invitation(through)), "--yes")
+        self._do(party, "follow", ORIGIN)
+        return party
 
-    def check_complete(self, count: int) -> None:
+    def write_invitation(self, through: int | None = None) -> Path:
+        """Write the publisher's invitation, for those who call it at its own or another port."""
+        called = self.publisher.port if through is None else through
+        return self._invite(self.publisher, {"HASHFED_NODE_ADVERTISE": f"127.0.0.1:{called}"})
+
+    def enroll(self, count: int) -> list[Path]:
+        """Make organizations that are peers of the publisher and have no running node.
+
+        Returns:
+            The folders of their keys.
+        """
+        parties = (Party(home=self.folder / f"member-{number}", port=1) for number in range(count))
+        return [self._enroll(party).home for party in parties]
+
+    def add_list(self, name: str, follower: Party) -> None:
+        """Make another list, which one of the nodes follows."""
+        self._do(self.publisher, *_create_list(name))
+        self._do(follower, "follow", f"{PUBLISHER}/{name}")
+
+    def publish(self, files: Sequence[Path], name: str = LIST) -> float:
+        """Import and publish changes one after the other, and return the seconds of all."""
+        seconds: float = self.commands.ask(
+            "publish", home=str(self.publisher.home), name=name, files=list(map(str, files))
+        )
+        return seconds
+
+    def sync(self, subscriber: Party) -> None:
+        """Let a subscriber fetch what there is, by the way."""
+        with self.publisher.serving():
+            subscriber.run("sync")
+
+    def check_complete(self, party: Party, count: int, name: str = LIST) -> None:
         """Refuse a figure of a sync that has not brought the whole list.
 
         Raises:
-            BenchError: the subscriber has another number of live entries.
+            BenchError: the node has another number of live entries.
         """
-        rows = map(json.loads, self.subscriber.run("list", "--json").output.splitlines())
-        live = [row["live"] for row in rows if row["list"] == ORIGIN]
-        if live != [count]:
-            raise BenchError(f"the subscriber has {live} live entries, expected {count}")
+        origin = f"{PUBLISHER}/{name}"
+        live = self.commands.ask("live_entries", home=str(party.home), origin=origin)
+        if live != count:
+            raise BenchError(f"{party.home.name} has {live} live entries, expected {count}")
+
+    def database_bytes(self, party: Party) -> int:
+        """Return the bytes of a node's database."""
+        return int(self.commands.ask("database_bytes", path=str(party.store)))
+
+    def _enroll(self, party: Party) -> Party:
+        self._do(party, *_init(party, f"{party.home.name}.example"))
+        self._do(self.publisher, "peer", "add", str(self._invite(party, {})), "--yes")
+        return party
+
+    def _invite(self, party: Party, environment: Mapping[str, str]) -> Path:
+        self._invitations += 1
+        file = self.folder / f"{self._invitations}.invite"
+        self._do(party, "invite", output=file, environment=environment)
+        return file
+
+    def _do(
+        self,
+        party: Party,
+        *arguments: str,
+        output: Path | None = None,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self.commands.ask(
+            "run",
+            home=str(party.home),
+            arguments=arguments,
+            output=None if output is None else str(output),
+            environment=dict(environment),
+        )
 
 
-class Counter:
-    """Forwards one port of the loopback interface to another and counts the bytes both ways.
-
-    What it counts is the content of the TCP streams: TLS records with all that is in them, without
-    the headers of TCP and IP, which depend on the network.
-    """
-
-    def __init__(self, listener: socket) -> None:
-        self.port = int(listener.getsockname()[1])
-        self.to: int | None = None
-        self.bytes = 0
-        self._listener = listener
-        self._lock = threading.Lock()
-
-    def take(self) -> int:
-        """Return the bytes since the last call."""
-        with self._lock:
-            taken, self.bytes = self.bytes, 0
-            return taken
-
-    def accept(self) -> None:
-        """Forward connections until the listener is closed."""
-        while True:
-            try:
-                caller, _ = self._listener.accept()
-            except OSError:
-                return
-            try:
-                called = create_connection(("127.0.0.1", self.to or 0))
-            except OSError:
-                caller.close()
-                continue
-            for source, target in ((caller, called), (called, caller)):
-                threading.Thread(target=self._forward, args=(source, target), daemon=True).start()
-
-    def _forward(self, source: socket, target: socket) -> None:
-        with suppress(OSError):
-            while data := source.recv(_FORWARD_BYTES):
-                with self._lock:
-                    self.bytes += len(data)
-                target.sendall(data)
-            target.shutdown(SHUT_WR)
+def _init(party: Party, org: str) -> tuple[str, ...]:
+    return "init", "--org", org, "--listen", f"127.0.0.1:{party.port}"
 
 
-@contextmanager
-def counting() -> Iterator[Counter]:
-    """Count the bytes of connections for the time of the block."""
-    with create_server(("127.0.0.1", 0)) as listener:
-        counter = Counter(listener)
-        threading.Thread(target=counter.accept, daemon=True).start()
-        yield counter
+def _create_list(name: str) -> tuple[str, ...]:
+    return "list", "create", name, "--audience", "all-peers"

@@ -16,12 +16,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 _MIB: Final = 1024 * 1024
 _READY_SECONDS: Final = 30.0
 _STOP_SECONDS: Final = 15.0
 _POLL_SECONDS: Final = 0.02
+_TAIL_CHARS: Final = 2_000
+_ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _running: set[subprocess.Popen[bytes]] = set()
 
@@ -47,6 +49,15 @@ class Usage:
     output: str = ""
 
 
+def total(uses: Sequence[Usage]) -> Usage:
+    """Return what processes cost that ran one after the other."""
+    return Usage(
+        wall_s=sum(used.wall_s for used in uses),
+        cpu_s=sum(used.cpu_s for used in uses),
+        peak_mib=max(used.peak_mib for used in uses),
+    )
+
+
 def run(
     command: Sequence[str | Path],
     *,
@@ -61,14 +72,13 @@ def run(
     """
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, _open(stdin) as source:
         start = time.perf_counter()
-        process = subprocess.Popen(
-            [str(part) for part in command],
+        process = _start(
+            command,
             stdin=source,
             stdout=subprocess.DEVNULL if discard_output else out,
             stderr=err,
-            env=None if env is None else {**os.environ, **env},
+            env=env,
         )
-        _running.add(process)
         try:
             _, status, used = os.wait4(process.pid, 0)
             wall_s = time.perf_counter() - start
@@ -80,8 +90,8 @@ def run(
         out.seek(0)
         err.seek(0)
         if process.returncode != 0:
-            tail = (err.read() + out.read()).decode(errors="replace").strip()[-2000:]
-            raise BenchError(f"{_show(command)} exited with {process.returncode}:\n{tail}")
+            text = (err.read() + out.read()).decode(errors="replace").strip()[-_TAIL_CHARS:]
+            raise BenchError(f"{show(command)} exited with {process.returncode}:\n{text}")
         return Usage(
             wall_s=wall_s,
             cpu_s=used.ru_utime + used.ru_stime,
@@ -99,12 +109,13 @@ def _open(stdin: Path | None) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _show(command: Sequence[str | Path]) -> str:
+def show(command: Sequence[str | Path]) -> str:
+    """Return a command for a message: its program without the folder."""
     return " ".join(Path(part).name if at == 0 else str(part) for at, part in enumerate(command))
 
 
-class Server:
-    """A running process that serves, until the end of `serving`."""
+class Running:
+    """A process that goes on while it is looked at."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
@@ -128,39 +139,93 @@ class Server:
 
 
 @contextmanager
-def serving(command: Sequence[str | Path], port: int, log: Path) -> Iterator[Server]:
+def running(
+    command: Sequence[str | Path], *, stdin: int, stdout: int | IO[bytes], stderr: int | IO[bytes]
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a process for the time of the block, and end it then."""
+    process = _start(command, stdin=stdin, stdout=stdout, stderr=stderr)
+    try:
+        yield process
+    finally:
+        _stop(process)
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+@contextmanager
+def serving(command: Sequence[str | Path], port: int, log: Path) -> Iterator[Running]:
     """Run a server for the time of the block, which starts when its port answers.
 
     Raises:
         BenchError: it ended, or did not answer in time.
     """
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            [str(part) for part in command],
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-        )
-    _running.add(process)
-    try:
+    with (
+        log.open("wb") as file,
+        running(
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT
+        ) as process,
+    ):
         deadline = time.monotonic() + _READY_SECONDS
         while not _answers(port):
             if process.poll() is not None or time.monotonic() > deadline:
-                tail = log.read_text(errors="replace").strip()[-2000:]
-                raise BenchError(f"{_show(command)} does not serve:\n{tail}")
+                raise BenchError(f"{show(command)} does not serve:\n{tail(log)}")
             time.sleep(_POLL_SECONDS)
-        yield Server(process)
+        yield Running(process)
         if process.poll() is not None:
-            tail = log.read_text(errors="replace").strip()[-2000:]
-            raise BenchError(f"{_show(command)} ended early:\n{tail}")
-    finally:
-        _stop(process)
+            raise BenchError(f"{show(command)} ended early:\n{tail(log)}")
+
+
+def tail(log: Path) -> str:
+    """Return the end of what a process wrote, for a message."""
+    return log.read_text(errors="replace").strip()[-_TAIL_CHARS:]
 
 
 def _answers(port: int) -> bool:
     with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
         return True
     return False
+
+
+def _start(
+    command: Sequence[str | Path],
+    *,
+    stdin: int,
+    stdout: int | IO[bytes],
+    stderr: int | IO[bytes],
+    env: Mapping[str, str] | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start a process that `stop_all` knows of from its first moment on."""
+    with _signals_held():
+        process = subprocess.Popen(
+            [str(part) for part in command],
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            env=None if env is None else {**os.environ, **env},
+        )
+        _running.add(process)
+    return process
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Let signals that end this program wait until the end of the block.
+
+    One that came while a process is being started would leave nobody who knows of that process.
+    """
+    held: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _frame: held.append(number))
+        for number in _ENDING
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for signalled in held:
+            signal.raise_signal(signalled)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -194,5 +259,5 @@ def end_on_signals() -> None:
     def leave(number: int, _frame: object) -> None:
         raise SystemExit(128 + number)
 
-    signal.signal(signal.SIGTERM, leave)
-    signal.signal(signal.SIGHUP, leave)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, leave)

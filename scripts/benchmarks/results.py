@@ -7,8 +7,11 @@ same round say anything: a ratio here is the median of the rounds' ratios, not a
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from statistics import median
+from typing import Any
+
+from processes import Usage
 
 
 @dataclass(slots=True)
@@ -30,6 +33,19 @@ class Results:
     def put(self, name: str, value: float) -> None:
         """Record a value of the present round."""
         self.rounds[-1][name] = value
+
+    def put_usage(self, name: str, used: Usage, entries: int = 0) -> None:
+        """Record what a process cost.
+
+        Args:
+            name: of the figure: a rate in entries a second, or else seconds. Beside it stand its
+                `cpu` in seconds and its `peak` in MiB.
+            used: what it cost.
+            entries: how many it has worked on, for a rate.
+        """
+        self.put(name, entries / used.wall_s if entries else used.wall_s)
+        self.put(f"{name}.cpu", used.cpu_s)
+        self.put(f"{name}.peak", used.peak_mib)
 
     def extend(self, name: str, values: list[float]) -> None:
         """Record samples."""
@@ -62,6 +78,50 @@ class Results:
         ordered = sorted(self.samples[name])
         # The nearest rank, which is always one of the samples.
         return ordered[max(0, -int(-percent * len(ordered) // 100) - 1)]
+
+
+@dataclass(slots=True)
+class Book:
+    """All figures of a run.
+
+    Attributes:
+        sizes: those of lists of single SHA-256 hashes, by their number of entries.
+        kinds: those of lists of other hashes, by kind.
+        once: those that are taken once.
+        skipped: what could not be measured, and why.
+    """
+
+    sizes: dict[int, Results] = field(default_factory=dict)
+    kinds: dict[str, Results] = field(default_factory=dict)
+    once: Results = field(default_factory=Results)
+    skipped: list[str] = field(default_factory=list)
+
+    def at(self, size: int) -> Results:
+        """Return the figures of a size."""
+        return self.sizes.setdefault(size, Results())
+
+    def of(self, kind: str) -> Results:
+        """Return the figures of a kind."""
+        return self.kinds.setdefault(kind, Results())
+
+    def export(self) -> dict[str, object]:
+        """Return all figures for a file."""
+        return {
+            "sizes": {str(size): asdict(results) for size, results in self.sizes.items()},
+            "kinds": {kind: asdict(results) for kind, results in self.kinds.items()},
+            "once": asdict(self.once),
+            "skipped": self.skipped,
+        }
+
+    @classmethod
+    def load(cls, exported: Any) -> Book:  # noqa: ANN401  # JSON
+        """Return the figures that were exported."""
+        return cls(
+            sizes={int(size): Results(**found) for size, found in exported["sizes"].items()},
+            kinds={kind: Results(**found) for kind, found in exported["kinds"].items()},
+            once=Results(**exported["once"]),
+            skipped=exported["skipped"],
+        )
 
 
 def spread(values: list[float], form: Callable[[float], str], unit: str = "") -> str:

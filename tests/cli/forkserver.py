@@ -132,7 +132,7 @@ def running() -> Iterator[ForkServer]:
 
 def _serve(address: str) -> dict[str, Any]:
     """Fork for each request; return it, in the process that is to carry it out."""
-    for module in set(import_module("node.cli.main").COMMANDS.values()):
+    for module, _ in import_module("node.cli.main").COMMANDS.values():
         import_module(f"node.cli.{module}")
     # What is here now is shared by all children: one that ends need not look through it.
     gc.freeze()

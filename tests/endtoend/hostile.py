@@ -24,6 +24,7 @@ from federation.replica import SignedDelta
 from federation.v1.log_service_pb2 import FollowRequest, FollowResponse, Heartbeat
 from federation.v1.log_service_pb2 import Outcome as WireOutcome
 from node import administering, identity
+from node.certificate import load_certificate, load_tls_key
 from node.clock import SystemClock
 from node.home import Home
 from node.store import log, registry
@@ -205,8 +206,8 @@ async def serve(home: Home, port: int, mode: str) -> None:
     server.add_generic_rpc_handlers(
         [grpc.method_handlers_generic_handler("federation.v1.LogService", {"Follow": handler})]
     )
-    key = identity.load_tls_key(home.tls_key).encode()
-    certificate = identity.load_certificate(home.tls_certificate).encode()
+    key = load_tls_key(home.tls_key).encode()
+    certificate = load_certificate(home.tls_certificate).encode()
     server.add_secure_port(f"127.0.0.1:{port}", grpc.ssl_server_credentials([(key, certificate)]))
     await server.start()
     print("ready", flush=True)

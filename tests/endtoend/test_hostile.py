@@ -168,7 +168,8 @@ def test_a_sync_does_not_wait_for_ever_for_a_stream_that_should_end(
     for name in (origin, broken):
         reader("follow", name)
     config = reader.home / "config.toml"
-    config.write_text(config.read_text() + "heartbeat_seconds = 0.2\nidle_timeout_seconds = 1\n")
+    faster = "[sync]\nheartbeat_seconds = 0.2\nidle_timeout_seconds = 1\n"
+    config.write_text(config.read_text().replace("[sync]\n", faster))
     hostile(liar, mode)
     owner.serve()
     results = {item["list"]: item for item in reader("sync", "--json", code=3).json()["lists"]}

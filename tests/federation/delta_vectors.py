@@ -1,24 +1,21 @@
 """The vectors in tests/vectors/delta, made from this code with fixed keys, seeds and times.
 
-`scripts/gen-vectors` writes them; `test_delta_vectors.py` compares and checks them. Other
-implementations read the files alone: docs/spec/ says what they mean.
+`test_delta_vectors.py` checks them. Other implementations read the files alone: docs/spec/ says
+what they mean.
 """
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Final
 
 from federation import header, merkle, wire
-from federation.body import Body
 from federation.entry import Annotation, Cause, EntryId, Operation
 from federation.header import Header
 from federation.orgroot import Role
 from federation.replica import LogState, SignedDelta
 from tests.federation.forgeries import CASES, started
+from tests.federation.vectors import Json
 from tests.federation.worlds import (
     Publisher,
     assertion,
@@ -29,24 +26,13 @@ from tests.federation.worlds import (
     seal_charter,
 )
 
-Json = None | bool | int | str | Sequence["Json"] | Mapping[str, "Json"]
-
-FOLDER: Final = Path(__file__).parents[1] / "vectors" / "delta"
-
 LONGEST: Final = 4096
 """Bytes of the longest part of an invalid delta that is written down."""
 
 
-def files() -> dict[str, str]:
-    """Return the text of every file by its name."""
-    made: dict[str, Json] = {
-        "documents.json": documents(),
-        "log.json": log(),
-        "invalid.json": invalid(),
-    }
-    return {
-        name: json.dumps(value, indent=1, ensure_ascii=True) + "\n" for name, value in made.items()
-    }
+def files() -> dict[str, Json]:
+    """Return what each file says."""
+    return {"documents.json": documents(), "log.json": log(), "invalid.json": invalid()}
 
 
 def documents() -> Json:
@@ -108,57 +94,21 @@ def invalid() -> Json:
     base, _ = started()
     return {
         "origin": str(base.origin),
-        "accepted": [_signed(delta) for delta in base.log],
+        "accepted": [signed(delta) for delta in base.log],
         "refused": [
-            {"what": name, "reason": case.reason.value, "now_ms": case.now_ms, **_signed(delta)}
+            {"what": name, "reason": case.reason.value, "now_ms": case.now_ms, **signed(delta)}
             for name, case in CASES.items()
             if max(map(len, delta := case.make(started()[0]))) <= LONGEST
         ],
     }
 
 
-def read(name: str) -> dict[str, Json]:
-    """Read one committed file."""
-    value = json.loads((FOLDER / name).read_text(encoding="ascii"))
-    assert isinstance(value, dict)
-    return value
-
-
-def write() -> list[str]:
-    """Write what differs from the committed files; return the names."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    changed = stale()
-    for name in changed:
-        (FOLDER / name).write_text(files()[name], encoding="ascii")
-    return changed
-
-
-def stale() -> list[str]:
-    """Return the names of the committed files that are not what this code makes."""
-    return [
-        name
-        for name, text in files().items()
-        if not (FOLDER / name).exists() or (FOLDER / name).read_text(encoding="ascii") != text
-    ]
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Write the files, or compare them if the one argument is `--check`; return the exit status."""
-    if list(arguments) != ["--check"]:
-        for name in write():
-            print(f"wrote {FOLDER.name}/{name}")
-        return 0
-    differing = stale()
-    for name in differing:
-        print(f"differs from what the code makes: {FOLDER.name}/{name}: run scripts/gen-vectors")
-    return 1 if differing else 0
-
-
 def _seed(org: str, role: Role) -> str:
     return key_seed(f"{org} {role.name}").hex()
 
 
-def _signed(delta: SignedDelta) -> dict[str, Json]:
+def signed(delta: SignedDelta) -> dict[str, Json]:
+    """Describe the exact bytes of a leaf."""
     return {part: data.hex() for part, data in delta._asdict().items()}
 
 
@@ -173,11 +123,11 @@ def _deltas(deltas: Sequence[SignedDelta]) -> list[Json]:
             {
                 "position": parsed.position,
                 "time_ms": parsed.time_ms,
-                **_signed(delta),
+                **signed(delta),
                 "leaf_hash": header.leaf_hash(delta.header).hex(),
                 "log_root": state.frontier.root().hex(),
                 "salt_seed": body.salt_seed.hex(),
-                "operations": _operations(body),
+                "operations": [describe(operation) for _, operation in body.operations()],
                 "op_leaf_hashes": [leaf.hex() for leaf in leaves],
                 "ops_root": merkle.root_hash(leaves).hex(),
                 "live_count": parsed.live_count,
@@ -187,20 +137,14 @@ def _deltas(deltas: Sequence[SignedDelta]) -> list[Json]:
     return described
 
 
-def _operations(body: Body) -> list[Json]:
-    return [
-        {
-            "kind": operation.kind.name.lower(),
-            "entry": str(operation.entry),
-            "fingerprints": [found.format() for found in operation.fingerprints],
-            "labels": list(operation.annotation.labels),
-            "reason": operation.annotation.reason,
-            "vocabulary": operation.annotation.vocabulary,
-            "cause": operation.annotation.cause.word,
-        }
-        for _, operation in body.operations()
-    ]
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+def describe(operation: Operation) -> dict[str, Json]:
+    """Describe one operation."""
+    return {
+        "kind": operation.kind.name.lower(),
+        "entry": str(operation.entry),
+        "fingerprints": [found.format() for found in operation.fingerprints],
+        "labels": list(operation.annotation.labels),
+        "reason": operation.annotation.reason,
+        "vocabulary": operation.annotation.vocabulary,
+        "cause": operation.annotation.cause.word,
+    }

@@ -6,12 +6,14 @@ They follow the two deltas of `started`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, TypeVar, Unpack
 
 from federation import limits, wire
 from federation.body import build_body, pack
 from federation.entry import Cause, EntryId, Operation
 from federation.errors import Reason
+from federation.header import LeafKind
 from federation.names import Origin
 from federation.replica import SignedDelta
 from federation.v1 import delta_pb2
@@ -28,6 +30,9 @@ from tests.federation.worlds import (
     salt_seed,
     signing_key,
 )
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 def started() -> tuple[Publisher, Subscriber]:
@@ -179,6 +184,15 @@ def with_other_body(publisher: Publisher) -> SignedDelta:
     return publisher.forge(Forgery(sent_body=other))
 
 
+def with_snapshot(
+    *, body: bytes = b"", sent_body: bytes | None = None, **fields: Unpack[HeaderFields]
+) -> Callable[[Publisher], SignedDelta]:
+    """Sign the leaf of a snapshot of the three entries that are live."""
+    claims = HeaderFields(kind=LeafKind.SNAPSHOT, op_count=1, live_count=3)
+    claims.update(fields)
+    return forged(Forgery(body=body, sent_body=sent_body, fields=claims))
+
+
 def live_count(count: int) -> HeaderFields:
     return HeaderFields(live_count=count)
 
@@ -248,8 +262,15 @@ CASES: dict[str, Case] = {
         Reason.HEADER_MALFORMED,
         forged(Forgery(fields=HeaderFields(body_size=limits.MAX_BODY_BYTES + 1))),
     ),
+    "too many buckets announced": Case(
+        Reason.HEADER_MALFORMED, with_snapshot(op_count=limits.MAX_SNAPSHOT_BUCKETS + 1)
+    ),
+    "snapshot with a body": Case(Reason.HEADER_MALFORMED, with_snapshot(body=b"x")),
+    "snapshot with the digest of a body": Case(
+        Reason.HEADER_MALFORMED, with_snapshot(body_digest=bytes(32))
+    ),
     "later version": Case(Reason.FORMAT_UNSUPPORTED, forged(Forgery(raw={0: 2}))),
-    "another kind": Case(Reason.FORMAT_UNSUPPORTED, forged(Forgery(raw={1: 2}))),
+    "another kind": Case(Reason.FORMAT_UNSUPPORTED, forged(Forgery(raw={1: 3}))),
     "another list": Case(
         Reason.ORIGIN_MISMATCH,
         forged(Forgery(fields=HeaderFields(origin_hash=Origin.parse("hotline.example/x").hash))),
@@ -318,6 +339,9 @@ CASES: dict[str, Case] = {
     "another body": Case(Reason.BODY_DIGEST_MISMATCH, with_other_body),
     "body cut short": Case(
         Reason.BODY_DIGEST_MISMATCH, lambda p: (d := p.forge(Forgery()))._replace(body=d.body[:-1])
+    ),
+    "body behind a snapshot's leaf": Case(
+        Reason.BODY_DIGEST_MISMATCH, with_snapshot(sent_body=b"x")
     ),
     "body of another size than announced": Case(
         Reason.BODY_DIGEST_MISMATCH, forged(Forgery(fields=HeaderFields(body_size=7)))
@@ -498,6 +522,10 @@ CASES: dict[str, Case] = {
             assertion(10),
         ),
     ),
+    "snapshot of another state": Case(
+        Reason.STATE_DIGEST_MISMATCH, with_snapshot(state_digest=bytes(32))
+    ),
+    "snapshot of more than is live": Case(Reason.LIVE_COUNT_MISMATCH, with_snapshot(live_count=4)),
     "retraction of what never was": Case(
         Reason.RETRACT_OF_ABSENT, forged(Forgery(ops=(retraction(77),), fields=live_count(3)))
     ),
@@ -582,3 +610,27 @@ def checks_in_order() -> Iterator[tuple[Reason, Forgery]]:
 
 FAULTS = tuple(checks_in_order())
 """One fault of each check, in the order of the checks."""
+
+
+_Faults = TypeVar("_Faults", bound="DataclassInstance")
+
+
+def together(first: _Faults, second: _Faults) -> _Faults | None:
+    """Combine two forgeries; None where both change one thing."""
+    nothing = type(first)()
+    changes: dict[str, object] = {}
+    for field in fields(nothing):
+        a, b, none = (getattr(forgery, field.name) for forgery in (first, second, nothing))
+        if isinstance(none, Forgery):
+            changes[field.name] = together(a, b)
+            if changes[field.name] is None:
+                return None
+        elif isinstance(none, dict):
+            if a.keys() & b.keys():
+                return None
+            changes[field.name] = {**a, **b}
+        elif none not in (a, b):
+            return None
+        else:
+            changes[field.name] = b if a == none else a
+    return replace(nothing, **changes)

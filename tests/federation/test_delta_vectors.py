@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from hashlib import sha256
-from typing import Any
 
 import pytest
 
@@ -15,15 +14,13 @@ from federation.keys import SigningKey
 from federation.names import Origin
 from federation.orgroot import PinnedRoot
 from federation.replica import LogState, Replica, SignedDelta
-from tests.federation import delta_vectors
+from tests.federation import gen_vectors
+from tests.federation.vectors import Read, read
 from tests.federation.worlds import LATER, Entries, slow_state_digest
 
-# What JSON holds has no narrower type.
-Read = dict[str, Any]
-
-DOCUMENTS: Read = dict(delta_vectors.read("documents.json"))
-LOG: Read = dict(delta_vectors.read("log.json"))
-INVALID: Read = dict(delta_vectors.read("invalid.json"))
+DOCUMENTS = read("delta/documents.json")
+LOG = read("delta/log.json")
+INVALID = read("delta/invalid.json")
 
 
 def root() -> PinnedRoot:
@@ -41,7 +38,7 @@ def follow(replica: Replica, entries: Entries, vector: Read) -> None:
 
 
 def test_the_committed_files_are_what_the_code_makes() -> None:
-    assert delta_vectors.main(["--check"]) == 0
+    assert gen_vectors.main(["--check"]) == 0
 
 
 def test_the_keys_are_those_of_the_seeds() -> None:

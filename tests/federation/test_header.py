@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 from federation import limits
 from federation.dsse import pae
 from federation.errors import PeerError, SignatureError
-from federation.header import HEADER_BYTES, MEDIA_TYPE, NO_LEAF, Header, leaf_hash, verify_header
+from federation.header import (
+    HEADER_BYTES,
+    MEDIA_TYPE,
+    NO_BODY,
+    NO_LEAF,
+    Header,
+    LeafKind,
+    leaf_hash,
+    verify_header,
+)
 from federation.keys import key_id
 from tests.federation.worlds import signing_key
 
@@ -60,9 +69,16 @@ headers = st.builds(
     root_hash=hashes,
     key_id=st.just(key_id(KEY.public_key)),
 )
+snapshots = st.builds(
+    lambda header, buckets: replace(
+        header, kind=LeafKind.SNAPSHOT, op_count=buckets, body_size=0, body_digest=NO_BODY
+    ),
+    headers,
+    st.integers(0, limits.MAX_SNAPSHOT_BUCKETS),
+)
 
 
-@given(headers)
+@given(headers | snapshots)
 def test_a_header_is_parsed_as_it_was_signed(header: Header) -> None:
     record = header.sign(KEY)
     assert len(record) == HEADER_BYTES
@@ -70,13 +86,14 @@ def test_a_header_is_parsed_as_it_was_signed(header: Header) -> None:
     verify_header(record, KEY.public_key)
 
 
-@given(st.binary(min_size=HEADER_BYTES, max_size=HEADER_BYTES))
-def test_any_bytes_are_a_header_in_one_form_or_refused(record: bytes) -> None:
+@given(st.sampled_from(LeafKind), st.binary(min_size=HEADER_BYTES, max_size=HEADER_BYTES))
+def test_any_bytes_are_a_header_in_one_form_or_refused(kind: LeafKind, record: bytes) -> None:
+    start = bytes([1, kind])
     try:
-        header = Header.parse(b"\x01\x01" + record[2:])
+        header = Header.parse(start + record[2:])
     except PeerError:
         return
-    assert header.encode_unsigned() == b"\x01\x01" + record[2:-64]
+    assert header.encode_unsigned() == start + record[2:-64]
 
 
 def test_the_signature_is_over_the_type_and_the_fields() -> None:

@@ -11,8 +11,9 @@ import pytest
 from federation import charter, header, limits, orgroot
 from federation.errors import Reason
 from federation.hashtypes import HASH_TYPES
-from federation.header import HEADER_BYTES, Header
+from federation.header import HEADER_BYTES, Header, LeafKind
 from federation.keys import key_id
+from tests.federation import buckets, offers
 from tests.federation.forgeries import CASES, FAULTS
 from tests.federation.worlds import signing_key
 
@@ -88,7 +89,16 @@ def test_every_field_stands_where_the_specification_says() -> None:
     for name, raw in at.items():
         value = getattr(HEADER, name)
         assert raw == (value if isinstance(value, bytes) else value.to_bytes(len(raw), "big")), name
-    assert set(at) == set(Header.__dataclass_fields__) - {"ends_change_set"}
+    assert set(at) == set(Header.__dataclass_fields__) - {"kind", "ends_change_set"}
+
+
+def test_the_kinds_of_a_header_are_those_of_the_specification() -> None:
+    (content,) = [
+        text
+        for _, _, name, text in table("delta.md", "offset", "bytes", "field", "content")
+        if code(name) == "kind"
+    ]
+    assert content == ", ".join(f"{kind}: {kind.name.lower()}" for kind in LeafKind)
 
 
 def test_every_signed_object_has_the_media_type_of_the_specification() -> None:
@@ -115,6 +125,26 @@ def test_the_steps_are_in_the_order_in_which_faults_are_found() -> None:
     }
     assert list(first.values()) == sorted(first.values())
     assert len(first) == len(FAULTS)
+
+
+SNAPSHOT_STEPS = [
+    re.findall(r"`([A-Z_]+)`", cell)
+    for _, _, cell in table("snapshot.md", "step", "check", "reasons")
+]
+
+
+def test_the_steps_name_every_reason_for_which_a_snapshot_is_refused() -> None:
+    named = {Reason(reason) for step in SNAPSHOT_STEPS for reason in step}
+    reasons = {case.reason for case in offers.CASES.values()}
+    reasons |= {case.reason for case in buckets.CASES.values()}
+    assert named == reasons | {case.reason for case in offers.TRANSFERS.values()}
+
+
+def test_the_steps_of_a_snapshot_are_in_the_order_in_which_faults_are_found() -> None:
+    for faults in (offers.FAULTS, offers.NEXT_FAULTS):
+        steps = iter(SNAPSHOT_STEPS)
+        for reason, _ in faults:
+            assert any(reason in step for step in steps), reason
 
 
 # --- limits, hash types, pages ----------------------------------------------------------------

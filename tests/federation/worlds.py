@@ -9,30 +9,35 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256, shake_256
-from typing import Final, TypedDict
+from typing import Final, NamedTuple, TypedDict
 
 from federation import charter as charters
-from federation import dsse, header, orgroot, wire
+from federation import dsse, header, merkle, orgroot, wire
 from federation.author import Author, ChangeSet
-from federation.body import Body, PackedOp, build_body, pack
+from federation.body import Body, PackedOp, build_body, pack, unpack
+from federation.bucket import LiveEntry, name_of
 from federation.charter import Audience, Charter
 from federation.checkpoint import Checkpoint, sign_checkpoint
 from federation.commitment import Commitment
 from federation.entry import Annotation, EntryId, Operation, OpKind
 from federation.fingerprint import Fingerprint
-from federation.header import Header
+from federation.header import Header, LeafKind
 from federation.keys import SigningKey, key_id
 from federation.merge import Prior
 from federation.names import OrgName, Origin, parse_org
 from federation.note import NoteSigner
 from federation.orgroot import OrgRoot, PinnedRoot, Role, RoleKeys
 from federation.replica import Candidate, LogState, Replica, SignedDelta
+from federation.snapshot import SnapshotOffer, build_buckets
 
 T0: Final = 1_750_000_000_000
 """When the worlds begin, in milliseconds since 1970-01-01T00:00:00Z."""
 
 LATER: Final = T0 + 10**10
 """A time after all that happens in a world."""
+
+NO_OPERATIONS: Final = Body(b"", (), ())
+"""What a snapshot's leaf does to the entries."""
 
 
 def key_seed(name: str) -> bytes:
@@ -144,12 +149,16 @@ class Entries:
     """What a store knows of one list's entries: which operation is in force on each.
 
     Attributes:
-        in_force: the operation in force on each entry that the list has known.
-        bodies: the bodies by position.
+        in_force: the operation in force on each entry that the list is known to have had.
+        said: each live entry, as last asserted.
+        bodies: the bodies by position, from `start` on; a snapshot's leaf has one without rows.
+        start: position of the first body.
     """
 
     in_force: dict[EntryId, Prior] = field(default_factory=dict)
+    said: dict[EntryId, Operation] = field(default_factory=dict)
     bodies: list[Body] = field(default_factory=list)
+    start: int = 0
 
     def prior(self, body: Body) -> dict[int, Prior]:
         """Return the operation in force for each row whose entry the list has known."""
@@ -161,9 +170,22 @@ class Entries:
 
     def apply(self, body: Body) -> None:
         """Put a delta's operations in force."""
+        position = self.start + len(self.bodies)
         for row, operation in body.operations():
-            self.in_force[operation.entry] = Prior(len(self.bodies), row, operation.kind)
+            self.in_force[operation.entry] = Prior(position, row, operation.kind)
+            self.said.pop(operation.entry, None)
+            if operation.kind is OpKind.ASSERT:
+                self.said[operation.entry] = operation
         self.bodies.append(body)
+
+    def replace(self, snapshot: Iterable[LiveEntry], position: int) -> None:
+        """Hold what a snapshot at a position says, and nothing else."""
+        self.in_force, self.said = {}, {}
+        for packed, asserted, row in snapshot:
+            operation = unpack(packed)
+            self.in_force[operation.entry] = Prior(asserted, row, OpKind.ASSERT)
+            self.said[operation.entry] = operation
+        self.start, self.bodies = position, [NO_OPERATIONS]
 
     def places(self) -> dict[EntryId, tuple[int, int]]:
         """Return the place (position, row) of the assertion of each live entry."""
@@ -175,15 +197,25 @@ class Entries:
 
     def live(self) -> dict[EntryId, Operation]:
         """Return the live entries, each as last asserted."""
-        return {
-            entry: self.bodies[position].operation(row)
-            for entry, (position, row) in self.places().items()
-        }
+        return dict(self.said)
+
+    def by_name(self) -> list[LiveEntry]:
+        """Return the live entries with their places, by ascending name."""
+        places = self.places()
+        entries = [LiveEntry(pack(said), *places[entry]) for entry, said in self.said.items()]
+        return sorted(entries, key=name_of_entry)
+
+
+def name_of_entry(entry: LiveEntry) -> bytes:
+    """Return what entries of a snapshot are sorted by."""
+    shape = entry.packed.shape
+    return name_of(shape, entry.packed.record[: shape.key_width])
 
 
 class HeaderFields(TypedDict, total=False):
     """Fields of a header that a forger sets."""
 
+    kind: LeafKind
     origin_hash: bytes
     position: int
     previous: bytes
@@ -233,6 +265,14 @@ class Forgery:
     checkpoint: bytes | None = None
 
 
+class Published(NamedTuple):
+    """A snapshot as its publisher has it: its leaf, what is offered, and the buckets' bytes."""
+
+    leaf: SignedDelta
+    offer: SnapshotOffer
+    buckets: tuple[bytes, ...]
+
+
 class Publisher:
     """The owner of one list.
 
@@ -242,6 +282,7 @@ class Publisher:
         state: where its log stands.
         log: its deltas.
         entries: its entries.
+        snapshots: the snapshots it published.
     """
 
     def __init__(self, origin: str = "hotline.example/main") -> None:
@@ -250,6 +291,7 @@ class Publisher:
         self.state = LogState.empty()
         self.log: list[SignedDelta] = []
         self.entries = Entries()
+        self.snapshots: list[Published] = []
         self.publisher_key = role_key(self.origin.org, Role.PUBLISHER)
         self.log_key = role_key(self.origin.org, Role.LOG)
 
@@ -266,8 +308,7 @@ class Publisher:
         self, body: Body, *, after_ms: int = 1000, commitment: Commitment | None = None
     ) -> SignedDelta:
         """Sign a body as the next delta, without keeping it."""
-        author = Author(self.origin, self.root, publisher=self.publisher_key, log=self.log_key)
-        return author.sign(
+        return self._author.sign(
             body,
             self.entries.prior(body),
             self.state,
@@ -275,6 +316,32 @@ class Publisher:
             now_ms=max(T0, self.state.last_time_ms) + after_ms,
             commitment=commitment,
         )
+
+    def publish_snapshot(self) -> Published:
+        """Sign a snapshot of the live set, honestly, and keep its leaf."""
+        before = self.state
+        buckets = tuple(data for _, data in build_buckets(self.entries.by_name()))
+        hashes = [merkle.leaf_hash(data) for data in buckets]
+        leaf = self._author.sign_snapshot(
+            hashes, before, now_ms=max(T0, before.last_time_ms) + 1000
+        )
+        self.state = before.after(Header.parse(leaf.header), leaf.header)
+        self.entries.apply(NO_OPERATIONS)
+        self.log.append(leaf)
+        offer = SnapshotOffer(
+            leaf.header, leaf.checkpoint, before.frontier.encode(), b"".join(hashes)
+        )
+        self.snapshots.append(Published(leaf, offer, buckets))
+        return self.snapshots[-1]
+
+    def prove_growth(self, held: int, size: int) -> tuple[bytes, ...]:
+        """Prove to who holds so many leaves that they are a prefix of the log of that size."""
+        leaves = [header.leaf_hash(leaf.header) for leaf in self.log[:size]]
+        return tuple(merkle.consistency_proof(leaves, held)) if held else ()
+
+    @property
+    def _author(self) -> Author:
+        return Author(self.origin, self.root, publisher=self.publisher_key, log=self.log_key)
 
     def forge(self, forgery: Forgery) -> SignedDelta:
         """Sign what no honest publisher would, as the next delta."""
@@ -332,7 +399,7 @@ class Subscriber:
     Attributes:
         state: where its copy of the log stands.
         entries: its entries.
-        records: the signed headers it holds.
+        records: the signed headers it holds, which are those from the snapshot on if it joined.
     """
 
     def __init__(self, publisher: Publisher) -> None:
@@ -358,6 +425,17 @@ class Subscriber:
         self.state = state
         self.entries.apply(candidate.body)
         self.records.append(delta.header)
+
+    def join(self, offer: SnapshotOffer, buckets: Iterable[tuple[int, bytes]]) -> None:
+        """Replace what is held by a snapshot whose buckets arrive in some order, or raise."""
+        replica = self.replica
+        snapshot = replica.receive_snapshot(offer, now_ms=LATER)
+        opened = {number: snapshot.open_bucket(number, data) for number, data in buckets}
+        held = [opened[number] for number in sorted(opened)]
+        self.state = replica.adopt(snapshot, [bucket.extent() for bucket in held])
+        entries = (entry for bucket in held for entry in bucket.entries())
+        self.entries.replace(entries, snapshot.position)
+        self.records = [offer.header]
 
 
 def slow_state_digest(places: Mapping[EntryId, tuple[int, int]]) -> bytes:

@@ -27,9 +27,9 @@ from federation.v1.log_service_pb2 import (
     Outcome,
 )
 from node.address import Address
+from node.certificate import build_certificate, certificate_sha256
 from node.clock import SystemClock
 from node.home import Home
-from node.identity import build_certificate, certificate_sha256
 from node.metrics import Metrics
 from node.rpc.server import PeerServer, ServerSettings
 from node.store import log, registry

@@ -11,8 +11,9 @@ from federation import wire
 from federation.entry import Cause, Operation
 from federation.errors import MalformedError, PeerError, Reason, SequenceError, SignatureError
 from federation.names import Origin
-from node import accepting, checking
+from node import accepting
 from node.errors import UsageError
+from node.fsck import fsck
 from node.store import log
 from node.store.registry import FollowState
 from tests.federation.worlds import (
@@ -44,7 +45,7 @@ def followed(tmp_path: Path, publisher: Publisher) -> Iterator[FollowedLists]:
 
 def contents(followed: FollowedLists) -> list[list[tuple[object, ...]]]:
     """Return all that the store has of lists."""
-    tables = ("list", "delta", "body", "posting", "superseded", "version")
+    tables = ("list", "delta", "body", "posting", "run", "superseded", "version")
     return [
         followed.store.connection.execute(f"SELECT * FROM {table} ORDER BY 1, 2").fetchall()  # noqa: S608
         for table in tables
@@ -77,7 +78,7 @@ def test_what_comes_twice_is_passed_over(
     acceptance = followed.accept(publisher.origin, publisher.log[slice(*second)])
     assert (acceptance.size, acceptance.error) == (3, None)
     assert acceptance.deltas == 3 - first[1]
-    assert list(checking.fsck(followed.store)) == []
+    assert list(fsck(followed.store)) == []
 
 
 def test_what_brings_nothing_new_makes_no_version(
@@ -115,7 +116,7 @@ def test_what_does_not_verify_leaves_nothing_but_what_came_before_it(
     assert acceptance.error.reason is reason
     status = followed.status(publisher.origin)
     assert (status.state, status.reason) == (FollowState.QUARANTINED, reason)
-    assert list(checking.fsck(followed.store)) == []
+    assert list(fsck(followed.store)) == []
     # It heals with the right one.
     followed.take(publisher)
 
@@ -170,8 +171,8 @@ def test_an_index_that_does_not_fit_parks_its_list_and_not_the_node(
     # As a fault of the index would leave it: the row that the next delta is to add is there.
     with followed.store.note() as connection:
         connection.execute(
-            "INSERT INTO posting (digest, kind, list, position, row, op) "
-            "SELECT ?, 2 * code + 1, ?, ?, 0, 1 FROM hash_type WHERE name = 'sha256'",
+            "INSERT INTO posting (run, digest, kind, span, position, row, op) "
+            "SELECT 1, ?, 2 * code + 1, ?, ?, 0, 1 FROM hash_type WHERE name = 'sha256'",
             (assertion(901).entry.key, before.list, position),
         )
     acceptance = followed.accept(publisher.origin, publisher.log[position:])

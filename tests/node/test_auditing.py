@@ -6,6 +6,8 @@ That all versions of all entries at all points are right is shown in `test_histo
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from hashlib import sha256
 from pathlib import Path
 
@@ -15,12 +17,15 @@ from federation.entry import Annotation, Cause, EntryId, Operation
 from federation.errors import FederationError, FingerprintError, Reason
 from federation.fingerprint import Fingerprint
 from federation.header import leaf_hash
-from node import accepting, auditing
+from node import accepting, auditing, comparing
 from node.auditing import describe_operation
 from node.errors import DamageError, UsageError
+from node.store.connection import Store
 from node.store.registry import FollowState
-from tests.federation.worlds import Publisher, assertion, fingerprint
+from tests.federation.test_wire import FORMS, OPS
+from tests.federation.worlds import Forgery, Publisher, assertion, fingerprint
 from tests.node.followed import RELAY, FollowedLists
+from tests.node.tiny_runs import tiny_runs
 
 BOTH = fingerprint("in both lists", "sha1")
 LONG = fingerprint("long", "ssvh", 200)
@@ -89,6 +94,30 @@ def test_a_hash_of_a_type_that_only_a_list_here_has_is_found(followed: FollowedL
         assert caught.value.reason is Reason.FINGERPRINT_TYPE
 
 
+def test_an_index_that_says_what_no_body_does_is_damage(followed: FollowedLists) -> None:
+    asked, other = fingerprint(3), fingerprint("absent")
+    followed.store.connection.execute(
+        "UPDATE posting SET digest = ? WHERE digest = ?", (other.digest, asked.digest)
+    )
+    # The entry is not lost without a word.
+    with pytest.raises(DamageError, match="does not say"):
+        auditing.lookup(followed.store, other.format())
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_was_signed_in_another_wire_form_is_found(tmp_path: Path, form: str) -> None:
+    publisher = Publisher()
+    publisher.log.append(publisher.forge(Forgery(ops=OPS, body=FORMS[form])))
+    followed = FollowedLists(tmp_path / "node", publisher)
+    texts = [operation.entry.format() for operation in OPS] * 3
+    found = list(auditing.lookup_many(followed.store, texts))
+    for operation, text in zip(OPS * 3, texts, strict=True):
+        (match,) = auditing.lookup(followed.store, text)
+        assert match.operation == operation
+        assert found.pop(0) == (text, [match])
+    followed.close()
+
+
 def test_many_answers_are_the_single_ones_in_the_order_of_the_questions(
     followed: FollowedLists,
 ) -> None:
@@ -118,6 +147,38 @@ def test_no_question_gets_no_answer(followed: FollowedLists) -> None:
     assert list(auditing.lookup_many(followed.store, [])) == []
 
 
+@pytest.mark.parametrize("merged", [False, True])
+def test_lookups_go_on_while_a_load_is_under_way(tmp_path: Path, *, merged: bool) -> None:
+    """With runs so small that rows are merged all the time, and with those of a node."""
+    publisher = Publisher()
+    for start in range(0, 300, 10):
+        publisher.publish(*(assertion(n, fingerprint(n, "md5")) for n in range(start, start + 10)))
+    followed = FollowedLists(tmp_path / "node", Publisher())
+    reader = Store.open_reader(followed.path, followed.clock)
+    # To wait for a writer would be an error at once.
+    reader.connection.execute("PRAGMA busy_timeout = 0")
+    texts = [fingerprint(n, "md5").format() for n in range(300)]
+    counts = []
+    with tiny_runs() if merged else nullcontext(), ThreadPoolExecutor(1) as writer:
+
+        def load() -> None:
+            for delta in publisher.log:
+                assert followed.accept(publisher.origin, [delta]).error is None
+
+        loading = writer.submit(load)
+        while not loading.done():
+            found = [bool(matches) for _, matches in auditing.lookup_many(reader, texts)]
+            counts.append(sum(found))
+            # Whole deltas, in their order.
+            assert found == [n < counts[-1] for n in range(300)]
+            assert counts[-1] % 10 == 0
+        loading.result()
+    assert counts == sorted(counts)
+    assert len([1 for _, matches in auditing.lookup_many(reader, texts) if matches]) == 300
+    reader.close()
+    followed.close()
+
+
 # --- provenance -------------------------------------------------------------------------------
 
 
@@ -134,11 +195,14 @@ def test_provenance_is_that_of_the_delta_that_was_signed(
         delta = main.log[version.position]
         assert version.origin == main.origin
         assert version.via == RELAY
-        assert version.delta_hash == leaf_hash(delta.header)
-        assert version.checkpoint == delta.checkpoint
-        assert version.key_id == main.publisher_key.key_id
-        assert version.root_version == 1
-        assert version.signed_ms < version.received_ms
+        leaf = version.delta
+        assert leaf is not None
+        assert version.snapshot is None
+        assert leaf.leaf_hash == leaf_hash(delta.header)
+        assert leaf.checkpoint == delta.checkpoint
+        assert leaf.key_id == main.publisher_key.key_id
+        assert leaf.root_version == 1
+        assert leaf.signed_ms < version.received_ms
         assert version.version == followed.store.version - 2
 
 
@@ -183,7 +247,7 @@ def test_a_body_that_is_damaged_or_gone_is_damage_and_not_the_users_fault(
         for ask in (
             lambda: auditing.lookup(followed.store, fingerprint(3).format()),
             lambda: auditing.show(followed.store, record, "case-2"),
-            lambda: list(auditing.diff(followed.store, record, 0, 3)),
+            lambda: list(comparing.diff(followed.store, record, 0, 3)),
         ):
             with pytest.raises(DamageError) as caught:
                 ask()

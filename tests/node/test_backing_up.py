@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from node import checking
 from node.backing_up import Backup, backup
 from node.errors import DamageError, NodeError, StoreError, UsageError
+from node.fsck import fsck
 from node.store.connection import Store
 from tests.federation.worlds import Publisher, assertion
 from tests.node.followed import FollowedLists
@@ -66,7 +66,7 @@ def test_a_backup_is_a_store_of_the_same_version_in_one_private_file(
     )
     assert told[-1][0] == told[-1][1] > 0
     copy = Store.open(target, followed.clock)
-    assert list(checking.fsck(copy)) == []
+    assert list(fsck(copy)) == []
     assert copy.version == result.version
     copy.close()
 
@@ -145,7 +145,7 @@ def test_two_backups_to_one_name_do_not_disturb_each_other(
     other.close()
     assert names(target.parent) == [target.name]
     copy = Store.open_reader(target, followed.clock)
-    assert list(checking.fsck(copy)) == []
+    assert list(fsck(copy)) == []
     copy.close()
 
 

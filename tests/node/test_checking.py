@@ -1,4 +1,4 @@
-"""What `node.checking` promises: whatever is stored and is not what was signed is found and named.
+"""What `node.checking` and `node.fsck` promise: what is stored and was not signed is named.
 
 Each damage is done to a real store behind its back, in SQL.
 """
@@ -18,7 +18,7 @@ from federation.errors import Reason
 from federation.header import Header
 from federation.replica import LogState
 from node import accepting, checking
-from node.checking import Damage
+from node.fsck import Damage, fsck
 from node.store import log, registry
 from node.store.connection import Store
 from node.store.registry import FollowState
@@ -32,6 +32,7 @@ from tests.federation.worlds import (
     salt_seed,
     seal_charter,
 )
+from tests.node.damaging import damage, flip_bit
 from tests.node.followed import RELAY, FollowedLists
 
 MAIN = "hotline.example/main"
@@ -63,28 +64,13 @@ def followed(tmp_path: Path) -> Iterator[FollowedLists]:
     made.close()
 
 
-def _damage(store: Store, statement: str, *values: object) -> None:
-    # Another program would not keep to foreign keys either.
-    store.connection.execute("PRAGMA foreign_keys = OFF")
-    assert store.connection.execute(statement, values).rowcount > 0
-
-
-def _flip(store: Store, table: str, column: str, where: str, at: int) -> None:
-    (data,) = store.connection.execute(
-        f"SELECT {column} FROM {table} WHERE {where} LIMIT 1"  # noqa: S608
-    ).fetchone()
-    flipped = bytearray(data)
-    flipped[at] ^= 0x01
-    _damage(store, f"UPDATE {table} SET {column} = ? WHERE {where}", bytes(flipped))  # noqa: S608
-
-
 def _found(store: Store) -> list[Damage]:
-    return list(checking.fsck(store))
+    return list(fsck(store))
 
 
 def test_a_sound_store_is_called_sound_and_progress_is_told(followed: FollowedLists) -> None:
     told: list[tuple[str, int, int]] = []
-    damages = checking.fsck(followed.store, on_progress=lambda *at: told.append(at))
+    damages = fsck(followed.store, on_progress=lambda *at: told.append(at))
     assert list(damages) == []
     assert told == [(origin, done, 3) for origin in (MAIN, OTHER) for done in (1, 2, 3)]
 
@@ -130,7 +116,7 @@ FLIPS = (
 def test_a_flipped_bit_of_what_was_signed_is_found_where_it_is(
     followed: FollowedLists, flip: Flip
 ) -> None:
-    _flip(followed.store, flip.table, flip.column, flip.where, flip.at)
+    flip_bit(followed.store, flip.table, flip.column, flip.where, flip.at)
     damages = _found(followed.store)
     assert (damages[0].origin, damages[0].position) == (MAIN, flip.position)
     assert flip.says in damages[0].message
@@ -155,7 +141,7 @@ def test_a_flipped_bit_of_what_was_signed_is_found_where_it_is(
 def test_a_wrong_state_of_a_list_is_found(
     followed: FollowedLists, column: str, value: object
 ) -> None:
-    _damage(followed.store, f"UPDATE list SET {column} = ? WHERE list = 1", value)  # noqa: S608
+    damage(followed.store, f"UPDATE list SET {column} = ? WHERE list = 1", value)  # noqa: S608
     damages = _found(followed.store)
     assert damages
     assert {damage.origin for damage in damages} <= {MAIN, ""}
@@ -165,7 +151,7 @@ def test_a_log_that_was_cut_off_with_its_state_is_found(followed: FollowedLists)
     short = LogState.empty()
     for delta in _publisher(MAIN).log[:2]:
         short = short.after(Header.parse(delta.header), delta.header)
-    _damage(
+    damage(
         followed.store,
         "UPDATE list SET size = ?, frontier = ?, last_leaf = ?, last_time_ms = ?, live_count = ?, "
         "state_digest = ? WHERE list = 1",
@@ -184,7 +170,7 @@ def test_a_log_that_was_cut_off_with_its_state_is_found(followed: FollowedLists)
 def test_signed_bytes_that_are_gone_are_found(
     followed: FollowedLists, table: str, position: int
 ) -> None:
-    _damage(followed.store, f"DELETE FROM {table} WHERE {_id(position)}")  # noqa: S608
+    damage(followed.store, f"DELETE FROM {table} WHERE {_id(position)}")  # noqa: S608
     first = _found(followed.store)[0]
     assert (first.origin, first.position) == (MAIN, position)
     assert "missing" in first.message
@@ -194,7 +180,7 @@ def test_signed_bytes_that_no_list_has_are_found(followed: FollowedLists) -> Non
     for table in ("delta", "body"):
         columns = "version, received_ms, via, body_size, header, checkpoint"
         rest = columns if table == "delta" else "bytes"
-        _damage(
+        damage(
             followed.store,
             f"INSERT INTO {table} (id, {rest}) SELECT id + 100, {rest} FROM {table} "  # noqa: S608
             f"WHERE {_id(0)}",
@@ -213,7 +199,7 @@ def test_signed_bytes_that_no_list_has_are_found(followed: FollowedLists) -> Non
         "UPDATE posting SET digest = zeroblob(32)",
         "UPDATE posting SET position = 2",
         "UPDATE posting SET row = 3",
-        "UPDATE posting SET list = 50",
+        "UPDATE posting SET span = 50",
         "UPDATE posting SET op = 1 + op % 3",
         "UPDATE posting SET kind = kind - 1",
         "UPDATE posting SET kind = kind + 2",
@@ -222,7 +208,7 @@ def test_signed_bytes_that_no_list_has_are_found(followed: FollowedLists) -> Non
 def test_a_wrong_row_of_the_index_is_found_where_it_is(
     followed: FollowedLists, statement: str
 ) -> None:
-    _damage(followed.store, f"{statement} WHERE list = 1 AND position = 1 AND row = 1")
+    damage(followed.store, f"{statement} WHERE span = 1 AND position = 1 AND row = 1")
     damages = _found(followed.store)
     assert (MAIN, 1) in {(damage.origin, damage.position) for damage in damages}
     assert any("index" in damage.message for damage in damages)
@@ -230,16 +216,16 @@ def test_a_wrong_row_of_the_index_is_found_where_it_is(
 
 @pytest.mark.parametrize("place", ["1, 1, 1", "1, 2, 0", "2, 0, 0", "7, 0, 0"])
 def test_a_row_too_many_in_the_index_is_found(followed: FollowedLists, place: str) -> None:
-    _damage(
+    damage(
         followed.store,
-        f"INSERT INTO posting VALUES (zeroblob(32), 3, {place}, 1)",  # noqa: S608
+        f"INSERT INTO posting VALUES (1, zeroblob(32), 3, {place}, 1, NULL)",  # noqa: S608
     )
     assert any("rows in posting" in damage.message for damage in _found(followed.store))
 
 
 def _superseded(store: Store) -> list[tuple[int, ...]]:
     return store.connection.execute(
-        "SELECT list, position, row, op, by_position, by_row FROM superseded ORDER BY 1, 2, 3"
+        "SELECT span, position, row, op, by_position, by_row FROM superseded ORDER BY 1, 2, 3"
     ).fetchall()
 
 
@@ -254,7 +240,7 @@ def test_the_store_of_these_tests_has_every_kind_of_what_took_the_place_of_what(
     assert {after for _, after in kinds} == set(OpKind)
 
 
-WHERE = "WHERE list = ? AND position = ? AND row = ?"
+WHERE = "WHERE span = ? AND position = ? AND row = ?"
 
 
 @pytest.mark.parametrize("number", range(7))
@@ -266,7 +252,7 @@ WHERE = "WHERE list = ? AND position = ? AND row = ?"
         "UPDATE superseded SET position = position + 50",
         "UPDATE superseded SET by_row = by_row + 50",
         "UPDATE superseded SET by_position = by_position + 50",
-        "UPDATE superseded SET list = 50",
+        "UPDATE superseded SET span = 50",
         "UPDATE superseded SET op = 1 + op % 3",
     ],
 )
@@ -275,7 +261,7 @@ def test_a_wrong_interval_of_validity_is_found(
 ) -> None:
     rows = [row for row in _superseded(followed.store) if row[0] == 1]
     assert len(rows) == 7
-    _damage(followed.store, f"{statement} {WHERE}", *rows[number][:3])
+    damage(followed.store, f"{statement} {WHERE}", *rows[number][:3])
     damages = _found(followed.store)
     assert MAIN in {damage.origin for damage in damages}
 
@@ -288,14 +274,14 @@ def test_an_entry_that_is_hidden_by_an_invented_successor_is_found(
 ) -> None:
     live = (1, 0, 3)
     assert live not in {row[:3] for row in _superseded(followed.store)}
-    _damage(
+    damage(
         followed.store, "INSERT INTO superseded VALUES (?, ?, ?, ?, ?, ?)", *live, op, *successor
     )
     assert MAIN in {damage.origin for damage in _found(followed.store)}
 
 
 def test_a_list_without_a_pinned_root_is_named(followed: FollowedLists) -> None:
-    _damage(followed.store, "UPDATE org SET name = 'other.example' WHERE name = 'hotline.example'")
+    damage(followed.store, "UPDATE org SET name = 'other.example' WHERE name = 'hotline.example'")
     assert _found(followed.store)
 
 
@@ -314,14 +300,12 @@ def test_a_damaged_file_is_a_finding_and_no_exception(followed: FollowedLists) -
     assert any(damage.message.startswith("database file:") for damage in damages)
 
 
-def test_what_others_commit_meanwhile_is_no_damage(followed: FollowedLists) -> None:
+def test_what_others_commit_meanwhile_is_nodamage(followed: FollowedLists) -> None:
     publisher = _publisher(MAIN)
     publisher.publish(assertion("while it runs"))
     reader = Store.open_reader(followed.path, followed.clock)
     try:
-        damages = checking.fsck(
-            reader, on_progress=lambda _origin, _done, _all: followed.take(publisher)
-        )
+        damages = fsck(reader, on_progress=lambda _origin, _done, _all: followed.take(publisher))
         assert list(damages) == []
     finally:
         reader.close()

@@ -18,6 +18,7 @@ from node.config import (
     LogLevel,
     MetricsConfig,
     NodeConfig,
+    PublishConfig,
     SyncConfig,
     describe,
     load_config,
@@ -175,6 +176,7 @@ def test_every_setting_can_come_from_every_place(home: Home) -> None:
         "sync.idle_timeout_seconds": "5.5",
         "sync.heartbeat_seconds": "0.25",
         "sync.check_budget_seconds": "3",
+        "publish.snapshot_ops": "0",
     }
     environ = {f"HASHFED_{key.replace('.', '_').upper()}": text for key, text in texts.items()}
     by_environment = load_config(home, environ)
@@ -207,7 +209,7 @@ def test_describe_says_where_each_value_came_from(home: Home) -> None:
     assert described["log.level"] == ("debug", "environment variable HASHFED_LOG_LEVEL")
     assert described["sync.interval_seconds"] == ("60", f"{home.config}, line 7")
     assert described["metrics.listen"] == ("", "default")
-    assert len(described) == 10
+    assert len(described) == 11
 
 
 # --- refusals ---------------------------------------------------------------------------------
@@ -223,7 +225,7 @@ def test_describe_says_where_each_value_came_from(home: Home) -> None:
         ('[node]\nlevel = "debug"\n', 2, "it belongs into [log]"),
         ('node.lisen = "a:1"\n', 1, "did you mean listen?"),
         ('[node]\n"lisen" = "a:1"\n', 2, "did you mean listen?"),
-        ("[zzz]\n", 1, "known are log, metrics, node, sync"),
+        ("[zzz]\n", 1, "known are log, metrics, node, publish, sync"),
     ],
 )
 def test_an_unknown_key_is_refused_with_its_line_and_the_one_that_was_meant(
@@ -392,6 +394,7 @@ _CONFIGS = st.builds(
         heartbeat_seconds=st.integers(1, 600).map(lambda tick: tick / 20),
         check_budget_seconds=st.integers(1, 1_000).map(lambda tick: tick / 100),
     ),
+    publish=st.builds(PublishConfig, snapshot_ops=st.integers(0, 10**12)),
 )
 
 

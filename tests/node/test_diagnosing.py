@@ -11,7 +11,7 @@ import pytest
 from federation import wire
 from federation.names import Origin, parse_org
 from federation.orgroot import PinnedRoot
-from node import accepting, administering, identity
+from node import accepting, administering, certificate, founding
 from node.address import Address
 from node.config import Config, NodeConfig, render_initial
 from node.diagnosing import Finding, examine
@@ -33,13 +33,13 @@ class Node:
         self.home = Home(folder)
         self.clock = TickingClock()
         folder.mkdir(mode=0o700)
-        keys = identity.create_keys(self.home, ORG, self.clock.now_ms())
-        envelope = identity.create_org_root(
+        keys = founding.create_keys(self.home, ORG, self.clock.now_ms())
+        envelope = founding.create_org_root(
             ORG,
             root=keys.root,
             publisher=keys.publisher,
             log=keys.log,
-            certificate_sha256=identity.certificate_sha256(keys.certificate),
+            certificate_sha256=certificate.certificate_sha256(keys.certificate),
             now_ms=self.clock.now_ms(),
         )
         self.root: PinnedRoot = wire.open_org_root(envelope)
@@ -131,7 +131,7 @@ HARMS: dict[str, tuple[Callable[[Node], None], str]] = {
     "TLS key for all to read": (_expose("tls_key"), "TLS key"),
     "keys swapped": (_swap_keys, "role keys"),
     "empty certificate": (_truncate("tls_certificate"), "TLS certificate"),
-    "certificate ended": (_wait(identity.CERTIFICATE_DAYS), "TLS certificate"),
+    "certificate ended": (_wait(certificate.CERTIFICATE_DAYS), "TLS certificate"),
     "no store": (_remove_store, "store"),
     "damaged root": (_damage_root, "organization"),
 }
@@ -147,7 +147,7 @@ def test_what_is_wrong_is_found(node: Node, harm: str) -> None:
 
 
 def test_a_certificate_that_ends_soon_is_said_before_it_is_too_late(node: Node) -> None:
-    _wait(identity.CERTIFICATE_DAYS - 20)(node)
+    _wait(certificate.CERTIFICATE_DAYS - 20)(node)
     (found,) = [finding for finding in node.examine() if finding.check == "TLS certificate"]
     assert found.ok
     assert "ends soon" in found.hint

@@ -10,7 +10,8 @@ import pytest
 
 from federation.entry import Annotation, Cause, Operation
 from federation.fingerprint import Fingerprint
-from node import auditing, checking
+from node import auditing
+from node.fsck import fsck
 from node.store import history
 from tests.federation.worlds import Publisher, fingerprint
 from tests.node.followed import FollowedLists
@@ -45,7 +46,7 @@ def test_a_long_digest_and_the_hash_of_it_are_two_entries(
     assert live == [_entry(pair[1])]
     assert auditing.lookup(followed.store, pair[0].format()) == []
     assert len(auditing.lookup(followed.store, pair[1].format())) == 1
-    assert list(checking.fsck(followed.store)) == []
+    assert list(fsck(followed.store)) == []
 
 
 def test_two_entries_whose_digests_hash_alike_cannot_stop_a_follower(

@@ -6,7 +6,8 @@ one says must not show in the other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -16,13 +17,17 @@ from hypothesis import strategies as st
 from federation.entry import Annotation, Cause, EntryId, Operation, OpKind
 from federation.errors import FederationError
 from federation.fingerprint import Fingerprint
-from node import auditing, checking
+from federation.names import Origin
+from node import auditing, comparing
 from node.clock import format_ms
 from node.errors import UsageError
-from node.exporting import resolve_as_of
-from node.store import entries, history
+from node.exporting import resolve_as_of, resolve_cuts
+from node.fsck import fsck
+from node.store import entries, history, runs, spans
+from node.store.entries import Cuts
 from tests.federation.worlds import Publisher, assertion, fingerprint
 from tests.node.followed import RELAY, FollowedLists
+from tests.node.tiny_runs import tiny_runs
 
 State = dict[EntryId, Operation]
 
@@ -89,22 +94,32 @@ def _worlds(draw: st.DrawFn) -> tuple[_World, _World]:
     return worlds
 
 
+@pytest.mark.parametrize("sizes", [nullcontext, tiny_runs])
 @settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(_worlds())
 def test_every_point_and_span_is_what_a_replay_makes_of_the_log(
-    tmp_path_factory: pytest.TempPathFactory, worlds: tuple[_World, _World]
+    tmp_path_factory: pytest.TempPathFactory,
+    sizes: Callable[[], AbstractContextManager[None]],
+    worlds: tuple[_World, _World],
 ) -> None:
-    followed = FollowedLists(
-        tmp_path_factory.mktemp("store"), *(world.publisher for world in worlds)
-    )
+    followed = FollowedLists(tmp_path_factory.mktemp("store"))
+    with sizes():
+        for world in worlds:
+            followed.follow(world.publisher)
+        _check(followed, worlds)
+        while runs.merge_behind(followed.store, 0.0):
+            _check(followed, worlds)
+    followed.close()
+
+
+def _check(followed: FollowedLists, worlds: tuple[_World, _World]) -> None:
     for world in worlds:
         _check_points(followed, world)
         _check_spans(followed, world)
         _check_answers(followed, world)
     _check_lookups(followed, worlds)
     # The model's publisher signed the state digests: what took the place of what is as it was.
-    assert list(checking.fsck(followed.store)) == []
-    followed.close()
+    assert list(fsck(followed.store)) == []
 
 
 def _check_points(followed: FollowedLists, world: _World) -> None:
@@ -126,14 +141,15 @@ def _check_spans(followed: FollowedLists, world: _World) -> None:
                 for entry in before.keys() | after.keys()
                 if before.get(entry) != after.get(entry)
             }
-            changes = list(history.iter_changes(connection, record.list, start, stop))
-            assert {c.by.entry: (c.before, c.after) for c in changes} == differing
+            (span,) = spans.iter_applied(connection, record.list)
+            changes = list(history.iter_changes(connection, span, start, stop))
+            assert {c.entry: (c.before, c.after) for c in changes} == differing
             assert len(changes) == len(differing)
             for change in changes:
                 newest = max(
                     position
                     for position in range(start, stop)
-                    if change.by.entry in world.named[position]
+                    if change.entry in world.named[position]
                 )
                 assert change.position == newest
                 assert change.after in (None, change.by)
@@ -161,13 +177,25 @@ def _check_answers(followed: FollowedLists, world: _World) -> None:
 
 
 def _check_lookups(followed: FollowedLists, worlds: tuple[_World, ...]) -> None:
+    now = [(world.publisher.origin, world.states[-1]) for world in worlds]
+    _check_found(followed, now, None)
+    for world in worlds:
+        number = followed.record(world.publisher.origin).list
+        for position, state in enumerate(world.states):
+            _check_found(followed, [(world.publisher.origin, state)], {number: position})
+
+
+def _check_found(
+    followed: FollowedLists, states: list[tuple[Origin, State]], cuts: Cuts | None
+) -> None:
+    """`lookup` finds the assertions that are live in these states of lists, and no other."""
     texts = [item.format() for item in _FINGERPRINTS]
-    found = dict(auditing.lookup_many(followed.store, texts))
+    found = dict(auditing.lookup_many(followed.store, texts, cuts))
     for item in _FINGERPRINTS:
         expected = sorted(
-            (world.publisher.origin, operation.entry)
-            for world in worlds
-            for operation in world.states[-1].values()
+            (origin, operation.entry)
+            for origin, state in states
+            for operation in state.values()
             if item in operation.fingerprints
         )
         matches = found[item.format()]
@@ -176,6 +204,7 @@ def _check_lookups(followed: FollowedLists, worlds: tuple[_World, ...]) -> None:
             assert (item.type, expected) == ("unheard-of", [])
             continue
         assert sorted((match.origin, match.operation.entry) for match in matches) == expected
+        assert auditing.lookup(followed.store, item.format(), cuts) == matches
         assert {match.fingerprint for match in matches} <= {item}
 
 
@@ -196,8 +225,8 @@ def test_an_entry_that_was_taken_back_and_said_again_has_not_changed(
     publisher.publish(assertion(1))
     followed.take(publisher)
     record = followed.record(publisher.origin)
-    assert list(auditing.diff(followed.store, record, 1, 3)) == []
-    (change,) = auditing.diff(followed.store, record, 1, 2)
+    assert list(comparing.diff(followed.store, record, 1, 3)) == []
+    (change,) = comparing.diff(followed.store, record, 1, 2)
     assert (change.before, change.after) == (assertion(1), None)
 
 
@@ -208,7 +237,7 @@ def test_a_span_that_ends_before_it_begins_is_refused(
     publisher.publish(assertion(1))
     followed.take(publisher)
     with pytest.raises(UsageError, match=r"position 0\) is before the first \(1\)"):
-        list(auditing.diff(followed.store, followed.record(publisher.origin), 1, 0))
+        list(comparing.diff(followed.store, followed.record(publisher.origin), 1, 0))
 
 
 def test_a_version_and_a_time_name_what_was_here_then(
@@ -224,3 +253,37 @@ def test_a_version_and_a_time_name_what_was_here_then(
     for size, (version, time_ms) in enumerate(seen):
         assert resolve_as_of(followed.store, record, f"version:{version}") == size
         assert resolve_as_of(followed.store, record, f"time:{format_ms(time_ms)}") == size
+        for point in (f"version:{version}", f"time:{format_ms(time_ms)}"):
+            assert resolve_cuts(followed.store, None, point) == {record.list: size}
+            assert resolve_cuts(followed.store, record, point) == {record.list: size}
+            found = auditing.lookup_many(
+                followed.store,
+                [assertion(number).entry.format() for number in range(3)],
+                resolve_cuts(followed.store, None, point),
+            )
+            assert [bool(matches) for _, matches in found] == [n < size for n in range(3)]
+
+
+def test_a_position_is_a_point_of_one_list(world: tuple[FollowedLists, Publisher]) -> None:
+    followed, publisher = world
+    for number in range(2):
+        publisher.publish(assertion(number))
+    followed.take(publisher)
+    record = followed.record(publisher.origin)
+    assert resolve_cuts(followed.store, record, "position:1") == {record.list: 1}
+    with pytest.raises(UsageError, match="of which list"):
+        resolve_cuts(followed.store, None, "position:1")
+
+
+def test_a_question_about_one_list_now_is_about_what_comes_meanwhile_too(
+    world: tuple[FollowedLists, Publisher],
+) -> None:
+    followed, publisher = world
+    publisher.publish(assertion(1))
+    followed.take(publisher)
+    cuts = resolve_cuts(followed.store, followed.record(publisher.origin), None)
+    publisher.publish(Operation.retraction(assertion(1).entry, Cause.WITHDRAWN), assertion(2))
+    followed.take(publisher)
+    texts = [assertion(number).entry.format() for number in (1, 2)]
+    found = auditing.lookup_many(followed.store, texts, cuts)
+    assert [bool(matches) for _, matches in found] == [False, True]

@@ -1,4 +1,4 @@
-"""What `node.identity` promises: keys for their owner alone, certificates for one node alone."""
+"""Keys are for their owner alone, certificates for one node alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import grpc
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa, x25519
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -35,22 +35,20 @@ from federation import wire
 from federation.keys import SigningKey, verify
 from federation.names import parse_org
 from federation.orgroot import Role
-from node import identity
-from node.clock import SystemClock
-from node.errors import ConfigError
-from node.home import Home
-from node.identity import (
-    CreatedKeys,
+from node import founding
+from node.certificate import (
     build_certificate,
     certificate_not_after,
     certificate_sha256,
-    create_keys,
-    create_org_root,
     load_certificate,
-    load_signer,
     load_tls_key,
     verify_certificate,
 )
+from node.clock import SystemClock
+from node.errors import ConfigError
+from node.founding import CreatedKeys, create_keys, create_org_root
+from node.home import Home
+from node.identity import format_key, load_signer
 
 _ORG = parse_org("hotline.example")
 _OTHER = parse_org("ngo.example")
@@ -132,7 +130,7 @@ def test_a_key_that_appears_meanwhile_is_not_overwritten_either(tmp_path: Path) 
     path = tmp_path / "root.key"
     path.write_text("precious")
     with pytest.raises(FileExistsError):
-        identity._write_new(path, "new")
+        founding._write_new(path, "new")
     assert [each.read_text() for each in tmp_path.iterdir()] == ["precious"]
 
 
@@ -163,7 +161,12 @@ def test_a_missing_home_is_an_error_with_its_name(tmp_path: Path) -> None:
 
 def _write_key(
     path: Path,
-    key: ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey,
+    key: (
+        ed25519.Ed25519PrivateKey
+        | ec.EllipticCurvePrivateKey
+        | rsa.RSAPrivateKey
+        | x25519.X25519PrivateKey
+    ),
     encryption: KeySerializationEncryption | None = None,
 ) -> Path:
     path.write_bytes(
@@ -192,12 +195,37 @@ def test_a_read_only_key_is_fine(tmp_path: Path) -> None:
     load_signer(path)
 
 
+@given(st.binary(min_size=32, max_size=32))
+def test_a_key_is_written_as_other_programs_write_it(seed: bytes) -> None:
+    theirs = ed25519.Ed25519PrivateKey.from_private_bytes(seed).private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+    )
+    assert format_key(seed).encode() == theirs
+
+
+def test_a_key_that_another_program_made_is_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "root.key"
+    subprocess.run(
+        ["openssl", "genpkey", "-algorithm", "ed25519", "-out", str(path)],
+        check=True,
+        capture_output=True,
+    )
+    path.chmod(0o600)
+    theirs = load_pem_private_key(path.read_bytes(), password=None)
+    assert isinstance(theirs, ed25519.Ed25519PrivateKey)
+    expected = SigningKey.from_seed(theirs.private_bytes_raw()).public_key
+    assert load_signer(path).public_key == expected
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert load_signer(path).public_key == expected
+
+
 def test_keys_of_other_kinds_are_refused(tmp_path: Path) -> None:
-    for key in (
-        ec.generate_private_key(ec.SECP256R1()),
-        rsa.generate_private_key(public_exponent=65_537, key_size=2_048),
+    for key, kind in (
+        (ec.generate_private_key(ec.SECP256R1()), "kind EC"),
+        (rsa.generate_private_key(public_exponent=65_537, key_size=2_048), "kind RSA"),
+        (x25519.X25519PrivateKey.generate(), "another kind"),
     ):
-        with pytest.raises(ConfigError, match="expected Ed25519"):
+        with pytest.raises(ConfigError, match=f"got a private key of {kind}, expected Ed25519"):
             load_signer(_write_key(tmp_path / "root.key", key))
 
 

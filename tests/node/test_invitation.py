@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from federation import limits, wire
 from federation.keys import SigningKey
 from federation.names import OrgName, parse_org
+from node.certificate import build_certificate, certificate_sha256
 from node.errors import UsageError
+from node.founding import create_keys, create_org_root
 from node.home import Home
-from node.identity import build_certificate, certificate_sha256, create_keys, create_org_root
 from node.invitation import Invitation
 
 _ORG = parse_org("hotline.example")

@@ -30,6 +30,7 @@ def _samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], 
 def _use_all(metrics: Metrics) -> None:
     metrics.rpc_requests.labels("Follow", "OK").inc()
     metrics.rpc_duration.labels("ListLogs").observe(0.003)
+    metrics.frames_made.inc()
     metrics.frames_sent.labels("ngo.example").inc()
     metrics.deltas_accepted.labels(_ORIGIN).inc(2)
     metrics.ops_accepted.labels(_ORIGIN).inc(2_000)
@@ -54,6 +55,7 @@ def test_the_names_and_labels_are_those_that_dashboards_read() -> None:
         "hashfed_rpc_requests_total": {"method": "Follow", "code": "OK"},
         "hashfed_rpc_duration_seconds_count": {"method": "ListLogs"},
         "hashfed_rpc_duration_seconds_sum": {"method": "ListLogs"},
+        "hashfed_frames_made_total": {},
         "hashfed_frames_sent_total": {"peer": "ngo.example"},
         "hashfed_deltas_accepted_total": origin,
         "hashfed_ops_accepted_total": origin,

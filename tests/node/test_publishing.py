@@ -10,8 +10,9 @@ import pytest
 from federation import limits
 from federation.entry import Annotation, Cause, Operation
 from federation.header import Header
-from node import checking, importing
+from node import importing
 from node.errors import UsageError
+from node.fsck import fsck
 from node.publishing import PublishingKeys, publish
 from node.staging import Extent, Staging
 from node.store import log, registry
@@ -71,7 +72,7 @@ def test_a_change_set_beyond_the_cap_of_operations_becomes_several_deltas(own: O
     assert max(header.op_count for header in made) <= limits.MAX_BODY_OPS
     assert [header.change_set for header in made] == [0] * len(made)
     assert [header.ends_change_set for header in made] == [False] * (len(made) - 1) + [True]
-    assert list(checking.fsck(own.store)) == []
+    assert list(fsck(own.store)) == []
 
 
 def test_a_change_set_beyond_the_cap_of_bytes_becomes_several_deltas(own: OwnList) -> None:

@@ -93,7 +93,7 @@ def test_a_list_that_is_not_for_the_caller_is_as_one_that_is_not_here(
         (MEMBER, "HOTLINE.example/main"),
     ):
         assert serving.answer(relay.store, caller, cursor(origin=origin)) == nothing
-        assert serving.read_frame(relay.store, caller, origin, 0) is None
+        assert serving.find_available(relay.store, caller, origin) is None
 
 
 def test_a_charter_is_sent_when_the_callers_is_older(
@@ -105,19 +105,12 @@ def test_a_charter_is_sent_when_the_callers_is_older(
         assert serving.answer(relay.store, MEMBER, cursor(version=version)).charter == sent
 
 
-def test_a_frame_is_what_was_signed_from_any_delta_on(
-    relay: FollowedLists, publisher: Publisher
-) -> None:
-    for start in range(5):
-        assert serving.read_frame(relay.store, MEMBER, MAIN, start) == publisher.log[start:]
-
-
 def test_an_audience_that_shrinks_ends_what_was_served(
     relay: FollowedLists, publisher: Publisher
 ) -> None:
-    assert serving.read_frame(relay.store, MEMBER, MAIN, 0)
+    assert serving.find_available(relay.store, MEMBER, MAIN)
     charter(relay, publisher, "other.example", version=2)
-    assert serving.read_frame(relay.store, MEMBER, MAIN, 0) is None
+    assert serving.find_available(relay.store, MEMBER, MAIN) is None
     assert serving.answer(relay.store, MEMBER, cursor()).outcome is Outcome.UNAVAILABLE
 
 

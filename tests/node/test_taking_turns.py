@@ -12,7 +12,8 @@ from federation.charter import Audience
 from federation.names import parse_org
 from federation.orgroot import Role
 from node import administering, locks
-from node.cli import context as contexts
+from node.cli import change_cmd
+from node.cli.change_cmd import open_staging
 from node.cli.context import Context
 from node.errors import LockedError
 from node.home import Home
@@ -27,7 +28,7 @@ def _context(home: Home, environ: Mapping[str, str] = os.environ) -> Context:
 def test_staging_is_refused_while_another_command_is_at_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(contexts, "_STAGING_WAIT_SECONDS", 0.2)
+    monkeypatch.setattr(change_cmd, "_STAGING_WAIT_SECONDS", 0.2)
     home = Home(tmp_path)
     context = _context(home)
     org = parse_org("hotline.example")
@@ -39,16 +40,16 @@ def test_staging_is_refused_while_another_command_is_at_it(
         administering.create_list(store, name, everyone, publisher, now_ms=T0)
     record = administering.find_own_list(store, "main")
     other = administering.find_own_list(store, "other")
-    with context.staging(record, what="hashfed import"):
+    with open_staging(context, record, what="hashfed import"):
         with (
             pytest.raises(LockedError, match="hashfed import"),
-            _context(home).staging(record, what="hashfed publish"),
+            open_staging(_context(home), record, what="hashfed publish"),
         ):
             pass
         # Another list is nobody's business.
-        with _context(home).staging(other, what="hashfed publish") as staging:
+        with open_staging(_context(home), other, what="hashfed publish") as staging:
             assert staging.is_empty
-    with _context(home).staging(record, what="hashfed publish") as staging:
+    with open_staging(_context(home), record, what="hashfed publish") as staging:
         assert staging.is_empty
     store.close()
 

@@ -7,6 +7,7 @@ production.
 from __future__ import annotations
 
 import asyncio
+import resource
 import signal
 import socket
 import ssl
@@ -151,6 +152,16 @@ def connect(site: Site) -> socket.socket:
     return socket.create_connection((host, int(port)), timeout=5)
 
 
+@contextmanager
+def open_files(count: int) -> Iterator[None]:
+    """Let this process have so many open files for the time of a block."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= soft < count:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 def is_closed(connection: socket.socket) -> bool:
     """Say whether the other side has closed a connection on which it has said nothing."""
     connection.setblocking(False)
@@ -163,14 +174,18 @@ def is_closed(connection: socket.socket) -> bool:
 
 
 @pytest.mark.fault
-def test_the_257th_connection_is_refused_at_once(pair: tuple[Site, Site]) -> None:
+def test_the_513th_connection_is_refused_at_once(pair: tuple[Site, Site]) -> None:
     async def main() -> None:
         owner, _ = pair
         with ExitStack() as stack:
+            # Both ends of every connection are in this process.
+            stack.enter_context(open_files(2_048))
             async with serving(owner):
                 taken = [
-                    stack.enter_context(await asyncio.to_thread(connect, owner)) for _ in range(256)
+                    stack.enter_context(await asyncio.to_thread(connect, owner))
+                    for _ in range(PRODUCTION.connections)
                 ]
+                assert len(taken) == 512
                 surplus = stack.enter_context(connect(owner))
                 await eventually(lambda: is_closed(surplus), 2)
                 assert not any(map(is_closed, taken))

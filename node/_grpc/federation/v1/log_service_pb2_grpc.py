@@ -45,6 +45,16 @@ class LogServiceStub:
                 request_serializer=federation_dot_v1_dot_log__service__pb2.FollowRequest.SerializeToString,
                 response_deserializer=federation_dot_v1_dot_log__service__pb2.FollowResponse.FromString,
                 _registered_method=True)
+        self.FetchBuckets = channel.unary_stream(
+                '/federation.v1.LogService/FetchBuckets',
+                request_serializer=federation_dot_v1_dot_log__service__pb2.FetchBucketsRequest.SerializeToString,
+                response_deserializer=federation_dot_v1_dot_log__service__pb2.FetchBucketsResponse.FromString,
+                _registered_method=True)
+        self.FetchLeaf = channel.unary_unary(
+                '/federation.v1.LogService/FetchLeaf',
+                request_serializer=federation_dot_v1_dot_log__service__pb2.FetchLeafRequest.SerializeToString,
+                response_deserializer=federation_dot_v1_dot_log__service__pb2.FetchLeafResponse.FromString,
+                _registered_method=True)
 
 
 class LogServiceServicer:
@@ -66,6 +76,20 @@ class LogServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FetchBuckets(self, request, context):
+        """Buckets of a snapshot that was offered, in the order in which they are asked for.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FetchLeaf(self, request, context):
+        """One leaf of a log, with the proof that it is in the log that the caller knows.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LogServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -78,6 +102,16 @@ def add_LogServiceServicer_to_server(servicer, server):
                     servicer.Follow,
                     request_deserializer=federation_dot_v1_dot_log__service__pb2.FollowRequest.FromString,
                     response_serializer=federation_dot_v1_dot_log__service__pb2.FollowResponse.SerializeToString,
+            ),
+            'FetchBuckets': grpc.unary_stream_rpc_method_handler(
+                    servicer.FetchBuckets,
+                    request_deserializer=federation_dot_v1_dot_log__service__pb2.FetchBucketsRequest.FromString,
+                    response_serializer=federation_dot_v1_dot_log__service__pb2.FetchBucketsResponse.SerializeToString,
+            ),
+            'FetchLeaf': grpc.unary_unary_rpc_method_handler(
+                    servicer.FetchLeaf,
+                    request_deserializer=federation_dot_v1_dot_log__service__pb2.FetchLeafRequest.FromString,
+                    response_serializer=federation_dot_v1_dot_log__service__pb2.FetchLeafResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -135,6 +169,60 @@ class LogService:
             '/federation.v1.LogService/Follow',
             federation_dot_v1_dot_log__service__pb2.FollowRequest.SerializeToString,
             federation_dot_v1_dot_log__service__pb2.FollowResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FetchBuckets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/federation.v1.LogService/FetchBuckets',
+            federation_dot_v1_dot_log__service__pb2.FetchBucketsRequest.SerializeToString,
+            federation_dot_v1_dot_log__service__pb2.FetchBucketsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FetchLeaf(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/federation.v1.LogService/FetchLeaf',
+            federation_dot_v1_dot_log__service__pb2.FetchLeafRequest.SerializeToString,
+            federation_dot_v1_dot_log__service__pb2.FetchLeafResponse.FromString,
             options,
             channel_credentials,
             insecure,

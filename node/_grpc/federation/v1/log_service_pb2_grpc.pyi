@@ -39,6 +39,10 @@ class LogServiceStub:
     """The deltas after the caller's cursors, and, if asked to stay, those that come later. Every list
     that was asked for is answered by an Opening before its first delta; lists take turns.
     """
+    FetchBuckets: _grpc.UnaryStreamMultiCallable[_log_service_pb2.FetchBucketsRequest, _log_service_pb2.FetchBucketsResponse]
+    """Buckets of a snapshot that was offered, in the order in which they are asked for."""
+    FetchLeaf: _grpc.UnaryUnaryMultiCallable[_log_service_pb2.FetchLeafRequest, _log_service_pb2.FetchLeafResponse]
+    """One leaf of a log, with the proof that it is in the log that the caller knows."""
 
 @_typing.type_check_only
 class LogServiceAsyncStub(LogServiceStub):
@@ -51,6 +55,10 @@ class LogServiceAsyncStub(LogServiceStub):
     """The deltas after the caller's cursors, and, if asked to stay, those that come later. Every list
     that was asked for is answered by an Opening before its first delta; lists take turns.
     """
+    FetchBuckets: _aio.UnaryStreamMultiCallable[_log_service_pb2.FetchBucketsRequest, _log_service_pb2.FetchBucketsResponse]  # type: ignore[assignment]
+    """Buckets of a snapshot that was offered, in the order in which they are asked for."""
+    FetchLeaf: _aio.UnaryUnaryMultiCallable[_log_service_pb2.FetchLeafRequest, _log_service_pb2.FetchLeafResponse]  # type: ignore[assignment]
+    """One leaf of a log, with the proof that it is in the log that the caller knows."""
 
 class LogServiceServicer(metaclass=_abc_1.ABCMeta):
     """What a node offers its peers: the logs of its own lists and of those it relays."""
@@ -72,5 +80,21 @@ class LogServiceServicer(metaclass=_abc_1.ABCMeta):
         """The deltas after the caller's cursors, and, if asked to stay, those that come later. Every list
         that was asked for is answered by an Opening before its first delta; lists take turns.
         """
+
+    @_abc_1.abstractmethod
+    def FetchBuckets(
+        self,
+        request: _log_service_pb2.FetchBucketsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_log_service_pb2.FetchBucketsResponse], _abc.AsyncIterator[_log_service_pb2.FetchBucketsResponse]]:
+        """Buckets of a snapshot that was offered, in the order in which they are asked for."""
+
+    @_abc_1.abstractmethod
+    def FetchLeaf(
+        self,
+        request: _log_service_pb2.FetchLeafRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_log_service_pb2.FetchLeafResponse, _abc.Awaitable[_log_service_pb2.FetchLeafResponse]]:
+        """One leaf of a log, with the proof that it is in the log that the caller knows."""
 
 def add_LogServiceServicer_to_server(servicer: LogServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

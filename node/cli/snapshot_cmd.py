@@ -1,0 +1,71 @@
+"""The command that makes snapshots."""
+
+from __future__ import annotations
+
+import click
+
+from node import administering, identity, locks, snapshotting, wake
+from node.cli import output
+from node.cli.context import Context, json_option, pass_context
+from node.cli.progress import progress
+from node.publishing import PublishingKeys
+from node.snapshotting import MadeSnapshot
+
+
+@click.command("snapshot")
+@click.argument("name", metavar="LIST")
+@json_option
+@pass_context
+def snapshot(context: Context, name: str) -> None:
+    """Sign a snapshot of a list of our own; make that of a followed list anew, to serve it.
+
+    Who joins a list then fetches its live entries in place of all that was ever published. Of a
+    followed list, the newest snapshot that its owner signed is made from the deltas here, compared
+    with what was signed, and served from now on.
+    """
+    with (
+        locks.hold(context.home.lock_file("publish"), "publish"),
+        context.store() as store,
+        progress("making buckets", quiet=context.quiet) as bar,
+    ):
+        record = administering.find_list(store, name)
+        if record.own:
+            made = snapshotting.publish_snapshot(
+                store,
+                record.origin,
+                PublishingKeys(
+                    publisher=identity.load_signer(context.home.publisher_key),
+                    log=identity.load_signer(context.home.log_key),
+                ),
+                clock=context.clock,
+                on_progress=bar.update,
+            )
+        else:
+            made = snapshotting.rebuild(store, record, on_progress=bar.update)
+    wake.notify(context.home)
+    if context.as_json:
+        output.emit_json(
+            {
+                "list": str(made.origin),
+                "position": made.position,
+                "signed": made.signed,
+                "buckets": made.buckets,
+                "entries": made.entries,
+                "bytes": made.size_bytes,
+                "root": made.root_hash.hex(),
+            }
+        )
+    else:
+        click.echo(describe(made))
+
+
+def describe(made: MadeSnapshot) -> str:
+    """Return what a person is told of a snapshot that was made."""
+    done = "signed a snapshot" if made.signed else "made the snapshot anew that is signed"
+    return (
+        f"{made.origin}: {done} at position {made.position}: {made.entries} entries in "
+        f"{made.buckets} buckets, {made.size_bytes} bytes"
+    )
+
+
+COMMANDS = (snapshot,)

@@ -1,0 +1,43 @@
+"""Where all lists stand, read once for each state of the store and not once for each stream."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
+
+from node.store import registry
+from node.store.connection import Store
+
+
+class Head(NamedTuple):
+    """What changes whenever a list has something new to say to anybody.
+
+    Attributes:
+        size: deltas of its log.
+        charter_version: the charter in force; 0 for none.
+    """
+
+    size: int
+    charter_version: int
+
+
+class Heads:
+    """Where all lists stand. Each store is used by one thread at a time."""
+
+    def __init__(self) -> None:
+        # By the connection that it was read with: SQLite counts the commits of others for each.
+        self._read: WeakKeyDictionary[Store, tuple[int, dict[str, Head]]] = WeakKeyDictionary()
+
+    def load(self, store: Store) -> Mapping[str, Head]:
+        """Return where every list stands, by origin: as of now, as only readers call this."""
+        # First: what is committed while the lists are read is read again the next time.
+        (version,) = store.connection.execute("PRAGMA data_version").fetchone()
+        read = self._read.get(store)
+        if read is None or read[0] != version:
+            heads = {
+                str(record.origin): Head(record.log.size, record.charter_version)
+                for record in registry.iter_lists(store.connection)
+            }
+            read = self._read[store] = (version, heads)
+        return read[1]

@@ -1,0 +1,268 @@
+"""Snapshots of a list: its live set in buckets, signed by its owner or made anew to be served.
+
+The buckets are made first, in short transactions, and mean nothing until the leaf that commits to
+them is in the log. Whoever replayed the deltas makes the same buckets (`rebuild`), which is how a
+relay comes to serve a snapshot, and how anybody checks that it is the live set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from federation import merkle
+from federation.author import Author
+from federation.body import PackedOp
+from federation.bucket import Extent, name_of
+from federation.errors import ProofError, Reason, SequenceError
+from federation.header import Header, LeafKind
+from federation.names import Origin
+from federation.orgroot import Role
+from federation.replica import Replica
+from federation.snapshot import SnapshotOffer, build_buckets
+from node.byname import iter_by_name
+from node.clock import Clock
+from node.errors import NodeError, UsageError
+from node.identity import require_role
+from node.publishing import PublishingKeys
+from node.store import history, log, registry, snapshots, spans, trees
+from node.store.connection import Store
+from node.store.registry import ListRecord
+from node.store.snapshots import SnapshotState
+from node.store.sqlite import sqlite3
+
+_TRANSACTION_BUCKETS: Final = 16
+_NOTHING_YET: Final = SnapshotOffer(b"", b"", b"", b"")
+
+ProgressCallback = Callable[[int, int], None]
+"""Is told (entries done, entries)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MadeSnapshot:
+    """A snapshot that this node has made and serves from now on.
+
+    Attributes:
+        origin: the list.
+        position: the position of its leaf.
+        buckets: how many buckets it has.
+        entries: live entries in them.
+        size_bytes: bytes of the buckets.
+        root_hash: the root over them, which the leaf signs.
+        signed: whether its leaf was signed now; otherwise it was in the log already.
+    """
+
+    origin: Origin
+    position: int
+    buckets: int
+    entries: int
+    size_bytes: int
+    root_hash: bytes
+    signed: bool
+
+
+def is_due(record: ListRecord, every_ops: int) -> bool:
+    """Say whether a list of our own is to have a new snapshot.
+
+    When `every_ops` operations were published since the last one, and half as many again as there
+    are live entries: so making snapshots never costs more than a constant for each operation, and a
+    new subscriber never fetches much more than two and a half times the live set. Right after the
+    import of a new list its deltas are as good as any snapshot.
+
+    Args:
+        record: the list.
+        every_ops: the rule of the configuration; 0 for never.
+    """
+    since = record.since_snapshot
+    return 0 < every_ops <= since and 2 * since > 3 * record.log.live_count
+
+
+def publish_snapshot(
+    store: Store,
+    origin: Origin,
+    keys: PublishingKeys,
+    *,
+    clock: Clock,
+    on_progress: ProgressCallback = lambda _done, _total: None,
+) -> MadeSnapshot:
+    """Sign a snapshot of one of our lists as it is now.
+
+    The caller holds the lock on publishing, so that the list does not change meanwhile.
+
+    Raises:
+        UsageError: the list is not ours, or nothing was published since its last snapshot.
+        ConfigError: a key is not one that our org root names.
+        NodeError: the clock runs behind.
+        StoreError: the store cannot be written; nothing was signed.
+    """
+    record = registry.load_list(store.connection, origin)
+    root = registry.load_root(store.connection, origin.org)
+    if record is None or not record.own or root is None:
+        raise UsageError(
+            f"{origin} is not a list of this node", hint="run 'hashfed list' to see its lists"
+        )
+    require_role(keys.publisher, Role.PUBLISHER, root.document)
+    require_role(keys.log, Role.LOG, root.document)
+    if not record.log.size:
+        raise UsageError(f"nothing of {origin} is published yet: there is nothing to commit to")
+    if _kind_at(store.connection, record, record.log.size - 1) is LeafKind.SNAPSHOT:
+        raise UsageError(f"nothing of {origin} was published since its last snapshot")
+    number = _build(store, record, record.log.size, on_progress)
+    hashes = _hashes(store.connection, number)
+    author = Author(origin, root, publisher=keys.publisher, log=keys.log)
+    with store.write("snapshot", str(origin)) as transaction:
+        state = record.log
+        now_ms = clock.now_ms()
+        try:
+            leaf = author.sign_snapshot(hashes, state, now_ms=now_ms)
+        except SequenceError as error:
+            raise NodeError(str(error), hint="nothing was signed", reason=error.reason) from error
+        # As with deltas: a publisher is the first subscriber of its own list.
+        replica = Replica(origin, root, state)
+        replica.conclude(replica.receive(leaf, now_ms=now_ms), {})
+        log.append(transaction, record.list, state.size, leaf, via=None, received_ms=now_ms)
+        registry.store_log_state(transaction, record.list, replica.state)
+        registry.store_since_snapshot(transaction, record.list, 0)
+        offer = SnapshotOffer(
+            leaf.header, leaf.checkpoint, state.frontier.encode(), b"".join(hashes)
+        )
+        snapshots.hold(transaction.connection, number, offer)
+    _drop_older(store, record, number)
+    return _made(store, record, number, signed=True)
+
+
+def rebuild(
+    store: Store,
+    record: ListRecord,
+    *,
+    on_progress: ProgressCallback = lambda _done, _total: None,
+) -> MadeSnapshot:
+    """Make the buckets of a list's newest snapshot anew, from the deltas here, and serve it.
+
+    Raises:
+        UsageError: there is no snapshot in the part of the log that is here, or it is served here
+            already.
+        ProofError: SNAPSHOT_MISMATCH, the live set here is not the one that its owner signed.
+        StoreError: the store cannot be written.
+    """
+    position = _newest_leaf(store.connection, record)
+    if position is None:
+        raise UsageError(
+            f"{record.origin} has no snapshot in the deltas that are here",
+            hint="only its owner makes one: 'hashfed snapshot' there",
+        )
+    held = snapshots.newest_held(store.connection, record.list)
+    if held is not None and held.position >= position:
+        raise UsageError(f"the snapshot of {record.origin} at position {position} is here already")
+    number = _build(store, record, position, on_progress)
+    leaf = log.load_signed(store.connection, record.list, position)
+    header = Header.parse(leaf.header)
+    hashes = _hashes(store.connection, number)
+    if len(hashes) != header.op_count or merkle.root_hash(hashes) != header.ops_root:
+        with store.note() as connection:
+            snapshots.remove(connection, number)
+        raise ProofError(
+            f"the live set of {record.origin} at position {position} here is not the one that its "
+            "owner signed as a snapshot",
+            reason=Reason.SNAPSHOT_MISMATCH,
+        )
+    before = trees.load_frontier(store.connection, record, position)
+    with store.note() as connection:
+        snapshots.hold(
+            connection,
+            number,
+            SnapshotOffer(leaf.header, leaf.checkpoint, before.encode(), b"".join(hashes)),
+        )
+    _drop_older(store, record, number)
+    return _made(store, record, number, signed=False)
+
+
+def _made(store: Store, record: ListRecord, number: int, *, signed: bool) -> MadeSnapshot:
+    held = snapshots.load(store.connection, number)
+    assert held is not None  # noqa: S101  # this process has just written it
+    header = Header.parse(held.offer.header)
+    return MadeSnapshot(
+        origin=record.origin,
+        position=held.position,
+        buckets=held.buckets,
+        entries=header.live_count,
+        size_bytes=held.size_bytes,
+        root_hash=header.ops_root,
+        signed=signed,
+    )
+
+
+def _kind_at(connection: sqlite3.Connection, record: ListRecord, position: int) -> LeafKind:
+    return Header.parse(log.load_signed(connection, record.list, position).header).kind
+
+
+def _newest_leaf(connection: sqlite3.Connection, record: ListRecord) -> int | None:
+    """Return the position of the newest snapshot leaf whose live set can be told from here."""
+    for delta in log.iter_records(
+        connection, record.list, record.log.start, record.log.size, newest=True
+    ):
+        if Header.parse(delta.header).kind is LeafKind.SNAPSHOT:
+            return delta.position
+    return None
+
+
+def _drop_older(store: Store, record: ListRecord, number: int) -> None:
+    """Let go of snapshots that a newer one takes the place of, but for what a span begins with."""
+    bases = {span.snapshot for span in spans.iter_applied(store.connection, record.list)}
+    with store.note() as connection:
+        for held in snapshots.iter_of_list(connection, record.list, SnapshotState.HELD):
+            if held.snapshot != number and held.snapshot not in bases:
+                snapshots.remove(connection, held.snapshot)
+
+
+# --- making buckets ---------------------------------------------------------------------------
+
+
+def _build(store: Store, record: ListRecord, position: int, on_progress: ProgressCallback) -> int:
+    """Make the buckets of the live set before a position; return the snapshot's number."""
+    with store.note() as connection:
+        # What a killed process has left.
+        for left in snapshots.iter_of_list(connection, record.list, SnapshotState.BUILDING):
+            snapshots.remove(connection, left.snapshot)
+        number = snapshots.add(
+            connection,
+            record.list,
+            position,
+            SnapshotState.BUILDING,
+            SnapshotOffer(b"", b"", b"", b""),
+        )
+    total = record.log.live_count
+    done = 0
+    batch: list[tuple[int, bytes, Extent]] = []
+
+    def store_batch() -> None:
+        with store.note() as connection:
+            for at, data, extent in batch:
+                snapshots.store_bucket(connection, number, at, data, extent)
+        batch.clear()
+
+    # All of it is read before the first bucket is written.
+    live = history.iter_live_packed(store.connection, record.list, position)
+    for at, (some, data) in enumerate(build_buckets(iter_by_name(live, store.path.parent))):
+        extent = Extent(len(some), _name(some[0].packed), _name(some[-1].packed))
+        batch.append((at, data, extent))
+        done += len(some)
+        if len(batch) == _TRANSACTION_BUCKETS:
+            store_batch()
+            on_progress(done, total)
+    store_batch()
+    on_progress(done, total)
+    return number
+
+
+def _name(packed: PackedOp) -> bytes:
+    return name_of(packed.shape, packed.record[: packed.shape.key_width])
+
+
+def _hashes(connection: sqlite3.Connection, number: int) -> tuple[bytes, ...]:
+    """Return the leaf hashes of a snapshot's buckets, from their bytes as they are stored."""
+    return tuple(
+        merkle.leaf_hash(snapshots.load_bucket_bytes(connection, number, at) or b"")
+        for at in range(len(snapshots.held_numbers(connection, number)))
+    )

@@ -1,0 +1,86 @@
+"""Deltas of the part of a log that a snapshot went past, fetched one by one to be looked at.
+
+Each is kept with the proof that it is in the log that was held then. Nothing else is derived from
+them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from federation.names import OrgName
+from federation.replica import SignedDelta
+from federation.snapshot import split_hashes
+from node.store.connection import Transaction
+from node.store.log import delta_id
+from node.store.sqlite import sqlite3
+
+_HASH_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchedDelta:
+    """A delta that was fetched by itself.
+
+    Attributes:
+        position: its position.
+        delta: its exact bytes.
+        inclusion: the proof that it is in the log of `size`.
+        size: the size of the log that was held when it was fetched.
+        received_ms: when.
+        via: from which peer.
+    """
+
+    position: int
+    delta: SignedDelta
+    inclusion: tuple[bytes, ...]
+    size: int
+    received_ms: int
+    via: OrgName
+
+
+_FETCHED = (
+    "SELECT f.id, f.header, f.body, f.checkpoint, f.inclusion, f.size, f.received_ms, o.name "
+    "FROM fetched AS f JOIN org AS o ON o.org = f.via WHERE f.id >= ? AND f.id < ? ORDER BY f.id"
+)
+
+
+def store(transaction: Transaction, list_number: int, fetched: FetchedDelta) -> None:
+    """Keep a verified delta."""
+    transaction.connection.execute(
+        """INSERT OR REPLACE INTO fetched (id, size, received_ms, via, header, checkpoint,
+            inclusion, body) SELECT ?, ?, ?, org, ?, ?, ?, ? FROM org WHERE name = ?""",
+        (
+            delta_id(list_number, fetched.position),
+            fetched.size,
+            fetched.received_ms,
+            fetched.delta.header,
+            fetched.delta.checkpoint,
+            b"".join(fetched.inclusion),
+            fetched.delta.body,
+            fetched.via,
+        ),
+    )
+
+
+def load(connection: sqlite3.Connection, list_number: int, position: int) -> FetchedDelta | None:
+    """Return the delta at a position, or None."""
+    return next(iterate(connection, list_number, position, position + 1), None)
+
+
+def iterate(
+    connection: sqlite3.Connection, list_number: int, start: int, stop: int
+) -> Iterator[FetchedDelta]:
+    """Yield the deltas that were fetched from `start` on, before `stop`."""
+    for at, header, body, checkpoint, inclusion, size, received_ms, via in connection.execute(
+        _FETCHED, (delta_id(list_number, start), delta_id(list_number, stop))
+    ):
+        yield FetchedDelta(
+            position=at - delta_id(list_number, 0),
+            delta=SignedDelta(header, body, checkpoint),
+            inclusion=split_hashes(inclusion, len(inclusion) // _HASH_BYTES),
+            size=size,
+            received_ms=received_ms,
+            via=OrgName(via),
+        )

@@ -1,0 +1,261 @@
+"""Snapshots that are here whole or in part: their signed bytes, their buckets, verbatim.
+
+A snapshot is here for two reasons: to be served, and as what a span of a list begins with. Knows
+nothing of how buckets are made, fetched and verified.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from federation.bucket import Bucket, Extent, decode_bucket
+from federation.errors import FederationError
+from federation.merkle import HASH_BYTES
+from federation.snapshot import SnapshotOffer
+from node.errors import DamageError
+from node.store.schema import POSITION_BITS
+from node.store.sqlite import sqlite3
+
+
+class SnapshotState(StrEnum):
+    """How much of a snapshot is here."""
+
+    BUILDING = "building"
+    """Its buckets are being made from the live set here."""
+    ARRIVING = "arriving"
+    """Its buckets are being fetched."""
+    ABANDONED = "abandoned"
+    """It will not become complete: what came of it is let go of, bit by bit."""
+    HELD = "held"
+    """All of it is here, verified."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotRecord:
+    """A snapshot that is here, whole or in part.
+
+    Attributes:
+        snapshot: its number in this store.
+        list: the list's number.
+        position: the position of its leaf in the log.
+        state: how much of it is here.
+        offer: its signed bytes; while it is being built, nothing but hashes that are known so far.
+        size_bytes: bytes of the buckets that are here.
+    """
+
+    snapshot: int
+    list: int
+    position: int
+    state: SnapshotState
+    offer: SnapshotOffer
+    size_bytes: int
+
+    @property
+    def buckets(self) -> int:
+        """How many buckets it has."""
+        return len(self.offer.bucket_hashes) // HASH_BYTES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredBucket:
+    """What is recorded of one bucket.
+
+    Attributes:
+        number: its number.
+        extent: how many entries it has, and how far their names reach.
+    """
+
+    number: int
+    extent: Extent
+
+
+def bucket_id(snapshot: int, number: int) -> int:
+    """Return the row id of a bucket."""
+    return snapshot << POSITION_BITS | number
+
+
+_SNAPSHOT: Final = (
+    "SELECT snapshot, list, position, state, header, checkpoint, frontier, bucket_hashes, "
+    "size_bytes FROM snapshot"
+)
+
+
+def _record(row: tuple[int, int, int, str, bytes, bytes, bytes, bytes, int]) -> SnapshotRecord:
+    number, list_number, position, state, header, checkpoint, frontier, hashes, size_bytes = row
+    return SnapshotRecord(
+        snapshot=number,
+        list=list_number,
+        position=position,
+        state=SnapshotState(state),
+        offer=SnapshotOffer(header, checkpoint, frontier, hashes),
+        size_bytes=size_bytes,
+    )
+
+
+def add(
+    connection: sqlite3.Connection,
+    list_number: int,
+    position: int,
+    state: SnapshotState,
+    offer: SnapshotOffer,
+) -> int:
+    """Record a snapshot of which no bucket is here yet; return its number."""
+    cursor = connection.execute(
+        """INSERT INTO snapshot (list, position, state, header, checkpoint, frontier,
+            bucket_hashes, size_bytes) VALUES (?, ?, ?, ?, ?, ?, ?, 0)""",
+        (list_number, position, state, *offer[:4]),
+    )
+    return int(cursor.lastrowid or 0)
+
+
+def hold(connection: sqlite3.Connection, snapshot: int, offer: SnapshotOffer) -> None:
+    """Record that all of a snapshot is here."""
+    connection.execute(
+        """UPDATE snapshot SET state = ?, header = ?, checkpoint = ?, frontier = ?,
+            bucket_hashes = ? WHERE snapshot = ?""",
+        (SnapshotState.HELD, *offer[:4], snapshot),
+    )
+
+
+def set_state(connection: sqlite3.Connection, snapshot: int, state: SnapshotState) -> None:
+    """Record how much of a snapshot is here."""
+    connection.execute("UPDATE snapshot SET state = ? WHERE snapshot = ?", (state, snapshot))
+
+
+def load(connection: sqlite3.Connection, snapshot: int) -> SnapshotRecord | None:
+    """Return one snapshot, or None."""
+    row = connection.execute(f"{_SNAPSHOT} WHERE snapshot = ?", (snapshot,)).fetchone()
+    return None if row is None else _record(row)
+
+
+def iter_of_list(
+    connection: sqlite3.Connection, list_number: int, state: SnapshotState
+) -> Iterator[SnapshotRecord]:
+    """Yield the snapshots of a list that are in a state, newest first."""
+    for row in connection.execute(
+        f"{_SNAPSHOT} WHERE list = ? AND state = ? ORDER BY position DESC, snapshot DESC",
+        (list_number, state),
+    ).fetchall():
+        yield _record(row)
+
+
+def newest_held(connection: sqlite3.Connection, list_number: int) -> SnapshotRecord | None:
+    """Return the newest snapshot of a list that is here whole, or None."""
+    return next(iter_of_list(connection, list_number, SnapshotState.HELD), None)
+
+
+def remove(connection: sqlite3.Connection, snapshot: int) -> None:
+    """Let go of a snapshot and its buckets."""
+    connection.execute(
+        "DELETE FROM bucket WHERE id >= ? AND id < ?",
+        (bucket_id(snapshot, 0), bucket_id(snapshot + 1, 0)),
+    )
+    connection.execute("DELETE FROM snapshot WHERE snapshot = ?", (snapshot,))
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedBuckets:
+    """How far the state digest of a snapshot's entries was computed behind acceptance.
+
+    Attributes:
+        buckets: how many buckets are in it.
+        digest: the digest of their entries.
+    """
+
+    buckets: int
+    digest: bytes
+
+
+def load_checked(connection: sqlite3.Connection, snapshot: int) -> CheckedBuckets:
+    """Return how far a snapshot was checked."""
+    return CheckedBuckets(
+        *connection.execute(
+            "SELECT checked, checked_digest FROM snapshot WHERE snapshot = ?", (snapshot,)
+        ).fetchone()
+    )
+
+
+def store_checked(
+    connection: sqlite3.Connection, snapshot: int, buckets: int, digest: bytes
+) -> None:
+    """Record how far a snapshot was checked."""
+    # Another process may have checked more meanwhile.
+    connection.execute(
+        "UPDATE snapshot SET checked = ?1, checked_digest = ?2 "
+        "WHERE snapshot = ?3 AND checked < ?1",
+        (buckets, digest, snapshot),
+    )
+
+
+# --- buckets ----------------------------------------------------------------------------------
+
+
+def store_bucket(
+    connection: sqlite3.Connection,
+    snapshot: int,
+    number: int,
+    data: bytes,
+    extent: Extent,
+) -> None:
+    """Keep the exact bytes of a verified bucket."""
+    connection.execute(
+        "INSERT INTO bucket (id, entries, first, last, bytes) VALUES (?, ?, ?, ?, ?)",
+        (bucket_id(snapshot, number), *extent, data),
+    )
+    connection.execute(
+        "UPDATE snapshot SET size_bytes = size_bytes + ? WHERE snapshot = ?",
+        (len(data), snapshot),
+    )
+
+
+def remove_bucket(connection: sqlite3.Connection, snapshot: int, number: int) -> None:
+    """Let go of one bucket."""
+    connection.execute("DELETE FROM bucket WHERE id = ?", (bucket_id(snapshot, number),))
+
+
+def iter_buckets(connection: sqlite3.Connection, snapshot: int) -> Iterator[StoredBucket]:
+    """Yield what is recorded of each bucket that is here, in order."""
+    for at, entries, first, last in connection.execute(
+        "SELECT id, entries, first, last FROM bucket WHERE id >= ? AND id < ? ORDER BY id",
+        (bucket_id(snapshot, 0), bucket_id(snapshot + 1, 0)),
+    ):
+        yield StoredBucket(number=at - bucket_id(snapshot, 0), extent=Extent(entries, first, last))
+
+
+def held_numbers(connection: sqlite3.Connection, snapshot: int) -> set[int]:
+    """Return the numbers of the buckets that are here."""
+    start = bucket_id(snapshot, 0)
+    return {
+        at - start
+        for (at,) in connection.execute(
+            "SELECT id FROM bucket WHERE id >= ? AND id < ?", (start, bucket_id(snapshot + 1, 0))
+        )
+    }
+
+
+def load_bucket_bytes(connection: sqlite3.Connection, snapshot: int, number: int) -> bytes | None:
+    """Return the exact bytes of one bucket, or None."""
+    row = connection.execute(
+        "SELECT bytes FROM bucket WHERE id = ?", (bucket_id(snapshot, number),)
+    ).fetchone()
+    return None if row is None else bytes(row[0])
+
+
+def load_bucket(connection: sqlite3.Connection, snapshot: int, number: int) -> Bucket:
+    """Return one bucket, decoded; it was verified when it came.
+
+    Raises:
+        DamageError: it is not there, or cannot be decoded any more.
+    """
+    data = load_bucket_bytes(connection, snapshot, number)
+    if data is None:
+        raise DamageError(f"bucket {number} of a snapshot is missing", hint="run 'hashfed fsck'")
+    try:
+        return decode_bucket(data)
+    except FederationError as error:
+        raise DamageError(
+            f"bucket {number} of a snapshot is damaged: {error}", hint="run 'hashfed fsck'"
+        ) from error

@@ -1,0 +1,63 @@
+"""The Merkle tree of a list's log, as far as the leaves that are here tell it."""
+
+from __future__ import annotations
+
+from federation import merkle
+from federation.logtail import LogTail
+from federation.merkle import CompactRange
+from node.errors import DamageError
+from node.store import log, snapshots, spans
+from node.store.registry import ListRecord
+from node.store.spans import Span
+from node.store.sqlite import sqlite3
+
+
+def _start(connection: sqlite3.Connection, span: Span) -> CompactRange:
+    """Return the tree of the log before the first leaf of a span."""
+    if span.snapshot is None:
+        return CompactRange()
+    base = snapshots.load(connection, span.snapshot)
+    if base is None:
+        raise DamageError(
+            f"the snapshot at position {span.first} is missing", hint="run 'hashfed fsck'"
+        )
+    return CompactRange.decode(base.position, base.offer.frontier)
+
+
+def load_tail(connection: sqlite3.Connection, record: ListRecord) -> LogTail:
+    """Return what proofs about a list's log are made from: every leaf of its span, hashed.
+
+    Raises:
+        DamageError: a leaf is missing, or the snapshot that the span begins with is.
+    """
+    start = _start(connection, _reaching(connection, record, record.log.size))
+    leaves = [
+        merkle.leaf_hash(delta.header)
+        for delta in log.iter_records(connection, record.list, start.size, record.log.size)
+    ]
+    if start.size + len(leaves) != record.log.size:
+        raise DamageError(f"leaves of {record.origin} are missing", hint="run 'hashfed fsck'")
+    return LogTail(start, leaves)
+
+
+def load_frontier(connection: sqlite3.Connection, record: ListRecord, size: int) -> CompactRange:
+    """Return the complete subtrees of a list's log at an earlier size.
+
+    Raises:
+        DamageError: no span here reaches that size, a leaf is missing, or the snapshot that the
+            span begins with is.
+    """
+    tree = _start(connection, _reaching(connection, record, size))
+    for delta in log.iter_records(connection, record.list, tree.size, size):
+        tree = tree.append(merkle.leaf_hash(delta.header))
+    if tree.size != size:
+        raise DamageError(f"leaves of {record.origin} are missing", hint="run 'hashfed fsck'")
+    return tree
+
+
+def _reaching(connection: sqlite3.Connection, record: ListRecord, size: int) -> Span:
+    """Return the newest span whose leaves, and the tree before them, tell the tree of a size."""
+    for span in reversed(list(spans.iter_applied(connection, record.list))):
+        if span.first <= size and (span.stop is None or size <= span.stop):
+            return span
+    raise DamageError(f"size {size} of {record.origin} is not covered by what is here")

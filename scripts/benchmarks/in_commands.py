@@ -1,0 +1,84 @@
+"""A conversation: what is not measured, or not as a process, without a process for each."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from hashfed import hashfed
+from tasks import converse
+
+from node import administering, auditing, checking
+from node.clock import SystemClock
+from node.store.connection import Store
+from node.store.sqlite import sqlite3
+
+
+class Commands:
+    """Commands of the program, and looks into the stores of nodes."""
+
+    def run(
+        self, home: str, arguments: list[str], output: str | None, environment: Mapping[str, str]
+    ) -> None:
+        """Run a command, with its output to a file if one is named."""
+        os.environ.update(environment)
+        printed = hashfed(home, *arguments)
+        for name in environment:
+            del os.environ[name]
+        if output is not None:
+            Path(output).write_text(printed)
+
+    def publish(self, home: str, name: str, files: list[str]) -> float:
+        """Import and publish changes one after the other, and return the seconds of all."""
+        start = time.perf_counter()
+        for file in files:
+            hashfed(home, "--quiet", "import", name, file)
+            hashfed(home, "--quiet", "publish", name)
+        return time.perf_counter() - start
+
+    def live_entries(self, home: str, origin: str) -> int | None:
+        """Return how many entries of a list are in force; None when it is not there."""
+        rows = map(json.loads, hashfed(home, "list", "--json").splitlines())
+        return next((int(row["live"]) for row in rows if row["list"] == origin), None)
+
+    def find_all(self, home: str, wanted: str) -> None:
+        """Look up all hashes of a file: `lookup` fails when one is not there."""
+        hashfed(home, "lookup", "--file", wanted)
+
+    def check_behind(self, home: str, origin: str, most: int) -> dict[str, float]:
+        """Check the operations tree and the state digest of deltas from all over a list.
+
+        Returns:
+            Operations of the deltas that were checked, and the seconds that it took.
+        """
+        reader = Store.open_reader(Path(home) / "store.db", SystemClock())
+        try:
+            record = administering.find_list(reader, origin)
+            positions = range(0, record.log.size, max(1, record.log.size // most))
+            start = time.perf_counter()
+            for position in positions:
+                checking.check_commitments(reader, record, position)
+            seconds = time.perf_counter() - start
+            wanted = set(positions)
+            ops = sum(
+                line.header.op_count
+                for line in auditing.read_log(reader, record, None)
+                if line.position in wanted
+            )
+            return {"ops": ops, "seconds": seconds}
+        finally:
+            reader.close()
+
+    def database_bytes(self, path: str) -> int:
+        """Return the bytes of a database, with nothing left in its write-ahead log."""
+        connection = sqlite3.connect(path)
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        connection.close()
+        return Path(path).stat().st_size
+
+
+if __name__ == "__main__":
+    converse(Commands)

@@ -1,0 +1,68 @@
+"""A conversation: publishes changes while nodes serve, and waits for each to be found."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Final
+
+from hashfed import hashfed
+from tasks import converse
+
+from node import auditing
+from node.clock import SystemClock
+from node.store.connection import Store
+
+_GIVE_UP_SECONDS: Final = 60.0
+_POLL_SECONDS: Final = 0.0003
+_PAUSE_SECONDS: Final = 0.05
+
+
+class Live:
+    """Changes of one list, and a look at them where it is followed."""
+
+    def __init__(self, publisher: str, subscriber: str, name: str) -> None:
+        self._publisher = publisher
+        self._name = name
+        self._reader = Store.open_reader(Path(subscriber) / "store.db", SystemClock())
+
+    def publish(self, changes: str, probes: list[str], gone: list[str]) -> dict[str, float]:
+        """Import and publish a change, and look up what it says until it is so.
+
+        Returns:
+            Seconds of its import, of `publish`, from the start of `publish` until it was found, and
+            from the end of `publish` to there; and when `publish` was started.
+        """
+        start = time.perf_counter()
+        hashfed(self._publisher, "--quiet", "import", self._name, changes)
+        stage = time.perf_counter() - start
+        if self._found(probes, gone):
+            raise SystemExit("a change was found before it was published")
+        time.sleep(_PAUSE_SECONDS)
+        start = time.perf_counter()
+        hashfed(self._publisher, "--quiet", "publish", self._name)
+        published = time.perf_counter()
+        while not self._found(probes, gone):
+            if time.perf_counter() - published > _GIVE_UP_SECONDS:
+                raise SystemExit("a published change was not found at the subscriber")
+            time.sleep(_POLL_SECONDS)
+        found = time.perf_counter()
+        time.sleep(_PAUSE_SECONDS)
+        return {
+            "stage": stage,
+            "publish": published - start,
+            "found": found - start,
+            "after": found - published,
+            "started": start,
+        }
+
+    def _found(self, probes: list[str], gone: list[str]) -> bool:
+        """Tell whether a change is in force at the subscriber."""
+        reader = self._reader
+        return all(auditing.lookup(reader, probe) for probe in probes) and not any(
+            auditing.lookup(reader, probe) for probe in gone
+        )
+
+
+if __name__ == "__main__":
+    converse(Live)

@@ -1,0 +1,116 @@
+"""A conversation: looks hashes up in a node's store, or in tables that are compared with it."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from tasks import converse
+
+from node import administering, auditing
+from node.clock import SystemClock
+from node.store.connection import Store
+from node.store.sqlite import sqlite3
+
+Find = Callable[[str], object]
+
+_CACHE: Final = "PRAGMA cache_size = -65536"
+"""As much as a node has."""
+
+
+class Lookups:
+    """Lookups one after the other: all of a file, or from when it is told to until it is not."""
+
+    def __init__(self, who: str, path: str, origin: str) -> None:
+        self._who = who
+        self._path = path
+        self._origin = origin
+        self._seconds: list[float] = []
+        self._failure: str | None = None
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def _open(self) -> Find:
+        """Open what is looked in: by the thread that looks."""
+        makers = {
+            "node": _in_node,
+            "provenance": _provenance,
+            "table": _in_table,
+            "floor": _by_number,
+        }
+        return makers[self._who](self._path, self._origin)
+
+    def each(self, wanted: str, *, found: bool) -> list[float]:
+        """Look up all hashes of a file, which are there or are not, and return seconds of each."""
+        find = self._open()
+        seconds = []
+        for text in Path(wanted).read_text().split():
+            start = time.perf_counter()
+            matches = find(text)
+            seconds.append(time.perf_counter() - start)
+            if bool(matches) is not found:
+                raise SystemExit(f"{text}: found is {bool(matches)}, expected {found}")
+        return seconds
+
+    def start(self, wanted: str) -> None:
+        """Start with the hashes of a file, which are all there, and begin again at its end."""
+        texts = Path(wanted).read_text().split()
+        self._thread = threading.Thread(target=self._run, args=(texts,), daemon=True)
+        self._thread.start()
+
+    def stop(self) -> list[float]:
+        """Stop, and return the seconds of each lookup."""
+        self._stopped.set()
+        if self._thread is not None:
+            self._thread.join()
+        if self._failure is not None:
+            raise SystemExit(f"looking up during a load: {self._failure}")
+        return self._seconds
+
+    def _run(self, texts: list[str]) -> None:
+        try:
+            find = self._open()
+            for text in itertools.cycle(texts):
+                if self._stopped.is_set():
+                    return
+                start = time.perf_counter()
+                found = find(text)
+                self._seconds.append(time.perf_counter() - start)
+                if not found:
+                    self._failure = f"{text} was not found"
+                    return
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is told when asked
+            self._failure = repr(error)
+
+
+def _in_node(path: str, _origin: str) -> Find:
+    reader = Store.open_reader(Path(path), SystemClock())
+    return lambda text: auditing.lookup(reader, text)
+
+
+def _provenance(path: str, origin: str) -> Find:
+    reader = Store.open_reader(Path(path), SystemClock())
+    record = administering.find_list(reader, origin)
+    return lambda text: auditing.show(reader, record, text)
+
+
+def _in_table(path: str, _origin: str) -> Find:
+    rows = sqlite3.connect(path)
+    rows.execute(_CACHE)
+    return lambda text: rows.execute(
+        "SELECT label FROM h WHERE hash = ?", (text.removeprefix("sha256:"),)
+    ).fetchall()
+
+
+def _by_number(path: str, _origin: str) -> Find:
+    rows = sqlite3.connect(path)
+    rows.execute(_CACHE)
+    return lambda text: rows.execute("SELECT hash FROM entry WHERE n = ?", (int(text),)).fetchall()
+
+
+if __name__ == "__main__":
+    converse(Lookups)

@@ -1,0 +1,113 @@
+"""A stream is answered for the lists that have moved, however many it follows."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from node import serving
+from node.certificate import certificate_sha256
+from node.rpc import follow
+from node.rpc.follow import Place
+from node.rpc.frames import Frames
+from node.rpc.heads import Heads
+from node.rpc.peers import Caller
+from node.serving import Answer, Cursor, Outcome
+from node.store.connection import Store
+from tests.federation.worlds import assertion
+from tests.node.peering import Site, Sites, acquaint, published
+
+NAMES = [f"a.example/list-{number}" for number in range(20)]
+
+
+class World:
+    """An owner of lists, and a stream of one peer that follows all of them."""
+
+    def __init__(self, sites: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.owner, reader = sites("a.example"), sites("b.example")
+        acquaint(self.owner, reader)
+        self.publishers = {name: published(name, 1) for name in NAMES}
+        for publisher in self.publishers.values():
+            self.owner.own(publisher)
+        certificate = reader.identity.certificate.decode()
+        self.caller = Caller(org=reader.org, certificate_sha256=certificate_sha256(certificate))
+        self.places = [
+            Place(cursor=Cursor(origin=name, size=0, root_hash=b"", charter_version=0))
+            for name in [*NAMES, "a.example/absent", "no name at all"]
+        ]
+        self.reader = Store.open_reader(self.owner.home.store, self.owner.clock)
+        self.heads, self.frames = Heads(), Frames()
+        self.answered: Counter[str] = Counter()
+        answer = serving.answer
+
+        def count(store: Store, caller: str, cursor: Cursor) -> Answer:
+            self.answered[cursor.origin] += 1
+            return answer(store, caller, cursor)
+
+        monkeypatch.setattr(serving, "answer", count)
+
+    def survey(self) -> dict[str, int]:
+        """Look at all lists, send what is new, and return which were answered."""
+        self.answered.clear()
+        follow.survey(self.reader, self.heads, self.caller, self.places)
+        for place in self.places:
+            while place.behind:
+                follow.read(self.reader, self.frames, self.caller, place)
+        return dict(self.answered)
+
+    def outcome(self, name: str) -> Outcome | None:
+        return next(place.outcome for place in self.places if place.cursor.origin == name)
+
+
+@pytest.fixture
+def world(sites: Sites, monkeypatch: pytest.MonkeyPatch) -> World:
+    return World(sites, monkeypatch)
+
+
+def settle(world: World) -> None:
+    """Let the stream catch up with everything."""
+    assert len(world.survey()) == len(world.places)
+    # What was sent is confirmed by one more answer.
+    assert sorted(world.survey()) == sorted(NAMES)
+    assert world.survey() == {}
+
+
+def append(owner: Site, world: World, name: str) -> None:
+    publisher = world.publishers[name]
+    position = len(publisher.log)
+    owner.append(publisher.origin, position, publisher.publish(assertion(f"{name} {position}")))
+
+
+def test_a_list_that_moves_is_answered_and_the_others_are_not(world: World) -> None:
+    settle(world)
+    for name in (NAMES[3], NAMES[7], NAMES[3]):
+        append(world.owner, world, name)
+        assert world.survey() == {name: 1}
+        assert world.survey() == {name: 1}
+        assert world.survey() == {}
+        assert world.outcome(name) is Outcome.UP_TO_DATE
+
+
+def test_a_charter_that_changes_is_answered_both_ways(world: World) -> None:
+    settle(world)
+    publisher = world.publishers[NAMES[0]]
+    for audience, outcome in (([], Outcome.UNAVAILABLE), (None, Outcome.UP_TO_DATE)):
+        world.owner.share(publisher, audience)
+        assert world.survey() == {NAMES[0]: 1}
+        assert world.outcome(NAMES[0]) is outcome
+        assert world.survey() == {}
+
+
+def test_a_list_that_appears_is_answered(world: World) -> None:
+    settle(world)
+    world.owner.own(published("a.example/absent", 1))
+    assert world.survey() == {"a.example/absent": 1}
+    assert world.outcome("a.example/absent") is Outcome.DELTAS
+
+
+def test_what_changes_no_list_has_nothing_answered(world: World) -> None:
+    settle(world)
+    with world.owner.store.write("note", "nothing of a list"):
+        pass
+    assert world.survey() == {}
