@@ -14,6 +14,7 @@ from federation import limits, merkle, wire
 from federation import state as states
 from federation.body import Body
 from federation.checkpoint import Checkpoint, sign_checkpoint
+from federation.commitment import Commitment, commit
 from federation.errors import LimitError, Reason, SequenceError, UsageError
 from federation.header import NO_BODY, Header, LeafKind
 from federation.keys import Signer, key_id
@@ -60,6 +61,7 @@ class Author:
         *,
         change_set: ChangeSet,
         now_ms: int,
+        commitment: Commitment | None = None,
     ) -> SignedDelta:
         """Make the delta that follows `state`.
 
@@ -69,13 +71,19 @@ class Author:
             state: where the log stands.
             change_set: which deltas it belongs with.
             now_ms: the time, in milliseconds since 1970-01-01T00:00:00Z.
+            commitment: to the encoded body at this position, if it has been computed already.
 
         Raises:
             SequenceError: TIME_BACKWARDS, the clock is behind the newest delta.
             OperationError: an operation that the entries do not allow.
+            UsageError: the commitment is to another body, or for another position.
         """
         self._check_clock(state, now_ms)
         data = wire.encode_body(body)
+        if commitment is None:
+            commitment = commit(data, state.size)
+        elif commitment[:2] != (sha256(data).digest(), state.size):
+            raise UsageError(f"position {state.size}: the commitment is to another delta")
         header = Header(
             origin_hash=self.origin.hash,
             position=state.size,
@@ -85,10 +93,12 @@ class Author:
             time_ms=now_ms,
             op_count=body.count,
             body_size=len(data),
-            body_digest=sha256(data).digest(),
-            ops_root=body.ops_root(),
+            body_digest=commitment.body_digest,
+            ops_root=commitment.ops_root,
             live_count=merge(body, prior, state.live_count),
-            state_digest=states.advance(state.state_digest, body, state.size, prior),
+            state_digest=states.advance(
+                state.state_digest, body, state.size, prior, asserted=commitment.asserted
+            ),
             root_version=self._root.document.version,
             root_hash=self._root.hash,
             key_id=key_id(self._publisher.public_key),

@@ -10,10 +10,11 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from hashlib import sha256, shake_256
-from itertools import pairwise
+from itertools import pairwise, repeat
 from operator import itemgetter, lt
+from struct import Struct
 from sys import byteorder
 from typing import Final, NamedTuple
 
@@ -28,6 +29,9 @@ SALT_BYTES: Final = 16
 # One op is canonically: this tag, kind, entry name, fingerprints, annotation (docs/spec/delta.md).
 _OP_TAG: Final = b"hashfed/op/v1\x00"
 _SALT_TAG: Final = b"hashfed/op-salts/v1\x00"
+
+_CUT_VALUES: Final = 1_000
+"""Values of a column that are cut out of it in one call: enough that the calls do not show."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -146,8 +150,23 @@ def unpack(packed: PackedOp) -> Operation:
 
 
 def cut(column: bytes, width: int) -> list[bytes]:
-    """Cut a column into its values."""
-    return [column[at : at + width] for at in range(0, len(column), width)]
+    """Cut a column into its values.
+
+    Every row of every delta comes by here: one call for many values takes a quarter of the time
+    of a slice for each.
+    """
+    values: list[bytes] = []
+    step = width * _CUT_VALUES
+    whole = len(column) - len(column) % step
+    for at in range(0, whole, step):
+        values += _cutter(width).unpack_from(column, at)
+    values += [column[at : at + width] for at in range(whole, len(column), width)]
+    return values
+
+
+@lru_cache(maxsize=64)
+def _cutter(width: int) -> Struct:
+    return Struct(f"{width}s" * _CUT_VALUES)
 
 
 @dataclass(frozen=True)
@@ -190,15 +209,18 @@ class Group:
 
     def records(self) -> Iterator[bytes]:
         """Yield every record of the group, by ascending key."""
+        columns = self.cut_columns()
+        if len(columns) == 1:
+            return iter(columns[0])
+        return map(b"".join, zip(*columns, strict=True))
+
+    def cut_columns(self) -> list[list[bytes]]:
+        """Return what records are made of, each column cut into its values: the keys first."""
         columns = [
             cut(column, width)
             for (_, width), column in zip(self.shape.columns, self.columns, strict=True)
         ]
-        if not self.shape.named:
-            columns.insert(0, self.keys)
-        if len(columns) == 1:
-            return iter(columns[0])
-        return map(b"".join, zip(*columns, strict=True))
+        return columns if self.shape.named else [self.keys, *columns]
 
     def check(self) -> None:
         """Raise unless every operation of the group is well formed.
@@ -371,28 +393,20 @@ class Body:
         leaves: list[bytes] = []
         for group in self.groups:
             head, *between = _canonical_frame(group.shape)
-            group_salts = salts[group.first_row : group.first_row + group.count]
-            tails = [annotations[code] for code in group.codes]
-            if not between:
-                leaves += [
-                    sha256(b"\x00" + salt + head + record + tail).digest()
-                    for salt, record, tail in zip(group_salts, group.keys, tails, strict=True)
-                ]
-                continue
-            parts = [
-                cut(column, width)
-                for (_, width), column in zip(group.shape.columns, group.columns, strict=True)
+            values = group.cut_columns()
+            # What one leaf hashes, part by part; each part for all rows.
+            parts: list[Iterable[bytes]] = [
+                repeat(b"\x00"),
+                salts[group.first_row : group.first_row + group.count],
+                repeat(head),
+                values[0],
             ]
-            if not group.shape.named:
-                parts.insert(0, group.keys)
-            for salt, tail, values in zip(
-                group_salts, tails, zip(*parts, strict=True), strict=True
-            ):
-                op = [b"\x00", salt, head, values[0]]
-                for separator, value in zip(between, values[1:], strict=True):
-                    op += (separator, value)
-                op.append(tail)
-                leaves.append(sha256(b"".join(op)).digest())
+            for separator, column in zip(between, values[1:], strict=True):
+                parts += (repeat(separator), column)
+            parts.append(map(annotations.__getitem__, group.codes))
+            # Not strict: what is repeated has no end. The columns have one length (`Group`).
+            messages = map(b"".join, zip(*parts, strict=False))
+            leaves += [leaf.digest() for leaf in map(sha256, messages)]
         return leaves
 
     def ops_root(self) -> bytes:

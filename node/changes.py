@@ -14,21 +14,17 @@ from __future__ import annotations
 
 import json
 import re
-from binascii import Error as HexError
-from binascii import unhexlify
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import StrEnum
-from hashlib import new as new_hash
 from types import MappingProxyType
 from typing import Final
 
-from federation.body import PackedOp, Shape, pack
-from federation.entry import CAUSES, Annotation, Cause, EntryId, Operation, OpKind
+from federation.body import PackedOp, pack
+from federation.entry import CAUSES, Annotation, Cause, EntryId, Operation
 from federation.errors import MalformedError, OperationError
-from federation.fingerprint import Fingerprint, check_digest
-from federation.hashtypes import HASH_TYPES, Kind, TextForm
+from federation.fingerprint import Fingerprint
+from node.templates import WIDTHS, Layout, Slot
 
 
 class Format(StrEnum):
@@ -180,166 +176,57 @@ def suggest(word: object, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}" if near else f"; expected one of {', '.join(names)}"
 
 
-# --- reading fast -----------------------------------------------------------------------------
+# --- reading many -----------------------------------------------------------------------------
 
-
-@dataclass(frozen=True, slots=True)
-class Plain:
-    """A hash type whose canonical text is hex of one length: nearly all rows of nearly all lists.
-
-    Attributes:
-        name: the type.
-        hex_length: characters of its hex form.
-        shape: the shape of an assertion of one fingerprint of this type and nothing else.
-        suspects: the digests that `check_digest` may refuse; None where only it can tell.
-    """
-
-    name: str
-    hex_length: int
-    shape: Shape
-    suspects: frozenset[bytes] | None
-
-    def parse(self, text: bytes) -> bytes | None:
-        """Return the digest of a text, or None unless it is plainly a hash that a list may carry.
-
-        What None stands for, a full parse has to say. Never accepts what a full parse refuses.
-        """
-        if len(text) != self.hex_length:
-            return None
-        try:
-            digest = unhexlify(text)
-        except HexError:
-            return None
-        if self.suspects is None:
-            check_digest(self.name, digest)
-        elif digest in self.suspects:
-            return None
-        return digest
-
-
-def _plain_types() -> Mapping[bytes, Plain]:
-    found = {}
-    for hash_type in HASH_TYPES.values():
-        if hash_type.canonical_form is not TextForm.HEX or hash_type.widths is None:
-            continue
-        (width,) = hash_type.widths
-        suspects = None
-        if hash_type.kind is Kind.EXACT:
-            empty = new_hash(hash_type.name, usedforsecurity=False).digest()
-            suspects = frozenset((bytes(width), b"\xff" * width, empty))
-        found[hash_type.name.encode()] = Plain(
-            hash_type.name,
-            2 * width,
-            Shape(OpKind.ASSERT, True, 0, ((hash_type.name, width),)),  # noqa: FBT003  # named
-            suspects,
-        )
-    return MappingProxyType(found)
-
-
-PLAIN_TYPES: Final = _plain_types()
-"""The plain types by their names in bytes."""
-
-MAX_CACHED_ANNOTATIONS: Final = 4096
-"""Annotations that a reader remembers: lists have few distinct ones, or as many as rows."""
-
-_MAX_CACHED_SHAPES: Final = 4096
-"""Shapes that a reader remembers: ids come in up to 255 widths, sets of types in a handful."""
-
-# An id of printable ASCII without escapes; values in hex. Anything else is not common.
-_VALUE: Final = rb'"([a-z0-9]+)": ?"([0-9a-fA-F]+)"'
-_COMMON_LINE: Final = re.compile(
-    rb'\{"op": ?"assert", ?(?:"id": ?"([!#-\[\]-~]+)", ?)?'
-    rb'"fingerprints": ?\{(' + _VALUE + rb'(?:, ?"[a-z0-9]+": ?"[0-9a-fA-F]+")*)\}(.*)',
-    re.DOTALL,
+_VALUE: Final = rb'"([a-z0-9-]+)": ?"([0-9a-zA-Z+/]+)"'
+_ASSERTION: Final = re.compile(
+    rb'\{"op": ?"assert", ?(?:"id": ?"([ !#-\[\]-~]+)", ?)?'
+    rb'"fingerprints": ?\{(' + _VALUE + rb"(?:, ?" + _VALUE + rb")*)\}"
 )
+_WITHDRAWAL: Final = re.compile(rb'\{"op": ?"(?:retract|purge)", ?"id": ?"([ !#-\[\]-~]+)"')
 _VALUES: Final = re.compile(_VALUE)
-_MAX_PUNCTUATION: Final = len('"": ""')
 
 
 class ChangeReader:
-    """Reads many lines, common ones fast. Decides as `parse_change` does.
+    """Reads many lines."""
 
-    What can be said once for many lines is parsed once, by `parse_change`: the annotation, for all
-    lines that end in the same bytes behind their fingerprints; the shape, for all that have the
-    same types and the same kind of id.
-    """
-
-    def __init__(self) -> None:
-        # By whether the line has an id, since a second one would be a repeated key.
-        self._ends: tuple[dict[bytes, Annotation], dict[bytes, Annotation]] = ({}, {})
-        self._shapes: dict[tuple[object, ...], tuple[Shape, tuple[int, ...]]] = {}
-
-    def parse(self, line: bytes) -> PackedOp:
+    @staticmethod
+    def parse(line: bytes) -> PackedOp:
         """Parse one line into its packed form.
 
         Raises:
             MalformedError, OperationError, FingerprintError, LimitError: as `parse_change`.
         """
-        common = _COMMON_LINE.fullmatch(line)
-        if common is None:
-            return pack(parse_change(line))
-        name, fingerprints, type_name, value, end = common.groups()
-        annotation = self._ends[name is not None].get(end)
-        if annotation is None:
-            return self._learn_end(line, end, has_id=name is not None)
-        several = len(fingerprints) > len(type_name) + len(value) + _MAX_PUNCTUATION
-        if several or (name is not None and name != type_name + b":" + value):
-            return self._parse_record(line, name, fingerprints, annotation)
-        plain = PLAIN_TYPES.get(type_name)
-        digest = None if plain is None else plain.parse(value)
-        if plain is None or digest is None:
-            return pack(parse_change(line))
-        return PackedOp(plain.shape, digest, annotation)
+        return pack(parse_change(line))
 
-    def _learn_end(self, line: bytes, end: bytes, *, has_id: bool) -> PackedOp:
-        packed = pack(parse_change(line))
-        # An id may also stand behind the fingerprints, or its key be written with an escape.
-        if not has_id and (b'"id"' in end or b"\\" in end):
-            return packed
-        ends = self._ends[has_id]
-        if len(ends) >= MAX_CACHED_ANNOTATIONS:
-            ends.clear()
-        ends[end] = packed.annotation
-        return packed
+    @staticmethod
+    def find_layout(line: bytes) -> Layout | None:
+        """Say where the hashes stand in a line that `parse` accepts; None if it is not common."""
+        found = _ASSERTION.match(line)
+        values = [] if found is None else list(_VALUES.finditer(line, *found.span(2)))
+        slots = [Slot(*value.span(2), value[1]) for value in values]
+        if found is None:
+            found = _WITHDRAWAL.match(line)
+        if found is None:
+            return None
+        end = slots[-1].stop if slots else found.end(1)
+        if found[1] is not None:
+            slots.insert(0, _id_slot(found))
+        elif b'"id"' in line[end:] or b"\\" in line[end:]:
+            # An id may also stand behind the fingerprints, or its key be written with an escape.
+            return None
+        return Layout(tuple(slots), end)
 
-    def _parse_record(
-        self, line: bytes, name: bytes | None, fingerprints: bytes, annotation: Annotation
-    ) -> PackedOp:
-        """Parse a common line with several fingerprints, or with an id of its own."""
-        values = _VALUES.findall(fingerprints)
-        types = tuple(type_name for type_name, _ in values)
-        digests = []
-        for type_name, value in values:
-            plain = PLAIN_TYPES.get(type_name)
-            digest = None if plain is None else plain.parse(value)
-            if digest is None:
-                return pack(parse_change(line))
-            digests.append(digest)
-        own = b""
-        kind_of_id: object = None
-        if name is not None:
-            # The id may be one of the fingerprints, in the very same text.
-            head, colon, rest = name.partition(b":")
-            if colon and (head, rest) in values:
-                kind_of_id = head
-            elif colon and head.decode().lower() in HASH_TYPES:
-                return pack(parse_change(line))
-            else:
-                own, kind_of_id = name, len(name)
-        known = self._shapes.get((kind_of_id, types))
-        if known is None:
-            return self._learn_shape(line, kind_of_id, types)
-        shape, order = known
-        return PackedOp(shape, own + b"".join([digests[at] for at in order]), annotation)
 
-    def _learn_shape(self, line: bytes, kind_of_id: object, types: tuple[bytes, ...]) -> PackedOp:
-        # A type that stands twice is refused here as a repeated key, so that it is never learnt.
-        packed = pack(parse_change(line))
-        order = tuple(types.index(column.encode()) for column, _ in packed.shape.columns)
-        if len(self._shapes) >= _MAX_CACHED_SHAPES:
-            self._shapes.clear()
-        self._shapes[kind_of_id, types] = (packed.shape, order)
-        return packed
+def _id_slot(found: re.Match[bytes]) -> Slot:
+    """Return the slot of the id that was found: of its digest if it names a fingerprint."""
+    start, stop = found.span(1)
+    head, colon, _ = found[1].partition(b":")
+    return (
+        Slot(start + len(head) + 1, stop, head)
+        if colon and head in WIDTHS
+        else Slot(start, stop, b"")
+    )
 
 
 # --- writing ----------------------------------------------------------------------------------

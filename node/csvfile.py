@@ -21,7 +21,8 @@ from federation.body import PackedOp, pack
 from federation.entry import Annotation, Operation, OpKind
 from federation.errors import MalformedError
 from federation.fingerprint import Fingerprint
-from node.changes import MAX_CACHED_ANNOTATIONS, PLAIN_TYPES, suggest
+from node.changes import suggest
+from node.templates import Layout, Slot
 
 COLUMNS: Final = ("type", "digest", "label")
 """The columns, in the order in which they are written."""
@@ -33,13 +34,16 @@ _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 
 
 class CsvReader:
-    """Reads the rows below one header, common ones fast. `parse` decides as `parse_row` does."""
+    """Reads the rows below one header.
+
+    Attributes:
+        columns: the columns' names, in order.
+    """
 
     def __init__(self, columns: Sequence[str]) -> None:
-        self._count = len(columns)
+        self.columns = tuple(columns)
         self._type, self._digest = columns.index("type"), columns.index("digest")
         self._label = columns.index("label") if "label" in columns else None
-        self._annotations: dict[bytes, Annotation] = {b"": Annotation()}
 
     @classmethod
     def open(cls, line: bytes) -> CsvReader:
@@ -77,8 +81,8 @@ class CsvReader:
             LimitError: a label too long.
         """
         cells = _split(line)
-        if len(cells) != self._count:
-            raise MalformedError(f"got {len(cells)} cells, expected {self._count}")
+        if len(cells) != len(self.columns):
+            raise MalformedError(f"got {len(cells)} cells, expected {len(self.columns)}")
         label = cells[self._label] if self._label is not None else ""
         return Operation.assertion(
             (Fingerprint.parse(cells[self._type], cells[self._digest]),),
@@ -91,29 +95,18 @@ class CsvReader:
         Raises:
             MalformedError, FingerprintError, OperationError, LimitError: as `parse_row`.
         """
-        if b'"' in line:
-            return pack(self.parse_row(line))
-        if line.endswith(b"\r"):
-            line = line[:-1]
-        cells = line.split(b",")
-        if len(cells) != self._count:
-            return pack(self.parse_row(line))
-        annotation = self._annotations.get(b"" if self._label is None else cells[self._label])
-        plain = PLAIN_TYPES.get(cells[self._type])
-        if annotation is None or plain is None:
-            return self._parse_slowly(line, cells)
-        digest = plain.parse(cells[self._digest])
-        if digest is None:
-            return pack(self.parse_row(line))
-        return PackedOp(plain.shape, digest, annotation)
+        return pack(self.parse_row(line))
 
-    def _parse_slowly(self, line: bytes, cells: list[bytes]) -> PackedOp:
-        packed = pack(self.parse_row(line))
-        if self._label is not None:
-            if len(self._annotations) >= MAX_CACHED_ANNOTATIONS:
-                self._annotations.clear()
-            self._annotations[cells[self._label]] = packed.annotation
-        return packed
+    def find_layout(self, line: bytes) -> Layout | None:
+        """Say where the hash stands in a row that `parse` accepts; None if it is not common."""
+        if b'"' in line:
+            return None
+        cells = line.removesuffix(b"\r").split(b",")
+        start = sum(len(cell) + 1 for cell in cells[: self._digest])
+        stop = start + len(cells[self._digest])
+        # What stands before the hash is the same in all rows of a template, what stands behind it
+        # is remembered: whatever the order of the columns.
+        return Layout((Slot(start, stop, cells[self._type]),), stop)
 
 
 def _split(line: bytes) -> list[str]:

@@ -6,20 +6,25 @@ before. The store is only read, so that sync and lookups go on meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
-from typing import BinaryIO, Final, Protocol
+from typing import BinaryIO, Final
 
-from federation.body import PackedOp, pack
+from federation.body import pack
 from federation.entry import Cause, EntryId, Operation, OpKind
-from federation.errors import FederationError, LimitError
+from federation.errors import FederationError
 from federation.fingerprint import Fingerprint, candidates
-from node.changes import ChangeReader, Format
+from node.changes import Format
 from node.csvfile import CsvReader
 from node.errors import UsageError
-from node.settling import Effect, Pile, Refusal, Settlement
-from node.sources import MAX_LINE_BYTES, Source, open_source
+from node.helper import answer_all
+from node.pile import Pile, to_item
+from node.reading import MAX_ERRORS, LineError, answer, decode_reading, encode_piece
+from node.settling import Effect, Refusal, Settlement
+from node.sources import Source, open_source
 from node.stagedrow import key_of
 from node.staging import Staging
 from node.store import entries
@@ -27,27 +32,9 @@ from node.store.connection import Store
 from node.store.contents import Contents
 from node.store.registry import ListRecord
 
-MAX_ERRORS: Final = 100
-"""Bad rows that a report names; all are counted."""
-
 _SHOWN_CHARS: Final = 60
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RowError:
-    """One row that cannot be imported.
-
-    Attributes:
-        line: the number of its line, from 1.
-        value: what stands there, shortened.
-        reason: the stable word for what is wrong.
-        message: the same in a sentence.
-    """
-
-    line: int
-    value: str
-    reason: str
-    message: str
+_SLOTS: Final = 2
+"""Pieces of a file that wait for the second process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +52,7 @@ class ImportReport:
 
     rows: int
     effect: Effect
-    errors: tuple[RowError, ...]
+    errors: tuple[LineError, ...]
     error_count: int
     staged: bool
 
@@ -74,28 +61,18 @@ ProgressCallback = Callable[[int, int | None, int], None]
 """Is told bytes read, bytes in all or None, and rows read."""
 
 
-class _RowReader(Protocol):
-    """Reads the rows of one format."""
-
-    def parse(self, line: bytes) -> PackedOp:
-        """Parse one row."""
-
-
 @dataclass(slots=True)
 class _Errors:
     """The first bad rows, and the number of all."""
 
     count: int = 0
-    first: list[RowError] = field(default_factory=list)
+    first: list[LineError] = field(default_factory=list)
 
-    def add(self, line: int, value: str, error: FederationError) -> None:
-        self.count += 1
-        if len(self.first) < MAX_ERRORS:
-            self.first.append(
-                RowError(
-                    line=line, value=_shorten(value), reason=error.reason.value, message=str(error)
-                )
-            )
+    def add(self, count: int, first: Iterable[LineError]) -> None:
+        """Add bad rows, of which the first are named."""
+        self.count += count
+        room = MAX_ERRORS - len(self.first)
+        self.first += [error._replace(value=_shorten(error.value)) for error in islice(first, room)]
 
 
 def import_changes(
@@ -136,7 +113,9 @@ def import_changes(
                 return _report(rows, Effect(), errors, staged=False)
 
             def refuse(refusal: Refusal) -> None:
-                errors.add(refusal.number, refusal.entry.format(), refusal.error)
+                error = refusal.error
+                value = refusal.entry.format()
+                errors.add(1, [LineError(refusal.number, value, error.reason.value, str(error))])
 
             settlement = Settlement(store, record, staging, pile, on_refusal=refuse)
             with staging.edit() as edit:
@@ -146,11 +125,10 @@ def import_changes(
 
 
 def _report(rows: int, effect: Effect, errors: _Errors, *, staged: bool) -> ImportReport:
-    errors.first.sort(key=lambda error: error.line)
     return ImportReport(
         rows=rows,
         effect=effect,
-        errors=tuple(errors.first),
+        errors=tuple(sorted(errors.first)),
         error_count=errors.count,
         staged=staged,
     )
@@ -159,38 +137,53 @@ def _report(rows: int, effect: Effect, errors: _Errors, *, staged: bool) -> Impo
 def _read_rows(
     source: Source, pile: Pile, errors: _Errors, on_progress: ProgressCallback, *, is_csv: bool
 ) -> int:
-    """Parse every row into the pile; return how many there are."""
-    reader: _RowReader | None = None if is_csv else ChangeReader()
-    number = rows = 0
-    encode = pile.encode
-    for lines in source.iter_lines():
-        items = []
-        for line in lines:
-            number += 1
-            if not line or line.isspace():
-                continue
-            try:
-                if reader is None:
-                    reader = CsvReader.open(line)
-                    continue
-                rows += 1
-                items.append(encode(reader.parse(_checked(line)), number))
-            except FederationError as error:
-                errors.add(number, line[: 8 * _SHOWN_CHARS].decode(errors="replace"), error)
-                if reader is None:  # Without its header, no row of a CSV can be read.
-                    return 0
-        if not errors.count:
-            pile.sorter.extend(items)
-        on_progress(source.bytes_read, source.total_bytes, rows)
-    if not number:
+    """Read every row into the pile; return how many there are."""
+    if source.is_empty:
         raise UsageError(f"{source.name} is empty", hint="nothing was changed")
+    pieces = _number_lines(source.iter_chunks())
+    columns = None
+    if is_csv:
+        number, header, pieces = _take_header(pieces)
+        if not header:
+            return 0
+        try:
+            columns = CsvReader.open(header).columns
+        except FederationError as error:
+            # Without its header, no row of a CSV can be read.
+            errors.add(1, [LineError.of(number, header, error)])
+            return 0
+    rows = 0
+    questions = (encode_piece(columns, number, lines) for number, lines in pieces)
+    with closing(answer_all(answer, questions, pile.directory, slots=_SLOTS)) as answers:
+        for reading in map(decode_reading, answers):
+            rows += reading.rows
+            errors.add(reading.error_count, reading.errors)
+            if not errors.count:
+                pile.sorter.add_run(reading.run)
+            on_progress(source.bytes_read, source.total_bytes, rows)
     return rows
 
 
-def _checked(line: bytes) -> bytes:
-    if len(line) > MAX_LINE_BYTES:
-        raise LimitError(f"the line is longer than {MAX_LINE_BYTES} bytes")
-    return line
+def _number_lines(chunks: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Yield pieces of lines, each with the number of its first line."""
+    number = 1
+    for chunk in chunks:
+        yield number, chunk
+        number += chunk.count(b"\n") + 1
+
+
+def _take_header(
+    pieces: Iterator[tuple[int, bytes]],
+) -> tuple[int, bytes, Iterator[tuple[int, bytes]]]:
+    """Return number and text of the first line that is not empty, and what stands behind it."""
+    for first, lines in pieces:
+        at = 0
+        for number, line in enumerate(lines.split(b"\n"), first):
+            at += len(line) + 1
+            if line and not line.isspace():
+                rest = [(number + 1, lines[at:])] if at <= len(lines) else []
+                return number, line, chain(rest, pieces)
+    return 0, b"", pieces
 
 
 def stage_operations(
@@ -213,7 +206,7 @@ def stage_operations(
 
     with Pile(staging.path.parent) as pile:
         pile.sorter.extend(
-            [pile.encode(pack(operation), at) for at, operation in enumerate(operations)]
+            [to_item(pack(operation), at) for at, operation in enumerate(operations)]
         )
         settlement = Settlement(store, record, staging, pile, on_refusal=refuse)
         with staging.edit() as edit:
@@ -327,7 +320,7 @@ def _is_here(store: Store, record: ListRecord, staging: Staging, entry: EntryId)
         return True
     key = key_of(pack(Operation.purge(entry)))
     staged = staging.load([key]).get(key)
-    return staged is not None and staged.shape.kind is OpKind.ASSERT
+    return staged is not None and staged.kind is OpKind.ASSERT
 
 
 def _entries_with(store: Store, record: ListRecord, fingerprint: Fingerprint) -> Iterable[EntryId]:

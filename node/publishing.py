@@ -1,5 +1,9 @@
 """Publishing: staged changes become signed deltas of one of our own lists.
 
+What is signed of an operation alone (`federation.commitment`) takes most of the time. It is
+computed some deltas ahead, by two processes if there is much to publish; the second one knows no
+key and opens no store.
+
 Order of durability: a delta is signed, checked as any subscriber would check it, and committed
 together with what it does to the entries; only what is committed can be read by `serve`. Staged
 changes are let go after that. Which of them were signed is committed too, so that a crash in
@@ -8,22 +12,20 @@ between does not make the next publication sign them again.
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 
-from federation import limits, wire
+from federation import limits
 from federation.author import Author, ChangeSet
-from federation.body import SALT_SEED_BYTES, Body, PackedOp, build_body
-from federation.entry import OpKind
-from federation.errors import LimitError, SequenceError
+from federation.errors import SequenceError
 from federation.keys import Signer
-from federation.merge import Prior
 from federation.names import Origin
 from federation.orgroot import PinnedRoot, Role
 from federation.replica import Replica
 from node.clock import Clock
+from node.composing import Composed, Part, compose
 from node.errors import NodeError, UsageError
 from node.identity import require_role
 from node.staging import Extent, Staging
@@ -38,9 +40,9 @@ DELTA_WEIGHT: Final = 50
 """What one delta costs a new subscriber beside its operations, in operations: some 540 bytes of
 header and checkpoint and 150 us of signatures, beside 37 bytes and a few us an operation."""
 
-_TRANSACTION_DELTAS: Final = 16
-"""Deltas in one transaction: enough that the cost of a commit does not show, few enough that
-another writer never waits for long."""
+_TRANSACTION_PARTS: Final = 16
+"""Parts, nearly all of one delta, in one transaction: enough that the cost of a commit does not
+show, few enough that another writer never waits for long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,17 +122,20 @@ def publish(
         # Usually long gone; after a crash, what was signed and is still staged.
         staging.remove(extent)
     batches = staging.iter_batches(limits.MAX_BODY_OPS, limits.MAX_BODY_BYTES - _BODY_FRAMING)
-    for group in _in_groups(batches, _TRANSACTION_DELTAS):
-        with store.write("publish", str(origin)) as transaction:
-            signing = _Signing(transaction, origin, author, root, clock, first)
-            for batch, is_last in group:
-                signing.add(batch.packed, is_last=is_last)
-            extent = group[0][0].extent.through(group[-1][0].extent)
-            signing.finish(extent)
-        staging.remove(extent)
-        ops += signing.ops
-        dropped += signing.dropped
-        on_progress(ops + dropped)
+    parts = compose(store.connection, record.span, first, batches, staging.path.parent)
+    with closing(parts):
+        for group in _in_groups(parts, _TRANSACTION_PARTS):
+            with store.write("publish", str(origin)) as transaction:
+                signing = _Signing(transaction, origin, author, root, clock, first)
+                for part, is_last in group:
+                    for composed in part.bodies:
+                        signing.add(composed, is_last=is_last and composed is part.bodies[-1])
+                extent = group[0][0].extent.through(group[-1][0].extent)
+                signing.finish(extent)
+            staging.remove(extent)
+            ops += signing.ops
+            dropped += sum(part.dropped for part, _ in group)
+            on_progress(ops + dropped)
     record = registry.load_list_by_number(store.connection, record.list)
     return Publication(
         origin=origin,
@@ -142,13 +147,10 @@ def publish(
     )
 
 
-_T = TypeVar("_T")
-
-
-def _in_groups(items: Iterable[_T], size: int) -> Iterator[list[tuple[_T, bool]]]:
-    """Yield lists of at most `size` pairs (item, whether it is the last of all)."""
-    group: list[tuple[_T, bool]] = []
-    ahead = iter(items)
+def _in_groups(parts: Iterable[Part], size: int) -> Iterator[list[tuple[Part, bool]]]:
+    """Yield lists of at most `size` pairs (part, whether it is the last of all)."""
+    group: list[tuple[Part, bool]] = []
+    ahead = iter(parts)
     current = next(ahead, None)
     while current is not None:
         following = next(ahead, None)
@@ -183,27 +185,10 @@ class _Signing:
         self._clock = clock
         self._change_set = change_set
         self.ops = 0
-        self.dropped = 0
 
-    def add(self, packed: Sequence[PackedOp], *, is_last: bool) -> None:
-        """Sign operations as one delta; as two or more where one would exceed a cap."""
-        connection, number = self._transaction.connection, self._record.list
-        span = self._record.span
-        try:
-            body = build_body(packed, secrets.token_bytes(SALT_SEED_BYTES))
-        except LimitError:
-            self._add_halves(packed, is_last=is_last)
-            return
-        prior = entries.load_prior(connection, span, body)
-        if needless := _needless(body, prior):
-            self.dropped += len(needless)
-            packed = [body.packed(row) for row in range(body.count) if row not in needless]
-            if packed:
-                self.add(packed, is_last=is_last)
-            return
-        if len(wire.encode_body(body)) > limits.MAX_BODY_BYTES:
-            self._add_halves(packed, is_last=is_last)
-            return
+    def add(self, composed: Composed, *, is_last: bool) -> None:
+        """Sign a body as the next delta."""
+        body, prior = composed.body, composed.prior
         state = self._replica.state
         now_ms = self._clock.now_ms()
         try:
@@ -213,6 +198,7 @@ class _Signing:
                 state,
                 change_set=ChangeSet(first=self._change_set, last=is_last),
                 now_ms=now_ms,
+                commitment=composed.commitment,
             )
         except SequenceError as error:
             raise NodeError(
@@ -222,16 +208,10 @@ class _Signing:
             ) from error
         candidate = self._replica.receive(delta, now_ms=now_ms)
         self._replica.conclude(candidate, prior)
+        number = self._record.list
         log.append(self._transaction, number, state.size, delta, via=None, received_ms=now_ms)
-        entries.index_body(self._transaction, span, state.size, candidate.body, prior)
+        entries.index_body(self._transaction, self._record.span, state.size, candidate.body, prior)
         self.ops += body.count
-
-    def _add_halves(self, packed: Sequence[PackedOp], *, is_last: bool) -> None:
-        half = len(packed) // 2
-        if not half:
-            raise UsageError("one staged change alone is larger than a delta can be")
-        self.add(packed[:half], is_last=False)
-        self.add(packed[half:], is_last=is_last)
 
     def finish(self, extent: Extent) -> None:
         """Record where the log stands now, and what of the staged changes was signed."""
@@ -255,19 +235,3 @@ def _load_extent(store: Store, list_number: int) -> Extent | None:
         "SELECT staging, first, last, edit FROM signed_extent WHERE list = ?", (list_number,)
     ).fetchone()
     return None if row is None else Extent(*row)
-
-
-def _needless(body: Body, prior: Mapping[int, Prior]) -> set[int]:
-    """Return the rows that withdraw what is withdrawn already: they cannot be signed."""
-    needless: set[int] = set()
-    for group in body.groups:
-        if group.shape.kind is OpKind.ASSERT:
-            continue
-        gone = {OpKind.PURGE, None}
-        if group.shape.kind is OpKind.RETRACT:
-            gone.add(OpKind.RETRACT)
-        for row in range(group.first_row, group.first_row + group.count):
-            before = prior.get(row)
-            if (None if before is None else before.kind) in gone:
-                needless.add(row)
-    return needless

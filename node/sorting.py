@@ -8,12 +8,13 @@ of what the byte strings mean; whoever adds them puts the key in front.
 from __future__ import annotations
 
 import marshal
-import tempfile
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Final, Self
+from typing import Final, Self
+
+from node.scratch import Scratch
 
 RUN_BYTES: Final = 40 * 1024 * 1024
 """Memory of the items that are gathered before they are sorted and written."""
@@ -21,8 +22,11 @@ RUN_BYTES: Final = 40 * 1024 * 1024
 _ITEM_OVERHEAD: Final = 56
 """Bytes that one item costs beside its own: the object's header and its place in a list."""
 
-_BLOCK_BYTES: Final = 256 * 1024
-"""Memory of one block, the piece of a run that is read at a time."""
+_BLOCK_BYTES: Final = 192 * 1024
+"""Memory of one block, the piece of a run that is read at a time; twice as much at most."""
+
+_MARSHAL_VERSION: Final = 2
+"""Later versions look for objects that stand twice in a list, which takes most of the time."""
 
 
 class Sorter:
@@ -43,7 +47,7 @@ class Sorter:
         self._items: list[bytes] = []
         self._size = 0
         self._runs: list[list[tuple[int, int]]] = []
-        self._file: IO[bytes] | None = None
+        self._scratch: Scratch | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -60,26 +64,41 @@ class Sorter:
         """Forget everything and free the temporary file."""
         self._items = []
         self._runs = []
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        if self._scratch is not None:
+            self._scratch.close()
+            self._scratch = None
 
     def extend(self, items: Sequence[bytes]) -> None:
         """Add items.
 
         Raises:
-            OSError: the temporary file cannot be written.
+            StoreError: the temporary file cannot be written.
         """
         self._items += items
         self._size += sum(map(len, items)) + _ITEM_OVERHEAD * len(items)
         if self._size >= self._run_bytes:
             self._write_run()
 
+    def add_run(self, run: Iterable[bytes]) -> None:
+        """Add items that `encode_run` has sorted, here or in another process.
+
+        Raises:
+            StoreError: the temporary file cannot be written.
+        """
+        if self._scratch is None:
+            self._scratch = Scratch(self._directory)
+        blocks = []
+        for block in run:
+            blocks.append((self._scratch.size, len(block)))
+            self._scratch.append(block)
+        if blocks:
+            self._runs.append(blocks)
+
     def iter_blocks(self) -> Iterator[list[bytes]]:
         """Yield everything that was added, ascending, as lists of some thousand items.
 
         Raises:
-            OSError: the temporary file cannot be written or read.
+            StoreError: the temporary file cannot be written or read.
         """
         if not self._runs:
             self._items.sort()
@@ -90,28 +109,21 @@ class Sorter:
         yield from _merge([block for block in map(_Cursor, readers) if block.advance()])
 
     def _write_run(self) -> None:
-        if not self._items:
-            return
-        if self._file is None:
-            self._file = tempfile.TemporaryFile(dir=self._directory)  # noqa: SIM115  # close() does
-        self._items.sort()
-        run = []
-        for block in _split(self._items):
-            data = marshal.dumps(block)
-            run.append((self._file.tell(), len(data)))
-            self._file.write(data)
-        self._runs.append(run)
-        self._items = []
-        self._size = 0
+        items, self._items, self._size = self._items, [], 0
+        self.add_run(encode_run(items))
 
     def _iter_run(self, run: list[tuple[int, int]]) -> Iterator[list[bytes]]:
-        file = self._file
-        assert file is not None  # noqa: S101  # there is a run, so there is a file
+        assert self._scratch is not None  # noqa: S101  # there is a run, so there is a file
         for start, size in run:
-            file.seek(start)
-            # The file has no name: this very process wrote what it reads here.
-            block: list[bytes] = marshal.loads(file.read(size))  # noqa: S302
+            # The file has no name: this very program wrote what it reads here.
+            block: list[bytes] = marshal.loads(self._scratch.read(size, start))  # noqa: S302
             yield block
+
+
+def encode_run(items: list[bytes]) -> Iterator[bytes]:
+    """Sort items in place, and yield them in serialized blocks, to be added to a `Sorter`."""
+    items.sort()
+    return (marshal.dumps(block, _MARSHAL_VERSION) for block in _split(items))
 
 
 class _Cursor:
@@ -151,11 +163,12 @@ def _merge(cursors: list[_Cursor]) -> Iterator[list[bytes]]:
 
 def _split(items: list[bytes]) -> Iterator[list[bytes]]:
     """Split a list into blocks of bounded memory, each with at least one item."""
-    start = size = 0
-    for stop, item in enumerate(items):
-        size += len(item) + _ITEM_OVERHEAD
-        if size >= _BLOCK_BYTES:
-            yield items[start : stop + 1]
-            start, size = stop + 1, 0
-    if start < len(items):
-        yield items[start:]
+    size = sum(map(len, items)) + _ITEM_OVERHEAD * len(items)
+    if size <= 2 * _BLOCK_BYTES or len(items) == 1:
+        if items:
+            yield items
+        return
+    # As if all were of one size. Where they are not, what is still too large is split again.
+    step = max(1, len(items) * _BLOCK_BYTES // size)
+    for start in range(0, len(items), step):
+        yield from _split(items[start : start + step])

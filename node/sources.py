@@ -1,6 +1,6 @@
-"""Opens what is imported and cuts it into lines: a file, a pipe, plain or compressed with gzip.
+"""Opens what is imported and cuts it between lines: a file, a pipe, plain or compressed with gzip.
 
-Memory is bounded by the longest line allowed, whatever the file holds or unpacks to. Knows nothing
+Memory is bounded by what is read at a time, whatever the file holds or unpacks to. Knows nothing
 of what a line says.
 """
 
@@ -24,6 +24,10 @@ STDIN: Final = Path("-")
 """The path that stands for standard input."""
 
 _BLOCK_BYTES: Final = 256 * 1024
+_BLOCK_SHARE: Final = 10
+_MAX_BLOCK_BYTES: Final = 8 * 1024 * 1024
+"""Bytes that are read at a time: a share of what has been read already, within bounds."""
+
 _GZIP: Final = b"\x1f\x8b"
 _BOM: Final = b"\xef\xbb\xbf"
 _WIDE_BOMS: Final = (b"\xff\xfe", b"\xfe\xff")
@@ -60,6 +64,7 @@ class Source:
         self._counted = _Counted(inner)
         raw = io.BufferedReader(self._counted, _BLOCK_BYTES)
         self._data: BinaryIO = raw
+        self._unpacked = 0
         if raw.peek(2)[:2] == _GZIP:
             self._data = gzip.GzipFile(fileobj=raw)  # type: ignore[assignment]  # it is one
         self._first = self._read()
@@ -73,15 +78,21 @@ class Source:
         return self._counted.count
 
     @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing in it, before any of it is taken."""
+        return not self._first
+
+    @property
     def first_byte(self) -> bytes:
         """The first byte that is no white space, after unpacking; empty if there is none."""
         return self._first.lstrip()[:1]
 
-    def iter_lines(self) -> Iterator[list[bytes]]:
-        """Yield every line without its line feed, as lists of some thousand lines.
+    def iter_chunks(self) -> Iterator[bytes]:
+        """Yield all lines, as pieces of whole lines with line feeds between them.
 
-        A line longer than `MAX_LINE_BYTES` comes as its first `MAX_LINE_BYTES` + 1 bytes; the rest
-        of it is passed over.
+        The pieces grow with what has been read: small inputs come in several, large ones in few. Of
+        a line longer than `MAX_LINE_BYTES`, at least `MAX_LINE_BYTES` + 1 bytes come; the rest of
+        it may be passed over.
 
         Raises:
             UsageError: it cannot be read to its end, or unpacked.
@@ -89,26 +100,26 @@ class Source:
         rest, skipping = b"", False
         block, self._first = self._first, b""
         while block:
-            lines = block.split(b"\n")
-            if skipping and len(lines) > 1:
-                skipping = False
-                del lines[0]
-                rest = b""
+            if skipping:
+                _, feed, block = block.partition(b"\n")
+                skipping = not feed
             if not skipping:
-                lines[0] = rest + lines[0]
-                rest = lines.pop()
+                stop = block.rfind(b"\n")
+                if stop >= 0:
+                    yield b"".join((rest, memoryview(block)[:stop]))
+                    rest = b""
+                rest += block[stop + 1 :]
                 if len(rest) > MAX_LINE_BYTES:
-                    lines.append(rest)
+                    yield rest[: MAX_LINE_BYTES + 1]
                     rest, skipping = b"", True
-                if lines:
-                    yield [_bounded(line) for line in lines] if _any_long(lines) else lines
             block = self._read()
         if rest:
-            yield [rest]
+            yield rest
 
     def _read(self) -> bytes:
+        size = min(max(_BLOCK_BYTES, self._unpacked // _BLOCK_SHARE), _MAX_BLOCK_BYTES)
         try:
-            return self._data.read(_BLOCK_BYTES)
+            block = self._data.read(size)
         except EOFError as error:
             raise UsageError(
                 f"{self.name} is cut off: its gzip data does not end",
@@ -120,14 +131,8 @@ class Source:
             ) from error
         except OSError as error:
             raise UsageError(f"cannot read {self.name}: {error.strerror or error}") from error
-
-
-def _any_long(lines: list[bytes]) -> bool:
-    return any(len(line) > MAX_LINE_BYTES for line in lines)
-
-
-def _bounded(line: bytes) -> bytes:
-    return line[: MAX_LINE_BYTES + 1]
+        self._unpacked += len(block)
+        return block
 
 
 @contextmanager

@@ -8,26 +8,31 @@ disjoint, ascending ranges of keys. Knows nothing of what is in force in the sto
 
 from __future__ import annotations
 
-import json
 import secrets
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import Final, Self
 
-from federation.body import PackedOp, Shape
+from federation.body import Body, PackedOp
 from federation.entry import Annotation, OpKind
 from node.errors import DamageError, StoreError
-from node.stagedrow import Row, key_prefix, parse_annotation
+from node.stagededit import (
+    BLOCK_KINDS,
+    IF_DAMAGED,
+    NUMBERS,
+    SCHEMA,
+    Block,
+    Edit,
+    blocks_with,
+    iter_columns,
+)
+from node.stagedrow import Row, from_row, iter_rows
 from node.store.sqlite import sqlite3, sqlite_errors
 
-_DAMAGED: Final = "what was staged there is lost: remove the file and import again"
 _BUSY_SECONDS: Final = 30.0
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 _PAGE_ROWS: Final = 1_000
 _PAGE_BYTES: Final = 4 * 1024 * 1024
 _CODE_BYTES: Final = 2
@@ -46,26 +51,16 @@ _PRAGMAS: Final = (
     "PRAGMA journal_size_limit = 4194304",
 )
 _SCHEMA: Final = (
-    # Shapes are few and are repeated in each operation.
-    "CREATE TABLE shape (shape INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE) STRICT",
-    # `key` is the entry's name and `content` what else the operation says (see `Row`). `edit` is
-    # the number of the edit that staged it: a row that was read and then replaced is another row.
-    """CREATE TABLE staged (
-        key BLOB PRIMARY KEY,
-        edit INTEGER NOT NULL,
-        shape INTEGER NOT NULL REFERENCES shape,
-        content BLOB NOT NULL
-    ) STRICT, WITHOUT ROWID""",
+    *SCHEMA,
     # How many operations are staged, by kind: counting them would read them all.
     "CREATE TABLE tally (kind INTEGER PRIMARY KEY, staged INTEGER NOT NULL) STRICT",
     "CREATE TABLE edit (edit INTEGER PRIMARY KEY) STRICT",
     # Tells this file from one that took its place: edits are numbered anew in each.
     "CREATE TABLE identity (identity BLOB NOT NULL) STRICT",
-    # 0, 1, 2 ...: lets SQL cut columns into rows, several times faster than binding each row.
-    "CREATE TABLE number (n INTEGER PRIMARY KEY) STRICT",
 )
-_NUMBERS: Final = 10_000
 _IDENTITY_BYTES: Final = 16
+_TAKEN_ROWS: Final = "FROM staged WHERE key BETWEEN ? AND ? AND edit <= ?"
+_TAKEN_BLOCKS: Final = "FROM block WHERE first >= ? AND last <= ? AND edit <= ?"
 _INSERT_NUMBERS: Final = (
     "WITH RECURSIVE counted (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM counted "
     "WHERE n + 1 < ?) INSERT INTO number (n) SELECT n FROM counted"
@@ -100,16 +95,18 @@ class Batch:
     """Staged operations that were taken.
 
     Attributes:
-        packed: the operations, by ascending key.
+        operations: a body of them, or each of them by ascending key.
         extent: what they are called.
     """
 
-    packed: list[PackedOp]
+    operations: Body | list[PackedOp]
     extent: Extent
 
-
-_StagedRow = tuple[bytes, int, bytes]
-"""Key, shape, content, as they are stored."""
+    @property
+    def count(self) -> int:
+        """How many operations there are."""
+        taken = self.operations
+        return taken.count if isinstance(taken, Body) else len(taken)
 
 
 class Staging:
@@ -123,7 +120,6 @@ class Staging:
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
         self._connection = connection
-        self._shapes: dict[int, Shape] = {}
         (self.identity,) = connection.execute("SELECT identity FROM identity").fetchone()
 
     @classmethod
@@ -135,7 +131,7 @@ class Staging:
             StoreError: it is from a newer version, or cannot be opened.
             LockedError: another process is writing to it and does not come to an end.
         """
-        with sqlite_errors(path, _DAMAGED):
+        with sqlite_errors(path, IF_DAMAGED):
             connection = sqlite3.connect(
                 f"{path.absolute().as_uri()}?mode=rwc",
                 uri=True,
@@ -159,26 +155,34 @@ class Staging:
     @property
     def is_empty(self) -> bool:
         """Whether nothing is staged."""
-        with sqlite_errors(self.path, _DAMAGED):
-            return self._connection.execute("SELECT 1 FROM staged LIMIT 1").fetchone() is None
+        with sqlite_errors(self.path, IF_DAMAGED):
+            return (
+                self._connection.execute(
+                    "SELECT 1 FROM (SELECT 1 FROM staged LIMIT 1) UNION ALL SELECT 1 FROM block"
+                ).fetchone()
+                is None
+            )
 
     def count_by_kind(self) -> dict[OpKind, int]:
         """Return how many operations of each kind are staged; kinds without any are left out."""
-        with sqlite_errors(self.path, _DAMAGED):
+        with sqlite_errors(self.path, IF_DAMAGED):
             rows = self._connection.execute("SELECT kind, staged FROM tally WHERE staged > 0")
             return {OpKind(kind): count for kind, count in rows}
 
     def load(self, keys: Iterable[bytes]) -> dict[bytes, Row]:
         """Return the staged operations on the entries of these keys, by key."""
         found = {}
-        with sqlite_errors(self.path, _DAMAGED):
-            for width, some in _columns(keys):
-                for key, code, content in self._connection.execute(
-                    """SELECT s.key, s.shape, s.content FROM number AS n CROSS JOIN staged AS s
+        wanted = set(keys)
+        with sqlite_errors(self.path, IF_DAMAGED):
+            for width, some in iter_columns(wanted):
+                for key, content in self._connection.execute(
+                    """SELECT s.key, s.content FROM number AS n CROSS JOIN staged AS s
                     ON s.key = substr(?1, n.n * ?2 + 1, ?2) WHERE n.n < ?3""",
                     (b"".join(some), width, len(some)),
                 ):
-                    found[key] = Row(key, self._shape(code), content)
+                    found[key] = Row(key, content)
+            for block in blocks_with(self._connection, wanted):
+                found.update((row.key, row) for row in iter_rows(block.open()) if row.key in wanted)
         return found
 
     def iter_batches(self, max_ops: int, max_bytes: int) -> Iterator[Batch]:
@@ -188,18 +192,26 @@ class Staging:
         for the next time: else a batch could not be named by where it begins and ends.
 
         Args:
-            max_ops: at most so many in one batch.
+            max_ops: at most so many in one batch of rows. A block is a batch by itself.
             max_bytes: at most so many bytes as a body has them: records, annotation codes and each
                 annotation once. A batch has at least one operation, whatever its size.
         """
-        with sqlite_errors(self.path, _DAMAGED):
+        with sqlite_errors(self.path, IF_DAMAGED):
             (newest,) = self._connection.execute("SELECT max(edit) FROM edit").fetchone()
-        filling = _Filling(max_ops, max_bytes, self.identity, newest or 0)
-        for page in self._iter_pages(newest or 0):
-            for code, run in groupby(page, key=itemgetter(1)):
-                yield from filling.add(self._shape(code), list(run))
-        if filling.packed:
-            yield filling.take()
+        newest = newest or 0
+        filling = _Filling(max_ops, max_bytes, self.identity, newest)
+        after: bytes | None = b""
+        while after is not None:
+            block = self._next_block(after, newest)
+            for page in self._iter_pages(after, None if block is None else block.first, newest):
+                for row in page:
+                    yield from filling.add(row)
+            yield from filling.take()
+            after = None
+            if block is not None:
+                extent = Extent(self.identity, block.first, block.last, newest)
+                yield Batch(block.open(), extent)
+                after = block.last
 
     def remove(self, extent: Extent) -> int:
         """Let go of operations that were taken; return how many there were.
@@ -211,15 +223,16 @@ class Staging:
             return 0
         with self.edit() as edit:
             taken = (extent.first, extent.last, extent.edit)
-            for code, count in self._connection.execute(
-                "SELECT shape, count(*) FROM staged WHERE key BETWEEN ? AND ? AND edit <= ? "
-                "GROUP BY shape",
-                taken,
+            for kind, count in self._connection.execute(
+                f"SELECT substr(content, 1, 1), count(*) {_TAKEN_ROWS} GROUP BY 1", taken
             ):
-                edit.tally[self._shape(code).kind] -= count
-            self._connection.execute(
-                "DELETE FROM staged WHERE key BETWEEN ? AND ? AND edit <= ?", taken
-            )
+                edit.tally[OpKind(kind[0])] -= count
+            for counts in self._connection.execute(
+                f"SELECT asserted, retracted, purged {_TAKEN_BLOCKS}", taken
+            ):
+                edit.tally.subtract(dict(zip(BLOCK_KINDS, counts, strict=True)))
+            self._connection.execute(f"DELETE {_TAKEN_ROWS}", taken)
+            self._connection.execute(f"DELETE {_TAKEN_BLOCKS}", taken)
         return -edit.tally.total()
 
     def clear(self) -> int:
@@ -227,6 +240,7 @@ class Staging:
         with self.edit() as edit:
             before = self.count_by_kind()
             self._connection.execute("DELETE FROM staged")
+            self._connection.execute("DELETE FROM block")
             edit.tally.subtract(before)
         return sum(before.values())
 
@@ -240,7 +254,7 @@ class Staging:
             StoreError: the file could not be written.
         """
         connection = self._connection
-        with sqlite_errors(self.path, _DAMAGED):
+        with sqlite_errors(self.path, IF_DAMAGED):
             connection.execute("BEGIN IMMEDIATE")
             try:
                 (number,) = connection.execute("SELECT max(edit) FROM edit").fetchone()
@@ -263,50 +277,48 @@ class Staging:
                     connection.execute("ROLLBACK")
                 raise
 
-    def _iter_pages(self, newest: int) -> Iterator[list[_StagedRow]]:
-        """Yield the rows of edits up to `newest`, in pages: no lock is held between."""
-        after = b""
-        while page := self._read_page(after, newest):
-            yield page
-            after = page[-1][0]
+    def _next_block(self, after: bytes, newest: int) -> Block | None:
+        """Return the first block behind a key, of edits up to `newest`."""
+        with sqlite_errors(self.path, IF_DAMAGED):
+            found = self._connection.execute(
+                "SELECT first, last, edit, body FROM block WHERE first > ? AND edit <= ? "
+                "ORDER BY first LIMIT 1",
+                (after, newest),
+            ).fetchone()
+        return None if found is None else Block(*found)
 
-    def _read_page(self, after: bytes, newest: int) -> list[_StagedRow]:
-        page: list[_StagedRow] = []
+    def _iter_pages(self, after: bytes, before: bytes | None, newest: int) -> Iterator[list[Row]]:
+        """Yield the rows of edits up to `newest`, in pages: no lock is held between.
+
+        Args:
+            after: behind this key.
+            before: before this key; None for all.
+            newest: the last edit that counts.
+        """
+        while page := self._read_page(after, before, newest):
+            yield page
+            after = page[-1].key
+
+    def _read_page(self, after: bytes, before: bytes | None, newest: int) -> list[Row]:
+        page: list[Row] = []
         size = 0
-        with sqlite_errors(self.path, _DAMAGED):
+        with sqlite_errors(self.path, IF_DAMAGED):
             cursor = self._connection.execute(
-                "SELECT key, shape, content FROM staged WHERE key > ? AND edit <= ? "
-                "ORDER BY key LIMIT ?",
-                (after, newest, _PAGE_ROWS),
+                "SELECT key, content FROM staged WHERE key > ?1 AND (?2 IS NULL OR key < ?2) "
+                "AND edit <= ?3 ORDER BY key LIMIT ?4",
+                (after, before, newest, _PAGE_ROWS),
             )
-            for row in cursor:
-                page.append(row)
-                size += len(row[0]) + len(row[2])
+            for key, content in cursor:
+                page.append(Row(key, content))
+                size += len(key) + len(content)
                 if size >= _PAGE_BYTES:
                     break
             cursor.close()
         return page
 
-    def _shape(self, code: int) -> Shape:
-        shape = self._shapes.get(code)
-        if shape is None:
-            (text,) = self._connection.execute(
-                "SELECT text FROM shape WHERE shape = ?", (code,)
-            ).fetchone()
-            kind, named, id_width, columns = json.loads(text)
-            shape = Shape(
-                OpKind(kind), named, id_width, tuple((name, width) for name, width in columns)
-            )
-            self._shapes[code] = shape
-        return shape
-
 
 class _Filling:
-    """A batch that is being filled.
-
-    Attributes:
-        packed: what is in it so far.
-    """
+    """A batch of rows that is being filled."""
 
     def __init__(self, max_ops: int, max_bytes: int, staging: bytes, edit: int) -> None:
         self._staging = staging
@@ -316,145 +328,32 @@ class _Filling:
         self._clear()
 
     def _clear(self) -> None:
-        self.packed: list[PackedOp] = []
-        self._annotations: dict[bytes, Annotation] = {}
+        self._packed: list[PackedOp] = []
+        self._annotations: set[Annotation] = set()
         self._size = 0
         self._first = self._last = b""
 
-    def take(self) -> Batch:
-        """Return the batch, and begin another."""
-        extent = Extent(self._staging, self._first, self._last, self._edit)
-        batch = Batch(self.packed, extent)
-        self._clear()
-        return batch
+    def take(self) -> Iterator[Batch]:
+        """Yield the batch, if there is anything in it, and begin another."""
+        if self._packed:
+            extent = Extent(self._staging, self._first, self._last, self._edit)
+            yield Batch(self._packed, extent)
+            self._clear()
 
-    def add(self, shape: Shape, run: list[_StagedRow]) -> Iterator[Batch]:
-        """Add rows of one shape; yield each batch that is full before one of them."""
-        if self.packed and self._cost(shape, run) is None and len(run) < self._max_ops:
-            # Rather a batch that is not quite full than rows one by one.
-            yield self.take()
-        if self._cost(shape, run) is not None:
-            self._append(shape, run)
-            return
-        for row in run:
-            if self.packed and self._cost(shape, [row]) is None:
-                yield self.take()
-            self._append(shape, [row])
-
-    def _cost(self, shape: Shape, run: list[_StagedRow]) -> int | None:
-        """Return the bytes of the batch with these rows in it; None if they do not fit."""
-        further = shape.record_width - shape.key_width
-        said = {content[further:] for _, _, content in run}
-        size = self._size + len(run) * (shape.record_width + _CODE_BYTES)
-        size += sum(len(a) + _ANNOTATION_OVERHEAD for a in said if a not in self._annotations)
-        fits = len(self.packed) + len(run) <= self._max_ops and size <= self._max_bytes
-        return size if fits else None
-
-    def _append(self, shape: Shape, run: list[_StagedRow]) -> None:
-        start = len(key_prefix(shape))
-        further = shape.record_width - shape.key_width
-        saids = [content[further:] for _, _, content in run]
-        for said in set(saids).difference(self._annotations):
-            self._annotations[said] = parse_annotation(said)
-            self._size += len(said) + _ANNOTATION_OVERHEAD
-        self._size += len(run) * (shape.record_width + _CODE_BYTES)
-        annotations = self._annotations
-        self.packed += [
-            PackedOp(shape, key[start:] + content[:further], annotations[said])
-            for (key, _, content), said in zip(run, saids, strict=True)
-        ]
-        self._first = self._first or run[0][0]
-        self._last = run[-1][0]
-
-
-class Edit:
-    """An open edit of staged changes.
-
-    Attributes:
-        number: its number.
-        tally: by how many it changes the number of staged operations of each kind.
-        keep: whether it is kept at the end; set it to False to undo it all.
-    """
-
-    def __init__(self, connection: sqlite3.Connection, number: int) -> None:
-        self.number = number
-        self.keep = True
-        self.tally: Counter[OpKind] = Counter()
-        self._connection = connection
-        self._codes: dict[Shape, int] = {}
-
-    def put(self, rows: Sequence[Row], replaced: Iterable[Row] = ()) -> None:
-        """Stage operations; fast if their keys ascend.
-
-        Args:
-            rows: what to stage, at most one on an entry.
-            replaced: what was staged on the same entries before.
-        """
-        for row in replaced:
-            self.tally[row.shape.kind] -= 1
-        self.tally.update(row.shape.kind for row in rows)
-        alike: dict[tuple[int, int, int], list[Row]] = {}
-        shape, code = None, 0
-        for row in rows:
-            if row.shape is not shape:
-                shape = row.shape
-                code = self._code(shape)
-            alike.setdefault((code, len(row.key), len(row.content)), []).append(row)
-        for (code, key_bytes, content_bytes), of_a_kind in alike.items():
-            for start in range(0, len(of_a_kind), _NUMBERS):
-                some = of_a_kind[start : start + _NUMBERS]
-                self._connection.execute(
-                    """INSERT OR REPLACE INTO staged (key, edit, shape, content)
-                    SELECT substr(?1, n * ?2 + 1, ?2), ?3, ?4, substr(?5, n * ?6 + 1, ?6)
-                    FROM number WHERE n < ?7""",
-                    (
-                        b"".join([row.key for row in some]),
-                        key_bytes,
-                        self.number,
-                        code,
-                        b"".join([row.content for row in some]),
-                        content_bytes,
-                        len(some),
-                    ),
-                )
-
-    def drop(self, rows: Sequence[Row]) -> None:
-        """Let go of staged operations."""
-        for row in rows:
-            self.tally[row.shape.kind] -= 1
-        _delete(self._connection, [row.key for row in rows])
-
-    def _code(self, shape: Shape) -> int:
-        code = self._codes.get(shape)
-        if code is None:
-            text = json.dumps([shape.kind, shape.named, shape.id_width, shape.columns])
-            self._connection.execute("INSERT OR IGNORE INTO shape (text) VALUES (?)", (text,))
-            (code,) = self._connection.execute(
-                "SELECT shape FROM shape WHERE text = ?", (text,)
-            ).fetchone()
-            self._codes[shape] = int(code)
-        return int(code)
-
-
-def _columns(keys: Iterable[bytes]) -> Iterator[tuple[int, list[bytes]]]:
-    """Yield keys by their width, as many at a time as there are numbers."""
-    by_width: dict[int, list[bytes]] = {}
-    for key in keys:
-        by_width.setdefault(len(key), []).append(key)
-    for width, alike in by_width.items():
-        for start in range(0, len(alike), _NUMBERS):
-            yield width, alike[start : start + _NUMBERS]
-
-
-def _delete(connection: sqlite3.Connection, keys: Iterable[bytes]) -> None:
-    """Delete staged operations."""
-    for width, some in _columns(keys):
-        connection.execute(
-            """DELETE FROM staged WHERE key IN (
-                SELECT substr(?1, n * ?2 + 1, ?2) FROM number WHERE n < ?3
-            )""",
-            (b"".join(some), width, len(some)),
-        )
+    def add(self, row: Row) -> Iterator[Batch]:
+        """Add a row; yield the batch before it, if that is full."""
+        packed = from_row(row)
+        record = len(packed.record) + _CODE_BYTES
+        annotation = len(packed.annotation.canonical()) + _ANNOTATION_OVERHEAD
+        more = 0 if packed.annotation in self._annotations else annotation
+        if len(self._packed) == self._max_ops or self._size + record + more > self._max_bytes:
+            yield from self.take()
+            more = annotation
+        self._first = self._first or row.key
+        self._last = row.key
+        self._packed.append(packed)
+        self._annotations.add(packed.annotation)
+        self._size += record + more
 
 
 def _ensure_schema(connection: sqlite3.Connection, path: Path) -> None:
@@ -483,7 +382,7 @@ def _make_schema(connection: sqlite3.Connection, path: Path) -> None:
         raise DamageError(f"{path} is not a file of staged changes")
     for statement in _SCHEMA:
         connection.execute(statement)
-    connection.execute(_INSERT_NUMBERS, (_NUMBERS,))
+    connection.execute(_INSERT_NUMBERS, (NUMBERS,))
     connection.execute(
         "INSERT INTO identity (identity) VALUES (?)", (secrets.token_bytes(_IDENTITY_BYTES),)
     )

@@ -112,7 +112,7 @@ def import_command(
                 "staged": report.staged,
                 "staged_operations": staged,
                 "error_count": report.error_count,
-                "errors": [asdict(error) for error in report.errors],
+                "errors": [error._asdict() for error in report.errors],
             }
         )
     else:

@@ -20,37 +20,25 @@ MAX_NAMES: Final = NUMBERS
 
 
 def load_prior(
-    connection: sqlite3.Connection, span: int, names: Sequence[tuple[str, bytes]]
+    connection: sqlite3.Connection, span: int, type_name: str, names: Sequence[bytes]
 ) -> dict[int, Prior]:
     """Return, by index in `names`, the operation in force on each entry that the span has known.
 
     Args:
         connection: where to look.
         span: the number of the span of the list.
-        names: hash type (empty for an id) and key of at most `MAX_NAMES` entries, in any order.
+        type_name: the hash type of the digests that name the entries; empty for ids.
+        names: the digests or ids of at most `MAX_NAMES` entries: of one width, ascending.
     """
-    by_column: dict[tuple[str, int], list[int]] = {}
-    for index, (type_name, key) in enumerate(names):
-        by_column.setdefault((type_name, len(key)), []).append(index)
-    groups: list[Group] = []
-    order: list[int] = []
-    for (type_name, width), indexes in by_column.items():
-        indexes.sort(key=lambda index: names[index][1])
-        column = b"".join([names[index][1] for index in indexes])
-        groups.append(_naming_group(type_name, width, len(order), len(indexes), column))
-        order += indexes
-    # A body that would name these entries and do nothing else with them.
-    body = Body(b"", (), tuple(groups))
-    found = entries.load_prior(connection, span, body)
-    return {order[row]: prior for row, prior in found.items()}
-
-
-def _naming_group(type_name: str, width: int, first_row: int, count: int, column: bytes) -> Group:
+    width, column = len(names[0]), b"".join(names)
     if type_name:
         shape = Shape(OpKind.RETRACT, named=True, id_width=0, columns=((type_name, width),))
-        return Group(shape, first_row, count, b"", (column,), ())
-    shape = Shape(OpKind.RETRACT, named=False, id_width=width, columns=())
-    return Group(shape, first_row, count, column, (), ())
+        group = Group(shape, 0, len(names), b"", (column,), ())
+    else:
+        shape = Shape(OpKind.RETRACT, named=False, id_width=width, columns=())
+        group = Group(shape, 0, len(names), column, (), ())
+    # A body that would name these entries and do nothing else with them.
+    return entries.load_prior(connection, span, Body(b"", (), (group,)))
 
 
 def load_packed(body: Body, row: int) -> PackedOp:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from federation import wire
 from federation.author import Author
 from federation.body import build_body, pack
+from federation.commitment import commit
 from federation.entry import Cause, EntryId, Operation
 from federation.errors import OperationError, Reason, SequenceError, UsageError
 from federation.header import Header
@@ -74,3 +76,28 @@ def test_an_author_needs_the_root_of_the_lists_owner() -> None:
             publisher=publisher.publisher_key,
             log=publisher.log_key,
         )
+
+
+# --- commitments that were computed before ----------------------------------------------------
+
+
+def test_a_commitment_that_was_computed_before_gives_the_same_delta() -> None:
+    publisher = Publisher()
+    publisher.publish(assertion(1), assertion(2))
+    body = build_body([pack(assertion(2, labels=("B2",))), pack(assertion(3))], salt_seed(7))
+    commitment = commit(wire.encode_body(body), publisher.state.size)
+    assert publisher.sign(body, commitment=commitment) == publisher.sign(body)
+
+
+@pytest.mark.parametrize("what", ["body", "position"])
+def test_a_commitment_to_another_delta_is_not_signed(what: str) -> None:
+    publisher = Publisher()
+    publisher.publish(assertion(1))
+    body, other = (build_body([pack(assertion(2))], salt_seed(seed)) for seed in (1, 2))
+    size = publisher.state.size
+    wrong = {
+        "body": commit(wire.encode_body(other), size),
+        "position": commit(wire.encode_body(body), size + 1),
+    }[what]
+    with pytest.raises(UsageError, match="another delta"):
+        publisher.sign(body, commitment=wrong)

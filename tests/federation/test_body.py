@@ -83,6 +83,13 @@ def test_the_order_of_operations_changes_no_byte(
     assert wire.encode_body(build(*one)) == wire.encode_body(build(*other))
 
 
+@pytest.mark.parametrize("width", [1, 32, 300])
+@pytest.mark.parametrize("count", [0, 1, 999, 1_000, 1_001, 2_500])
+def test_a_column_is_cut_into_its_values(width: int, count: int) -> None:
+    values = [digest(number, "sha256", width) for number in range(count)]
+    assert cut(b"".join(values), width) == values
+
+
 def test_another_seed_gives_another_body_and_ops_root() -> None:
     one, other = build(assertion(1)), build(assertion(1), seed=salt_seed(1))
     assert wire.encode_body(one) != wire.encode_body(other)
@@ -244,8 +251,3 @@ def test_an_unknown_type_of_any_width_stands_in_a_body_as_it_is() -> None:
     body = wire.decode_body(wire.encode_body(build(operation)))
     body.check()
     assert body.operation(0).fingerprints == (zeroes,)
-
-
-def test_a_column_is_cut_into_its_values() -> None:
-    assert cut(b"aabbcc", 2) == [b"aa", b"bb", b"cc"]
-    assert cut(b"", 2) == []

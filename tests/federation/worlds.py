@@ -18,6 +18,7 @@ from federation.body import Body, PackedOp, build_body, pack, unpack
 from federation.bucket import LiveEntry, name_of
 from federation.charter import Audience, Charter
 from federation.checkpoint import Checkpoint, sign_checkpoint
+from federation.commitment import Commitment
 from federation.entry import Annotation, EntryId, Operation, OpKind
 from federation.fingerprint import Fingerprint
 from federation.header import Header, LeafKind
@@ -303,7 +304,9 @@ class Publisher:
         self.log.append(delta)
         return delta
 
-    def sign(self, body: Body, *, after_ms: int = 1000) -> SignedDelta:
+    def sign(
+        self, body: Body, *, after_ms: int = 1000, commitment: Commitment | None = None
+    ) -> SignedDelta:
         """Sign a body as the next delta, without keeping it."""
         return self._author.sign(
             body,
@@ -311,6 +314,7 @@ class Publisher:
             self.state,
             change_set=ChangeSet(first=self.state.size, last=True),
             now_ms=max(T0, self.state.last_time_ms) + after_ms,
+            commitment=commitment,
         )
 
     def publish_snapshot(self) -> Published:

@@ -6,14 +6,15 @@ import io
 from collections.abc import Iterable
 from pathlib import Path
 
-from federation.body import unpack
+from federation.body import Body, pack, unpack
 from federation.entry import EntryId, Operation
 from federation.names import Origin
 from federation.orgroot import Role
 from node.changes import Format, format_change
 from node.importing import ImportReport, import_changes
 from node.publishing import Publication, PublishingKeys, publish
-from node.staging import Staging
+from node.stagedrow import key_of
+from node.staging import Batch, Staging
 from node.store import history, registry
 from node.store.connection import Store
 from node.store.registry import ListRecord
@@ -104,6 +105,13 @@ def to_lines(operations: Iterable[Operation]) -> str:
 
 def read_staged(staging: Staging) -> list[Operation]:
     """Return every staged operation, by ascending key."""
-    return [
-        unpack(packed) for batch in staging.iter_batches(1_000, 10**6) for packed in batch.packed
-    ]
+    batches = staging.iter_batches(1_000, 10**6)
+    return [operation for batch in batches for operation in read_batch(batch)]
+
+
+def read_batch(batch: Batch) -> list[Operation]:
+    """Return the operations of a batch, by ascending key."""
+    if isinstance(batch.operations, Body):
+        read = [operation for _, operation in batch.operations.operations()]
+        return sorted(read, key=lambda operation: key_of(pack(operation)))
+    return list(map(unpack, batch.operations))

@@ -1,4 +1,4 @@
-"""What `node.csvfile` promises: strict rows, a fast way to read them, cells that do nothing."""
+"""What `node.csvfile` promises: strict rows, cells that do nothing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.body import PackedOp, pack
+from federation.body import pack
 from federation.entry import Annotation, Operation
 from federation.errors import FederationError, LimitError, MalformedError, Reason
 from node.csvfile import HEADER, CsvReader, format_rows, merge_labels
@@ -85,38 +85,6 @@ def test_a_bad_row_is_refused_with_its_reason(row: bytes, reason: Reason) -> Non
         with pytest.raises(FederationError) as caught:
             parse(row)
         assert caught.value.reason is reason
-
-
-_CELLS = st.sampled_from(
-    [
-        *("sha256", "md5", "pdq", "ssvh", "x", _HEX, "00" * 32, "ef01" * 8),
-        *("0123456789abcdef" * 4, "A1", "", " ", '"', '"q"', '""', "ü", "a\rb", "=1"),
-    ]
-)
-
-
-@given(
-    st.permutations(["type", "digest", "label"]),
-    st.lists(st.lists(_CELLS, min_size=2, max_size=4).map(",".join), max_size=8),
-    st.sampled_from(["", "\r"]),
-)
-def test_reading_fast_decides_as_reading_slowly_does(
-    columns: list[str], rows: list[str], end: str
-) -> None:
-    reader = CsvReader.open(",".join(columns).encode())
-    rows += [
-        ",".join({"type": "sha256", "digest": _HEX, "label": label}[column] for column in columns)
-        for label in ("A1", "", '"q"')
-    ]
-    for row in rows * 2:
-        line = (row + end).encode()
-        outcomes: list[PackedOp | tuple[Reason, str]] = []
-        for parse in (lambda text: pack(reader.parse_row(text)), reader.parse):
-            try:
-                outcomes.append(parse(line))
-            except FederationError as error:
-                outcomes.append((error.reason, str(error)))
-        assert outcomes[0] == outcomes[1]
 
 
 @given(assertions())

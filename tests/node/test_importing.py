@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from federation.body import pack
 from federation.entry import Annotation, Cause, EntryId, Operation, OpKind
 from federation.fingerprint import Fingerprint
-from node import settling
+from node import pile, settling
 from node.changes import Format
 from node.errors import UsageError
 from node.importing import import_changes, stage_operations, stage_retraction
@@ -208,8 +208,8 @@ def test_batches_of_any_size_settle_the_same(
     results = []
     for name, size in (("large", 10_000), ("small", 1)):
         own = OwnList(tmp_path / name)
-        monkeypatch.setattr(settling, "_BATCH_BYTES", 100 * size)
-        monkeypatch.setattr("node.store.compare.MAX_NAMES", size)
+        monkeypatch.setattr(pile, "BATCH_BYTES", 100 * size)
+        monkeypatch.setattr(pile, "BATCH_OPS", size)
         monkeypatch.setattr(settling, "Sorter", partial(Sorter, run_bytes=100 * size))
         monkeypatch.setattr("node.sorting._BLOCK_BYTES", 10 * size)
         own.import_operations(*drawn[:100])

@@ -1,0 +1,44 @@
+"""What a header commits to, as far as it follows from a delta's body and position alone.
+
+It is nearly all of the work of signing, and needs neither keys nor the log: a publisher computes it
+for several deltas at a time, wherever it likes. A commitment says which bytes it is of, so that one
+cannot be signed for another body.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import NamedTuple
+
+from federation import state, wire
+
+
+class Commitment(NamedTuple):
+    """A body's digests.
+
+    Attributes:
+        body_digest: SHA-256 of the body's bytes.
+        position: the delta's position.
+        ops_root: root of the ops tree.
+        asserted: what the assertions add to the state digest (`federation.state.sum_asserted`).
+    """
+
+    body_digest: bytes
+    position: int
+    ops_root: bytes
+    asserted: bytes
+
+
+def commit(data: bytes, position: int) -> Commitment:
+    """Compute the commitment to the bytes of a body at a position of its log.
+
+    Raises:
+        MalformedError, LimitError: as `wire.decode_body`.
+    """
+    body = wire.decode_body(data)
+    return Commitment(
+        body_digest=sha256(data).digest(),
+        position=position,
+        ops_root=body.ops_root(),
+        asserted=state.sum_asserted(body, position),
+    )
