@@ -8,6 +8,7 @@ would otherwise be a setting that silently does nothing. Holds no secrets: keys 
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import re
 import tomllib
@@ -19,6 +20,7 @@ from typing import Final, Generic, NoReturn, TypeVar
 
 from federation.errors import FederationError
 from federation.names import OrgName, parse_org
+from node import filesystem
 from node.address import Address, parse_address
 from node.errors import ConfigError
 from node.home import HOME_VARIABLE, Home
@@ -59,11 +61,13 @@ class NodeConfig:
         org: the organization that it speaks for.
         listen: where it serves its peers.
         advertise: where its peers call it.
+        allow_filesystem: the one kind of file system to use all the same, or empty.
     """
 
     org: OrgName
     listen: Address
     advertise: Address
+    allow_filesystem: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +111,35 @@ class SyncConfig:
     check_budget_seconds: float = 60.0
 
 
+@dataclass(frozen=True, slots=True)
+class PeersNeeded:
+    """How many peers have to answer before the first signature after a start.
+
+    Attributes:
+        count: so many; None for all.
+    """
+
+    count: int | None = None
+
+    def __str__(self) -> str:
+        return "all" if self.count is None else str(self.count)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishConfig:
+    """How the node guards its own lists.
+
+    Attributes:
+        mark_dir: the folder of the high-water mark, or None for that in the home folder.
+        peers_needed: how many peers have to answer before the first signature after a start.
+        ask_seconds: how long peers are waited for before a publication.
+    """
+
+    mark_dir: Path | None = None
+    peers_needed: PeersNeeded = PeersNeeded()
+    ask_seconds: float = 3.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """The configuration of one node.
@@ -116,6 +149,7 @@ class Config:
         metrics: where its metrics are.
         log: what it logs.
         sync: how it follows its peers.
+        publish: how it guards its own lists.
         sources: where each value came from, by `section.key`; what is missing is a default.
     """
 
@@ -123,6 +157,7 @@ class Config:
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     log: LogConfig = field(default_factory=LogConfig)
     sync: SyncConfig = field(default_factory=SyncConfig)
+    publish: PublishConfig = field(default_factory=PublishConfig)
     sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
 
@@ -177,7 +212,9 @@ def _text(section: str, key: str, parse: Callable[[str], _T], comment: str) -> _
     return _Setting(section, key, from_toml, parse, comment)
 
 
-def _seconds(key: str, lowest: float, highest: float, comment: str) -> _Setting[float]:
+def _seconds(
+    section: str, key: str, lowest: float, highest: float, comment: str
+) -> _Setting[float]:
     expected = f"a number of seconds from {_format_number(lowest)} to {_format_number(highest)}"
 
     def from_toml(raw: object) -> float:
@@ -193,7 +230,7 @@ def _seconds(key: str, lowest: float, highest: float, comment: str) -> _Setting[
             raise ConfigError(f"got {text!r}, expected {expected}")
         return from_toml(float(text))
 
-    return _Setting("sync", key, from_toml, from_text, comment)
+    return _Setting(section, key, from_toml, from_text, comment)
 
 
 def _toml_type(raw: object) -> str:
@@ -237,6 +274,35 @@ def _parse_metrics_listen(text: str) -> Address | None:
     return _parse_listen(text) if text else None
 
 
+def _parse_mark_dir(text: str) -> Path | None:
+    if not text:
+        return None
+    path = Path(text)
+    if not text.isprintable() or not path.is_absolute():
+        raise ConfigError(
+            f"{text!r} is no folder's full name",
+            hint="name a folder from the root on, best of another disk",
+        )
+    return path
+
+
+def _parse_peers_needed(text: str) -> PeersNeeded:
+    if text == "all":
+        return PeersNeeded()
+    if re.fullmatch(r"[0-9]{1,4}", text, re.ASCII) is None:
+        raise ConfigError(f"got {text!r}, expected all, or a number of peers in quotes")
+    return PeersNeeded(int(text))
+
+
+def _parse_filesystem(text: str) -> str:
+    if text and text not in filesystem.UNSAFE:
+        raise ConfigError(
+            f"got {text!r}, expected one of {', '.join(sorted(filesystem.UNSAFE))}",
+            hint=_suggest(text, filesystem.UNSAFE),
+        )
+    return text
+
+
 def _word_of(words: type[_E]) -> Callable[[str], _E]:
     def parse(text: str) -> _E:
         try:
@@ -262,6 +328,12 @@ _LISTEN: Final = _text(
 _ADVERTISE: Final = _text(
     "node", "advertise", _parse_advertise, "Where peers call this node, if that is not `listen`."
 )
+_ALLOW_FILESYSTEM: Final = _text(
+    "node",
+    "allow_filesystem",
+    _parse_filesystem,
+    'Use this kind of file system although it can lose or damage the store; "" is none.',
+)
 _METRICS_LISTEN: Final = _text(
     "metrics",
     "listen",
@@ -276,34 +348,60 @@ _FORMAT: Final = _text(
     "auto (console on a terminal, json elsewhere), json or console.",
 )
 _INTERVAL: Final = _seconds(
-    "interval_seconds", 1, 86_400, "The longest wait before a peer is contacted again."
+    "sync",
+    "interval_seconds",
+    1,
+    86_400,
+    "The longest wait before a peer is contacted again.",
 )
 _IDLE_TIMEOUT: Final = _seconds(
+    "sync",
     "idle_timeout_seconds",
     0.1,
     3_600,
     "How long a stream may be silent before it counts as broken.",
 )
 _HEARTBEAT: Final = _seconds(
+    "sync",
     "heartbeat_seconds",
     0.05,
     1_800,
     "How often this node speaks on a stream without news; less than idle_timeout_seconds.",
 )
 _CHECK_BUDGET: Final = _seconds(
+    "sync",
     "check_budget_seconds",
     0.01,
     86_400,
     "How long what was accepted may wait for the checks behind acceptance.",
+)
+_MARK_DIR: Final = _text(
+    "publish",
+    "mark_dir",
+    _parse_mark_dir,
+    'The folder of the high-water mark, best on another disk; "" is mark/ in the home folder.',
+)
+_PEERS_NEEDED: Final = _text(
+    "publish",
+    "peers_needed",
+    _parse_peers_needed,
+    "How many peers have to answer before the first signature after a start: all, or a number.",
+)
+_ASK_SECONDS: Final = _seconds(
+    "publish", "ask_seconds", 0.1, 60, "How long peers are waited for before a publication."
 )
 
 _SETTINGS: Final[tuple[_Setting[object], ...]] = (
     _ORG,
     _LISTEN,
     _ADVERTISE,
+    _ALLOW_FILESYSTEM,
     _METRICS_LISTEN,
     _LEVEL,
     _FORMAT,
+    _MARK_DIR,
+    _PEERS_NEEDED,
+    _ASK_SECONDS,
     _INTERVAL,
     _IDLE_TIMEOUT,
     _HEARTBEAT,
@@ -313,6 +411,7 @@ _SECTIONS: Final = {
     "node": "Who this node is and where.",
     "metrics": "Metrics for Prometheus.",
     "log": "Events, on stderr.",
+    "publish": "Guarding our own lists, so that no position is signed twice.",
     "sync": "Following peers. Times are in seconds.",
 }
 
@@ -338,7 +437,10 @@ def load_config(
     listen = reader.require(_LISTEN)
     config = Config(
         node=NodeConfig(
-            org=reader.require(_ORG), listen=listen, advertise=reader.get(_ADVERTISE, listen)
+            org=reader.require(_ORG),
+            listen=listen,
+            advertise=reader.get(_ADVERTISE, listen),
+            allow_filesystem=reader.get(_ALLOW_FILESYSTEM, ""),
         ),
         metrics=MetricsConfig(listen=reader.get(_METRICS_LISTEN, MetricsConfig().listen)),
         log=LogConfig(
@@ -350,6 +452,11 @@ def load_config(
             idle_timeout_seconds=reader.get(_IDLE_TIMEOUT, SyncConfig().idle_timeout_seconds),
             heartbeat_seconds=reader.get(_HEARTBEAT, SyncConfig().heartbeat_seconds),
             check_budget_seconds=reader.get(_CHECK_BUDGET, SyncConfig().check_budget_seconds),
+        ),
+        publish=PublishConfig(
+            mark_dir=reader.get(_MARK_DIR, PublishConfig().mark_dir),
+            peers_needed=reader.get(_PEERS_NEEDED, PublishConfig().peers_needed),
+            ask_seconds=reader.get(_ASK_SECONDS, PublishConfig().ask_seconds),
         ),
         sources=reader.sources,
     )
@@ -594,5 +701,5 @@ def _format_value(value: object) -> str:
 
 def _format_toml(value: object) -> str:
     text = _format_value(value)
-    # Names and addresses have no character that TOML would escape.
-    return text if isinstance(value, float) else f'"{text}"'
+    # TOML's escapes are those of JSON.
+    return text if isinstance(value, float) else json.dumps(text, ensure_ascii=False)

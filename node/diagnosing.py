@@ -24,7 +24,13 @@ _CERTIFICATE_WARNING_DAYS: Final = 30
 _DAY_MS: Final = 24 * 60 * 60 * 1000
 _CONNECT_SECONDS: Final = 3.0
 _TROUBLED: Final = frozenset(
-    {FollowState.QUARANTINED, FollowState.FORKED, FollowState.DESYNCHRONISED, FollowState.STALE}
+    {
+        FollowState.RECOVERING,
+        FollowState.QUARANTINED,
+        FollowState.FORKED,
+        FollowState.DESYNCHRONISED,
+        FollowState.STALE,
+    }
 )
 
 

@@ -1,9 +1,10 @@
 """Publishing: staged changes become signed deltas of one of our own lists.
 
 Order of durability: a delta is signed, checked as any subscriber would check it, and committed
-together with what it does to the entries; only what is committed can be read by `serve`. Staged
-changes are let go after that. Which of them were signed is committed too, so that a crash in
-between does not make the next publication sign them again.
+together with what it does to the entries; then the high-water mark is raised; then it is released,
+and only what is released is read by `serve` (`node.guarding`). Staged changes are let go after
+that. Which of them were signed is committed too, so that a crash in between does not make the next
+publication sign them again.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from federation.keys import Signer
 from federation.merge import Prior
 from federation.names import Origin
 from federation.orgroot import PinnedRoot, Role
-from federation.replica import Replica
+from federation.replica import LogState, Replica
 from node.clock import Clock
 from node.errors import NodeError, UsageError
+from node.guarding import Permit
 from node.identity import require_role
 from node.staging import Extent, Staging
 from node.store import entries, log, registry
@@ -78,6 +80,7 @@ def publish(
     staging: Staging,
     origin: Origin,
     keys: PublishingKeys,
+    permit: Permit,
     *,
     clock: Clock,
     on_progress: Callable[[int], None] = lambda _ops: None,
@@ -91,12 +94,15 @@ def publish(
         staging: the list's staged changes.
         origin: the list.
         keys: the keys to sign with.
+        permit: says that nothing newer of the list was released than is here.
         clock: tells the time of each delta.
         on_progress: told the number of operations done so far, after each commit.
 
     Raises:
         UsageError: the list is not ours.
         ConfigError: a key is not one that our org root names.
+        MarkMovedError: the store or the mark is not as the permit says: nothing was released.
+        DiskError: the disk failed: the process has to end.
         NodeError: the clock runs behind, the store cannot be written, or a check of our own delta
             failed. What was published before that stays published.
     """
@@ -117,12 +123,13 @@ def publish(
         staging.remove(extent)
     batches = staging.iter_batches(limits.MAX_BODY_OPS, limits.MAX_BODY_BYTES - _BODY_FRAMING)
     for group in _in_groups(batches, _TRANSACTION_DELTAS):
-        with store.write("publish", str(origin)) as transaction:
+        with permit.step(store) as step, store.write("publish", str(origin)) as transaction:
             signing = _Signing(transaction, origin, author, root, clock, first)
             for batch, is_last in group:
                 signing.add(batch.packed, is_last=is_last)
             extent = group[0][0].extent.through(group[-1][0].extent)
             signing.finish(extent)
+            step.stage(signing.before, signing.after)
         staging.remove(extent)
         ops += signing.ops
         dropped += signing.dropped
@@ -180,6 +187,16 @@ class _Signing:
         self._change_set = change_set
         self.ops = 0
         self.dropped = 0
+
+    @property
+    def before(self) -> LogState:
+        """Where the log stood when the transaction began."""
+        return self._record.log
+
+    @property
+    def after(self) -> LogState:
+        """Where the log stands."""
+        return self._replica.state
 
     def add(self, packed: Sequence[PackedOp], *, is_last: bool) -> None:
         """Sign operations as one delta; as two or more where one would exceed a cap."""

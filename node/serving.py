@@ -1,7 +1,9 @@
 """What a peer may read here, and in which order it is answered. Reads only.
 
 A list is served to whom its charter allows, by its owner and by every relay alike. A list that is
-not here and one that the caller may not have get the same answer.
+not here and one that the caller may not have get the same answer. Of a list of this node's own,
+nothing leaves that is not released (`node.store.release`). The owner of a list may always have it:
+its peers' copies are what it recovers from.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from node.errors import DamageError
 from node.store import log, registry
 from node.store.connection import Store
 from node.store.registry import ListRecord
+from node.store.release import released_size
 
 
 class Outcome(Enum):
@@ -79,7 +82,7 @@ def answer(store: Store, caller: str, cursor: Cursor) -> Answer:
     record = _available(store, caller, cursor.origin)
     if record is None:
         return _UNAVAILABLE
-    size = record.log.size
+    size = released_size(store.connection, record)
     charter = record.charter or b""
     newest = log.load_record(store.connection, record.list, size - 1) if size else None
     if cursor.size > size:
@@ -106,9 +109,10 @@ def read_frame(store: Store, caller: str, origin: str, start: int) -> list[Signe
     record = _available(store, caller, origin)
     if record is None:
         return None
-    if start >= record.log.size:
+    size = released_size(store.connection, record)
+    if start >= size:
         return []
-    return log.read_frame(store.connection, record.list, start, record.log.size)
+    return log.read_frame(store.connection, record.list, start, size)
 
 
 def root_at(store: Store, record: ListRecord, size: int) -> bytes:

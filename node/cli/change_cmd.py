@@ -1,4 +1,4 @@
-"""Commands that change a list of our own, and export: import, retract, purge, staged, publish."""
+"""Commands that change a list of our own, and export: import, retract, purge, staged."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from federation.entry import CAUSES, EntryId, Operation
-from node import administering, exporting, importing, locks, publishing, wake
+from node import administering, exporting, importing
 from node.changes import Format
 from node.cli import output
 from node.cli.context import Context, json_option, pass_context
@@ -179,59 +179,6 @@ def staged_command(context: Context, name: str, clear: bool) -> None:
         click.echo(f"{record.origin}: staged: {text or 'nothing'}")
 
 
-@click.command("publish")
-@click.argument("name", metavar="LIST")
-@json_option
-@pass_context
-def publish(context: Context, name: str) -> None:
-    """Sign what is staged for a list: one delta, or several where one would exceed the cap."""
-    with (
-        locks.hold(context.home.lock_file("publish"), "publish"),
-        context.store() as store,
-        progress("publishing", quiet=context.quiet) as bar,
-    ):
-        record = administering.find_own_list(store, name)
-        with context.staging(record, what="hashfed publish") as staging:
-            total = sum(staging.count_by_kind().values())
-
-            def report(done: int) -> None:
-                bar.update(done, total)
-                wake.notify(context.home)
-
-            result = publishing.publish(
-                store,
-                staging,
-                record.origin,
-                context.keys(),
-                clock=context.clock,
-                on_progress=report,
-            )
-    deltas = result.size - result.first
-    if context.as_json:
-        output.emit_json(
-            {
-                "list": str(result.origin),
-                "deltas": deltas,
-                "first_position": result.first if deltas else None,
-                "position": result.size,
-                "ops": result.ops,
-                "dropped": result.dropped,
-                "live": result.live_count,
-            }
-        )
-        return
-    if not deltas:
-        click.echo(f"{result.origin}: nothing to publish; {result.live_count} live entries")
-        return
-    click.echo(
-        f"{result.origin}: signed {result.ops} operations in {deltas} "
-        f"{'delta' if deltas == 1 else 'deltas'}, positions {result.first} to {result.size - 1}; "
-        f"{result.live_count} live entries"
-    )
-    if result.dropped:
-        context.remark(f"{result.dropped} staged withdrawals were of what is withdrawn already")
-
-
 @click.command("export")
 @click.argument("name", metavar="LIST")
 @_format_option
@@ -260,4 +207,4 @@ def export(
         context.remark(f"wrote {lines} lines: {record.origin} as of position {position}")
 
 
-COMMANDS = (import_command, retract, purge, staged_command, publish, export)
+COMMANDS = (import_command, retract, purge, staged_command, export)

@@ -9,11 +9,12 @@ from typing import Final, TypeVar
 
 import click
 
-from node import identity, locks
+from node import filesystem, highwater, identity, locks
 from node.cli import output
 from node.clock import SystemClock
 from node.config import Config, load_config
 from node.errors import StoreError
+from node.highwater import HighWater
 from node.home import Home
 from node.publishing import PublishingKeys
 from node.staging import Staging
@@ -63,9 +64,16 @@ class Context:
         if not self.quiet:
             output.say(message)
 
+    def mark(self) -> HighWater:
+        """Return the node's high-water mark."""
+        return highwater.of_node(self.home, self.config())
+
     @contextmanager
     def store(self) -> Iterator[Store]:
         """Open the store for writing."""
+        folder = self.home.store.resolve().parent
+        if filesystem.kind_of(folder) is not None:
+            filesystem.require_local(folder, self.config().node.allow_filesystem)
         with _closing(Store.open(self.home.store, self.clock)) as store:
             yield store
 

@@ -13,7 +13,7 @@ import click
 from federation.errors import FederationError
 from node.cli import output
 from node.cli.context import Context
-from node.errors import NodeError
+from node.errors import DiskError, NodeError
 
 EXIT_INTERRUPTED = 130
 
@@ -34,7 +34,7 @@ COMMANDS: Final = {
     "retract": "change_cmd",
     "purge": "change_cmd",
     "staged": "change_cmd",
-    "publish": "change_cmd",
+    "publish": "publish_cmd",
     "export": "change_cmd",
     "sync": "sync_cmd",
     "offers": "sync_cmd",
@@ -111,6 +111,10 @@ def main() -> None:
             as_json=as_json,
         )
         code = error.exit_code
+        if isinstance(error, DiskError):
+            # Without what an interpreter does at its end: no connection is to write anything more.
+            sys.stderr.flush()
+            os._exit(code)
     except FederationError as error:
         # What a command was given by its user is parsed by the protocol library.
         output.emit_error(error, reason=error.reason, hint="", exit_code=2, as_json=as_json)

@@ -9,13 +9,14 @@ from typing import Final
 import click
 
 from federation.names import parse_org
-from node import administering, checking, identity, logs, wake
+from node import administering, checking, logs, wake
 from node.cli import output
 from node.cli.context import Context, json_option, pass_context
 from node.cli.progress import progress
+from node.cli.signing import tls_identity
 from node.config import LogLevel
 from node.errors import NodeError
-from node.sync.client import OfferedList, TlsIdentity, fetch_logs, open_channel
+from node.sync.client import OfferedList, fetch_logs, open_channel
 from node.sync.intake import Progress
 from node.sync.scheduler import sync_once
 from node.sync.session import ListResult, Tools
@@ -25,13 +26,6 @@ EXIT_PARTLY = 3
 
 _CHECK_SECONDS: Final = 1.0
 """How long a `sync` checks ops trees after it has caught up; the next one goes on from there."""
-
-
-def _tls_identity(context: Context) -> TlsIdentity:
-    return TlsIdentity(
-        certificate=identity.load_certificate(context.home.tls_certificate).encode(),
-        key=identity.load_tls_key(context.home.tls_key).encode(),
-    )
 
 
 @click.command("sync")
@@ -61,7 +55,7 @@ def sync(context: Context, lists: tuple[str, ...]) -> None:
 
         tools = Tools(
             writer=writer,
-            identity=_tls_identity(context),
+            identity=tls_identity(context),
             clock=context.clock,
             idle_timeout_seconds=config.sync.idle_timeout_seconds,
             interval_seconds=config.sync.interval_seconds,
@@ -138,7 +132,7 @@ def offers(context: Context, org: str) -> None:
         peer = administering.load_peer(store, parse_org(org))
 
     async def ask() -> list[OfferedList]:
-        channel = open_channel(peer, _tls_identity(context))
+        channel = open_channel(peer, tls_identity(context))
         try:
             return await fetch_logs(channel, peer.org)
         finally:

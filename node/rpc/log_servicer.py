@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -24,11 +25,13 @@ from node.rpc.call import Call
 from node.rpc.readers import Readers
 from node.rpc.status import shutting_down
 from node.rpc.wakeups import Wakeups
-from node.serving import Cursor
+from node.serving import Cursor, Outcome
 from node.store.connection import Store
 
 MAX_PAGE: Final = 256
 """Lists in one answer of ListLogs."""
+
+_CLAIMS: Final = (Outcome.CURSOR_AHEAD, Outcome.DIVERGED)
 
 
 class LogServicer(LogServiceServicer):
@@ -42,12 +45,14 @@ class LogServicer(LogServiceServicer):
         clock: Clock,
         metrics: Metrics,
         heartbeat_seconds: float,
+        on_claim: Callable[[], None] = lambda: None,
     ) -> None:
         self._readers = readers
         self._wakeups = wakeups
         self._clock = clock
         self._metrics = metrics
         self._heartbeat_seconds = heartbeat_seconds
+        self._on_claim = on_claim
 
     async def ListLogs(  # type: ignore[override]  # the interceptors' Call, not gRPC's context
         self, request: ListLogsRequest, call: Call
@@ -78,6 +83,9 @@ class LogServicer(LogServiceServicer):
                     lambda store: follow.survey(store, caller, places)
                 ):
                     await call.write(opening)
+                if any(place.outcome in _CLAIMS for place in places):
+                    # If it is our own list, something of it may be missing here.
+                    self._on_claim()
             if any(place.behind for place in places):
                 await self._send_round(call, places)
                 continue

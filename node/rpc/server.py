@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -151,12 +152,20 @@ class PeerServer:
         address: where it listens, once started.
     """
 
-    def __init__(self, settings: ServerSettings, *, clock: Clock, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        settings: ServerSettings,
+        *,
+        clock: Clock,
+        metrics: Metrics,
+        on_claim: Callable[[], None] = lambda: None,
+    ) -> None:
         self.wakeups = Wakeups()
         self.address = settings.listen
         self._settings = settings
         self._clock = clock
         self._metrics = metrics
+        self._on_claim = on_claim
         self._readers = Readers(settings.store, clock)
         self._certificates: PeerCertificates | None = None
         self._server: grpc.aio.Server | None = None
