@@ -16,7 +16,10 @@ from federation.fingerprint import Fingerprint, candidates
 from federation.hashtypes import find_type
 from federation.header import Header, leaf_hash
 from federation.names import OrgName, Origin
+from node import guarding
+from node.clock import Clock
 from node.errors import UsageError
+from node.highwater import HighWater
 from node.store import entries, history, log, registry
 from node.store.connection import Store
 from node.store.entries import Place
@@ -369,12 +372,12 @@ class ListStatus:
     behind: int
 
 
-def list_statuses(store: Store) -> list[ListStatus]:
-    """Return how every list stands here, by origin."""
+def list_statuses(store: Store, mark: HighWater, *, clock: Clock) -> list[ListStatus]:
+    """Return how every list stands here, by origin; our own as the high-water mark says too."""
     with store.snapshot() as connection:
         statuses = []
-        for record in registry.iter_lists(connection):
-            follow = registry.load_follow_status(connection, record.list)
+        for record in list(registry.iter_lists(connection)):
+            follow = guarding.status_now(store, mark, record, clock=clock)
             behind = max(0, follow.head - record.log.size)
             statuses.append(ListStatus(record=record, follow=follow, behind=behind))
         return statuses

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Final
 
 from federation import wire
@@ -36,7 +37,7 @@ from node.errors import DamageError, RecoveringError, UsageError
 from node.highwater import HighWater, MarkMovedError, PreparedRaise
 from node.store import log, registry
 from node.store.connection import Store
-from node.store.registry import FollowState, ListRecord
+from node.store.registry import FollowState, FollowStatus, ListRecord
 from node.store.release import load_incarnation, release, released_size, settled_size
 
 TAIL_DELTAS: Final = 32
@@ -100,6 +101,28 @@ def note(store: Store, record: ListRecord, decision: Decision, *, clock: Clock) 
     return True
 
 
+def status_now(store: Store, mark: HighWater, record: ListRecord, *, clock: Clock) -> FollowStatus:
+    """Return how a list stands, also if nobody has compared it with the mark yet."""
+    held = registry.load_follow_status(store.connection, record.list)
+    # What peers have shown says more than the mark can.
+    if not record.own or held.reason in {Obstacle.BEHIND_PEER, *DIVERGED}:
+        return held
+    try:
+        decision = look(store, mark, record, unasked(store), clock=clock)
+    except DamageError:
+        # For `fsck` to say.
+        return held
+    # That peers have to be asked is nothing that is wrong: `publish` asks them.
+    if decision.obstacle in {None, Obstacle.PEERS_SILENT}:
+        return held
+    return replace(
+        held,
+        state=state_of(decision),
+        reason=str(decision.obstacle),
+        detail=decision.detail,
+    )
+
+
 def state_of(decision: Decision) -> FollowState:
     """Return the state that a list of ours is in."""
     if decision.obstacle is None:
@@ -115,7 +138,7 @@ def obtain_permit(
     *,
     clock: Clock,
     needed: int | None = None,
-    risk: bool = False,
+    risk: str | None = None,
 ) -> Permit:
     """Return the permit to sign the next positions of a list.
 
@@ -129,7 +152,7 @@ def obtain_permit(
         answers: what peers have said, one for each peer.
         clock: tells the time.
         needed: how many peers must have answered where answers are needed; None for all.
-        risk: the operator goes on without the knowledge that is missing.
+        risk: why the operator goes on without the knowledge that is missing, if that is so.
 
     Raises:
         UsageError: it is no list of ours.
@@ -140,7 +163,12 @@ def obtain_permit(
     record = _own(store, origin)
     # First: damage must not be taken for another history.
     checking.check_tail(store, record, administering.own_root(store), TAIL_DELTAS)
-    decision = look(store, mark, record, answers, clock=clock, needed=needed, risk=risk)
+    decision = look(store, mark, record, answers, clock=clock, needed=needed)
+    if risk is not None and decision.overridable:
+        # Written down before it has an effect.
+        with store.write("recover", f"{origin}: {decision.obstacle}, at the risk of: {risk}"):
+            pass
+        decision = look(store, mark, record, answers, clock=clock, needed=needed, risk=True)
     if decision.action in {Action.SIGN, Action.FINISH}:
         own = _describe(store, record)
         mark.adopt(origin, own.checkpoint, own.incarnation)
@@ -294,8 +322,8 @@ def refusal(origin: Origin, decision: Decision) -> RecoveringError:
         hint = f"run 'hashfed recover {name}': it fetches what is missing; 'serve' does so too"
     elif obstacle is Obstacle.BEHIND_MARK:
         hint = (
-            f"run 'hashfed recover {name}' when the peers that follow it can be reached; no other "
-            "copy has what is missing here"
+            f"run 'hashfed recover {name}' when the peers that follow it can be reached; if none "
+            "of them has it, see 'a list that cannot go on' in docs/operate.md"
         )
     else:
         hint = (

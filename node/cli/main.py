@@ -35,6 +35,7 @@ COMMANDS: Final = {
     "purge": "change_cmd",
     "staged": "change_cmd",
     "publish": "publish_cmd",
+    "recover": "recover_cmd",
     "export": "change_cmd",
     "sync": "sync_cmd",
     "offers": "sync_cmd",
@@ -45,6 +46,7 @@ COMMANDS: Final = {
     "status": "audit_cmd",
     "fsck": "upkeep_cmd",
     "backup": "upkeep_cmd",
+    "restore": "recover_cmd",
     "doctor": "upkeep_cmd",
 }
 """Each command and the module that it is in; a module is imported when it is needed, since what

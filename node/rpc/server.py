@@ -201,6 +201,7 @@ class PeerServer:
             clock=self._clock,
             metrics=self._metrics,
             heartbeat_seconds=settings.heartbeat_seconds,
+            on_claim=self._on_claim,
         )
         add_LogServiceServicer_to_server(servicer, server)
         health = Health(self._readers, self.wakeups, recheck_seconds=settings.heartbeat_seconds)

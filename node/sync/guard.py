@@ -25,7 +25,7 @@ from node.sync.recovering import RecoveryTools, ask, recover
 _POLL_SECONDS: Final = 1.0
 """How often to look for what is committed and not released."""
 
-_CLAIM_SECONDS: Final = 15.0
+_CLAIM_SECONDS: Final = 5.0
 """Between two rounds of questions, whatever peers claim meanwhile."""
 
 _log = get_logger()

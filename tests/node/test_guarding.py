@@ -348,7 +348,7 @@ def test_a_mark_that_is_lost_is_made_anew_once_all_peers_have_answered_or_the_op
 ) -> None:
     publish(own, 1)
     here = read_checkpoint(deltas(own)[-1].checkpoint)
-    for answers, risk in ((says(here), False), (SILENT, True)):
+    for answers, risk in ((says(here), None), (SILENT, "the disk broke, the peers are gone")):
         own.mark.path.unlink()
         with pytest.raises(RecoveringError) as caught:
             obtain_permit(own.store, own.mark, ORIGIN, SILENT, clock=own.clock)
@@ -357,6 +357,10 @@ def test_a_mark_that_is_lost_is_made_anew_once_all_peers_have_answered_or_the_op
         obtain_permit(own.store, own.mark, ORIGIN, answers, clock=own.clock, risk=risk)
         assert marked_size(own) == own.record.log.size
         own.publish()
+    (row,) = own.store.connection.execute(
+        "SELECT detail FROM version WHERE kind = 'recover'"
+    ).fetchall()
+    assert row == (f"{ORIGIN}: MARK_MISSING, at the risk of: the disk broke, the peers are gone",)
 
 
 @pytest.mark.parametrize(
