@@ -53,7 +53,7 @@ def accept(
     """
     try:
         with store.write("sync", f"{origin} via {via}") as transaction:
-            acceptance = _accept(transaction, _followed(store, origin), deltas, via, clock)
+            acceptance = merge_deltas(transaction, _followed(store, origin), deltas, via, clock)
             if not acceptance.deltas:
                 transaction.abandon()
     except DamageError as error:
@@ -81,13 +81,14 @@ def _followed(store: Store, origin: Origin) -> ListRecord:
     return record
 
 
-def _accept(
+def merge_deltas(
     transaction: Transaction,
     record: ListRecord,
     deltas: Sequence[SignedDelta],
     via: OrgName,
     clock: Clock,
 ) -> Acceptance:
+    """Verify deltas and merge them within a transaction, up to the first that does not verify."""
     connection = transaction.connection
     root = registry.load_root(connection, record.origin.org)
     if root is None:

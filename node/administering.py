@@ -12,10 +12,12 @@ from federation.keys import Signer
 from federation.names import OrgName, Origin, parse_list_name, parse_org
 from federation.orgroot import PinnedRoot, Role
 from node.errors import UsageError
+from node.highwater import HighWater
 from node.identity import require_role
 from node.store import registry
 from node.store.connection import Store
 from node.store.registry import ListRecord, Peer
+from node.store.release import load_incarnation
 
 _ORG_KEY = "org"
 
@@ -133,18 +135,31 @@ def parse_audience(text: str) -> Audience:
 
 
 def create_list(
-    store: Store, name: str, audience: Audience, publisher: Signer, *, now_ms: int
+    store: Store,
+    name: str,
+    audience: Audience,
+    publisher: Signer,
+    *,
+    now_ms: int,
+    mark: HighWater,
 ) -> Origin:
     """Create a list of this node's organization and sign its charter.
+
+    Its mark comes first: a list of that name that the store does not know, and the mark does, is
+    one that the store has lost, and is not begun anew.
 
     Raises:
         MalformedError: not a name of a list.
         UsageError: there is such a list already.
         ConfigError: the key is not one that our org root names.
+        StoreError: the high-water mark cannot be used or written.
     """
     root = own_root(store)
     require_role(publisher, Role.PUBLISHER, root.document)
     origin = Origin(root.document.org, parse_list_name(name))
+    if registry.load_list(store.connection, origin) is not None:
+        raise UsageError(f"{origin} is here already")
+    mark.begin(origin, load_incarnation(store.connection))
     envelope = _sign_charter(
         Charter(origin=origin, version=1, created_ms=now_ms, audience=audience), publisher
     )

@@ -18,7 +18,10 @@ from federation.fingerprint import Fingerprint, candidates
 from federation.hashtypes import find_type
 from federation.header import Header, leaf_hash
 from federation.names import OrgName, Origin
+from node import guarding
+from node.clock import Clock
 from node.errors import DamageError, UsageError
+from node.highwater import HighWater
 from node.store import entries, fetched, history, log, registry, snapshots, spans
 from node.store.connection import Store
 from node.store.contents import Contents
@@ -441,12 +444,12 @@ class ListStatus:
     snapshot: int | None
 
 
-def list_statuses(store: Store) -> list[ListStatus]:
-    """Return how every list stands here, by origin."""
+def list_statuses(store: Store, mark: HighWater, *, clock: Clock) -> list[ListStatus]:
+    """Return how every list stands here, by origin; our own as the high-water mark says too."""
     with store.snapshot() as connection:
         statuses = []
-        for record in registry.iter_lists(connection):
-            follow = registry.load_follow_status(connection, record.list)
+        for record in list(registry.iter_lists(connection)):
+            follow = guarding.status_now(store, mark, record, clock=clock)
             behind = max(0, follow.head - record.log.size)
             held = snapshots.newest_held(connection, record.list)
             statuses.append(

@@ -7,10 +7,13 @@ later. All that is stored is checked by `node.fsck`.
 from __future__ import annotations
 
 import time
+from hashlib import sha256
 
 from federation import state as states
-from federation.errors import ProofError, Reason
-from federation.header import Header, LeafKind
+from federation.checkpoint import open_checkpoint
+from federation.errors import FederationError, ProofError, Reason
+from federation.header import NO_LEAF, Header, LeafKind, leaf_hash, verify_header
+from federation.orgroot import PinnedRoot
 from node.clock import Clock
 from node.errors import DamageError
 from node.store import entries, log, registry, snapshots
@@ -126,6 +129,52 @@ def check_commitments(store: Store, record: ListRecord, position: int) -> None:
             f"position {position} of {record.origin}: the live set is not the one that was signed",
             reason=Reason.STATE_DIGEST_MISMATCH,
         )
+
+
+def check_tail(store: Store, record: ListRecord, root: PinnedRoot, deltas: int) -> None:
+    """Check that a list's newest deltas and its recorded state are what was signed.
+
+    Bounded, unlike `fsck`: what a failing disk loses or changes is what was written last.
+
+    Args:
+        store: the store.
+        record: the list.
+        root: its owner's org root.
+        deltas: how many of the newest to look at.
+
+    Raises:
+        DamageError: they are not; nothing may be signed upon them.
+    """
+    size = record.log.size
+    start = max(0, size - deltas)
+    held = list(log.iter_records(store.connection, record.list, start, size))
+    try:
+        before = log.load_record(store.connection, record.list, start - 1) if start else None
+        previous = NO_LEAF if before is None else leaf_hash(before.header)
+        if [record.position for record in held] != list(range(start, size)):
+            raise ProofError("a position is missing")
+        for at in held:
+            header = Header.parse(at.header)
+            verify_header(at.header, root.document.publisher_key(header.key_id))
+            data = log.load_body_bytes(store.connection, record.list, at.position) or b""
+            if (header.position, header.previous) != (at.position, previous):
+                raise ProofError(f"position {at.position} does not follow the one before")
+            # A snapshot's leaf signs the digest of no bytes.
+            if sha256(data).digest() != header.body_digest:
+                raise ProofError(f"the body of position {at.position} is not the one signed")
+            previous = leaf_hash(at.header)
+        if held:
+            verifiers = root.document.log_verifiers(record.origin)
+            newest = open_checkpoint(held[-1].checkpoint, str(record.origin), verifiers)
+            if (newest.size, newest.root_hash) != (size, record.log.frontier.root()):
+                raise ProofError("the recorded state has another root than was signed")
+        if record.log.last_leaf != previous:
+            raise ProofError("the recorded state ends with another delta than the newest")
+    except FederationError as error:
+        raise DamageError(
+            f"the newest deltas of {record.origin} are damaged: {error}",
+            hint="nothing was signed; run 'hashfed fsck', keep the file, restore a backup",
+        ) from error
 
 
 def _header(store: Store, record: ListRecord, position: int) -> Header:

@@ -8,6 +8,7 @@ would otherwise be a setting that silently does nothing. Holds no secrets: keys 
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import re
 import tomllib
@@ -19,6 +20,7 @@ from typing import Final, Generic, NoReturn, TypeVar
 
 from federation.errors import FederationError
 from federation.names import OrgName, parse_org
+from node import filesystem
 from node.address import Address, parse_address
 from node.errors import ConfigError
 from node.home import HOME_VARIABLE, Home
@@ -59,11 +61,13 @@ class NodeConfig:
         org: the organization that it speaks for.
         listen: where it serves its peers.
         advertise: where its peers call it.
+        allow_filesystem: the one kind of file system to use all the same, or empty.
     """
 
     org: OrgName
     listen: Address
     advertise: Address
+    allow_filesystem: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,15 +111,35 @@ class SyncConfig:
     check_budget_seconds: float = 60.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PublishConfig:
-    """How the node publishes.
+@dataclass(frozen=True, slots=True)
+class PeersNeeded:
+    """How many peers have to answer before the first signature after a start.
 
     Attributes:
+        count: so many; None for all.
+    """
+
+    count: int | None = None
+
+    def __str__(self) -> str:
+        return "all" if self.count is None else str(self.count)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishConfig:
+    """How the node publishes, and guards its own lists.
+
+    Attributes:
+        mark_dir: the folder of the high-water mark, or None for that in the home folder.
+        peers_needed: how many peers have to answer before the first signature after a start.
+        ask_seconds: how long peers are waited for before a publication.
         snapshot_ops: after how many operations since its last snapshot a list gets a new one, if
             they are also half as many again as its live entries; 0 for on command only.
     """
 
+    mark_dir: Path | None = None
+    peers_needed: PeersNeeded = PeersNeeded()
+    ask_seconds: float = 3.0
     snapshot_ops: int = 100_000
 
 
@@ -128,7 +152,7 @@ class Config:
         metrics: where its metrics are.
         log: what it logs.
         sync: how it follows its peers.
-        publish: how it publishes.
+        publish: how it publishes, and guards its own lists.
         sources: where each value came from, by `section.key`; what is missing is a default.
     """
 
@@ -191,7 +215,9 @@ def _text(section: str, key: str, parse: Callable[[str], _T], comment: str) -> _
     return _Setting(section, key, from_toml, parse, comment)
 
 
-def _seconds(key: str, lowest: float, highest: float, comment: str) -> _Setting[float]:
+def _seconds(
+    section: str, key: str, lowest: float, highest: float, comment: str
+) -> _Setting[float]:
     expected = f"a number of seconds from {_format_number(lowest)} to {_format_number(highest)}"
 
     def from_toml(raw: object) -> float:
@@ -207,7 +233,7 @@ def _seconds(key: str, lowest: float, highest: float, comment: str) -> _Setting[
             raise ConfigError(f"got {text!r}, expected {expected}")
         return from_toml(float(text))
 
-    return _Setting("sync", key, from_toml, from_text, comment)
+    return _Setting(section, key, from_toml, from_text, comment)
 
 
 def _count(section: str, key: str, highest: int, comment: str) -> _Setting[int]:
@@ -269,6 +295,35 @@ def _parse_metrics_listen(text: str) -> Address | None:
     return _parse_listen(text) if text else None
 
 
+def _parse_mark_dir(text: str) -> Path | None:
+    if not text:
+        return None
+    path = Path(text)
+    if not text.isprintable() or not path.is_absolute():
+        raise ConfigError(
+            f"{text!r} is no folder's full name",
+            hint="name a folder from the root on, best of another disk",
+        )
+    return path
+
+
+def _parse_peers_needed(text: str) -> PeersNeeded:
+    if text == "all":
+        return PeersNeeded()
+    if re.fullmatch(r"[0-9]{1,4}", text, re.ASCII) is None:
+        raise ConfigError(f"got {text!r}, expected all, or a number of peers in quotes")
+    return PeersNeeded(int(text))
+
+
+def _parse_filesystem(text: str) -> str:
+    if text and text not in filesystem.UNSAFE:
+        raise ConfigError(
+            f"got {text!r}, expected one of {', '.join(sorted(filesystem.UNSAFE))}",
+            hint=_suggest(text, filesystem.UNSAFE),
+        )
+    return text
+
+
 def _word_of(words: type[_E]) -> Callable[[str], _E]:
     def parse(text: str) -> _E:
         try:
@@ -294,6 +349,12 @@ _LISTEN: Final = _text(
 _ADVERTISE: Final = _text(
     "node", "advertise", _parse_advertise, "Where peers call this node, if that is not `listen`."
 )
+_ALLOW_FILESYSTEM: Final = _text(
+    "node",
+    "allow_filesystem",
+    _parse_filesystem,
+    'Use this kind of file system although it can lose or damage the store; "" is none.',
+)
 _METRICS_LISTEN: Final = _text(
     "metrics",
     "listen",
@@ -308,25 +369,47 @@ _FORMAT: Final = _text(
     "auto (console on a terminal, json elsewhere), json or console.",
 )
 _INTERVAL: Final = _seconds(
-    "interval_seconds", 1, 86_400, "The longest wait before a peer is contacted again."
+    "sync",
+    "interval_seconds",
+    1,
+    86_400,
+    "The longest wait before a peer is contacted again.",
 )
 _IDLE_TIMEOUT: Final = _seconds(
+    "sync",
     "idle_timeout_seconds",
     0.1,
     3_600,
     "How long a stream may be silent before it counts as broken.",
 )
 _HEARTBEAT: Final = _seconds(
+    "sync",
     "heartbeat_seconds",
     0.05,
     1_800,
     "How often this node speaks on a stream without news; less than idle_timeout_seconds.",
 )
 _CHECK_BUDGET: Final = _seconds(
+    "sync",
     "check_budget_seconds",
     0.01,
     86_400,
     "How long what was accepted may wait for the checks behind acceptance.",
+)
+_MARK_DIR: Final = _text(
+    "publish",
+    "mark_dir",
+    _parse_mark_dir,
+    'The folder of the high-water mark, best on another disk; "" is mark/ in the home folder.',
+)
+_PEERS_NEEDED: Final = _text(
+    "publish",
+    "peers_needed",
+    _parse_peers_needed,
+    "How many peers have to answer before the first signature after a start: all, or a number.",
+)
+_ASK_SECONDS: Final = _seconds(
+    "publish", "ask_seconds", 0.1, 60, "How long peers are waited for before a publication."
 )
 _SNAPSHOT_OPS: Final = _count(
     "publish",
@@ -339,21 +422,25 @@ _SETTINGS: Final[tuple[_Setting[object], ...]] = (
     _ORG,
     _LISTEN,
     _ADVERTISE,
+    _ALLOW_FILESYSTEM,
     _METRICS_LISTEN,
     _LEVEL,
     _FORMAT,
+    _MARK_DIR,
+    _PEERS_NEEDED,
+    _ASK_SECONDS,
+    _SNAPSHOT_OPS,
     _INTERVAL,
     _IDLE_TIMEOUT,
     _HEARTBEAT,
     _CHECK_BUDGET,
-    _SNAPSHOT_OPS,
 )
 _SECTIONS: Final = {
     "node": "Who this node is and where.",
     "metrics": "Metrics for Prometheus.",
     "log": "Events, on stderr.",
+    "publish": "Publishing our own lists, and guarding that no position is signed twice.",
     "sync": "Following peers. Times are in seconds.",
-    "publish": "Publishing our own lists.",
 }
 
 
@@ -378,7 +465,10 @@ def load_config(
     listen = reader.require(_LISTEN)
     config = Config(
         node=NodeConfig(
-            org=reader.require(_ORG), listen=listen, advertise=reader.get(_ADVERTISE, listen)
+            org=reader.require(_ORG),
+            listen=listen,
+            advertise=reader.get(_ADVERTISE, listen),
+            allow_filesystem=reader.get(_ALLOW_FILESYSTEM, ""),
         ),
         metrics=MetricsConfig(listen=reader.get(_METRICS_LISTEN, MetricsConfig().listen)),
         log=LogConfig(
@@ -392,6 +482,9 @@ def load_config(
             check_budget_seconds=reader.get(_CHECK_BUDGET, SyncConfig().check_budget_seconds),
         ),
         publish=PublishConfig(
+            mark_dir=reader.get(_MARK_DIR, PublishConfig().mark_dir),
+            peers_needed=reader.get(_PEERS_NEEDED, PublishConfig().peers_needed),
+            ask_seconds=reader.get(_ASK_SECONDS, PublishConfig().ask_seconds),
             snapshot_ops=reader.get(_SNAPSHOT_OPS, PublishConfig().snapshot_ops),
         ),
         sources=reader.sources,
@@ -637,5 +730,5 @@ def _format_value(value: object) -> str:
 
 def _format_toml(value: object) -> str:
     text = _format_value(value)
-    # Names and addresses have no character that TOML would escape.
-    return text if isinstance(value, float | int) else f'"{text}"'
+    # TOML's escapes are those of JSON.
+    return text if isinstance(value, float | int) else json.dumps(text, ensure_ascii=False)

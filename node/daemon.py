@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from typing import Final
 
-from node import wake
+from node import filesystem, highwater, wake
 from node.address import Address
 from node.certificate import load_certificate, load_tls_key
 from node.checking import check_behind
@@ -34,6 +34,8 @@ from node.store.connection import Store
 from node.store.registry import FollowStatus, ListRecord
 from node.store.runs import merge_behind
 from node.sync.client import TlsIdentity
+from node.sync.guard import Guard
+from node.sync.recovering import RecoveryTools
 from node.sync.scheduler import Follower
 from node.sync.session import Tools
 from node.sync.writer import Writer
@@ -73,9 +75,11 @@ async def serve(
 
     Raises:
         LockedError: another `serve` runs on this home.
-        ConfigError: keys, certificate or an address cannot be used.
+        ConfigError: keys, certificate, an address or the file system cannot be used.
         StoreError: the store cannot be used, or could not be written.
+        DiskError: the disk failed; the process has to end.
     """
+    filesystem.require_local(home.store.resolve().parent, config.node.allow_filesystem)
     with hold(home.lock_file("serve"), "hashfed serve"), _signals() as stop:
         async with AsyncExitStack() as stack:
             node = _Node(home, config, clock or SystemClock(), stack)
@@ -125,6 +129,21 @@ class _Node:
         self._changed = asyncio.Event()
         self._writer = Writer(home.store, clock)
         self._readers = Readers(home.store, clock, threads=1)
+        identity = TlsIdentity(key=key, certificate=certificate)
+        self._guard = Guard(
+            RecoveryTools(
+                writer=self._writer,
+                identity=identity,
+                clock=clock,
+                mark=highwater.of_node(home, config),
+                lock=home.lock_file("publish"),
+                needed=config.publish.peers_needed.count,
+                ask_seconds=config.publish.ask_seconds,
+                idle_timeout_seconds=config.sync.idle_timeout_seconds,
+            ),
+            interval_seconds=config.sync.interval_seconds,
+            on_released=self._notice,
+        )
         self.server = PeerServer(
             ServerSettings(
                 store=home.store,
@@ -135,11 +154,12 @@ class _Node:
             ),
             clock=clock,
             metrics=self._metrics,
+            on_claim=self._guard.claim,
         )
         self._follower = Follower(
             Tools(
                 writer=self._writer,
-                identity=TlsIdentity(key=key, certificate=certificate),
+                identity=identity,
                 clock=clock,
                 idle_timeout_seconds=config.sync.idle_timeout_seconds,
                 interval_seconds=config.sync.interval_seconds,
@@ -165,6 +185,7 @@ class _Node:
         stack.push_async_callback(self._end_tasks)
         self._tasks = [
             asyncio.create_task(self._follower.run(), name="follow"),
+            asyncio.create_task(self._guard.run(), name="guard"),
             asyncio.create_task(self._watch(watched), name="watch"),
             asyncio.create_task(self._work_behind(), name="behind"),
             asyncio.create_task(self._gauge(), name="gauge"),

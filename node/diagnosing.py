@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from federation.orgroot import Role
-from node import administering, auditing, certificate, identity
+from node import administering, auditing, certificate, filesystem, identity
 from node.clock import Clock, format_ms
 from node.config import Config, load_config
 from node.errors import NodeError
+from node.highwater import HighWater
 from node.home import Home
 from node.store import registry
 from node.store.connection import Store
@@ -24,7 +25,13 @@ _CERTIFICATE_WARNING_DAYS: Final = 30
 _DAY_MS: Final = 24 * 60 * 60 * 1000
 _CONNECT_SECONDS: Final = 3.0
 _TROUBLED: Final = frozenset(
-    {FollowState.QUARANTINED, FollowState.FORKED, FollowState.DESYNCHRONISED, FollowState.STALE}
+    {
+        FollowState.RECOVERING,
+        FollowState.QUARANTINED,
+        FollowState.FORKED,
+        FollowState.DESYNCHRONISED,
+        FollowState.STALE,
+    }
 )
 
 
@@ -72,6 +79,7 @@ def examine(home: Home, environ: Mapping[str, str], clock: Clock) -> Iterator[Fi
     yield _try("TLS key", read_tls_key)
     yield _examine_certificate(home, clock)
     yield Finding(check="SQLite", ok=True, detail=sqlite3.sqlite_version)
+    yield _examine_filesystem(home, config)
     yield _examine_disk(home)
     store: Store | None = None
 
@@ -84,7 +92,7 @@ def examine(home: Home, environ: Mapping[str, str], clock: Clock) -> Iterator[Fi
     if store is None:
         return
     try:
-        yield from _examine_store(store, home, config)
+        yield from _examine_store(store, home, config, clock)
     finally:
         store.close()
 
@@ -115,6 +123,17 @@ def _examine_certificate(home: Home, clock: Clock) -> Finding:
     )
 
 
+def _examine_filesystem(home: Home, config: Config | None) -> Finding:
+    folder = home.store.resolve().parent
+    kind = filesystem.kind_of(folder)
+
+    def look() -> str:
+        filesystem.require_local(folder, "" if config is None else config.node.allow_filesystem)
+        return "local" if kind is None else f"{kind}, as node.allow_filesystem says"
+
+    return _try("file system", look)
+
+
 def _examine_disk(home: Home) -> Finding:
     try:
         free = shutil.disk_usage(home.path).free
@@ -130,7 +149,9 @@ def _examine_disk(home: Home) -> Finding:
     )
 
 
-def _examine_store(store: Store, home: Home, config: Config | None) -> Iterator[Finding]:
+def _examine_store(
+    store: Store, home: Home, config: Config | None, clock: Clock
+) -> Iterator[Finding]:
     def compare_org() -> str:
         org = administering.own_root(store).document.org
         if config is not None and config.node.org != org:
@@ -162,7 +183,19 @@ def _examine_store(store: Store, home: Home, config: Config | None) -> Iterator[
             )
         else:
             yield Finding(check=f"peer {peer.org}", ok=True, detail=f"{peer.address} answers")
-    for status in auditing.list_statuses(store):
+    yield from _examine_lists(store, home, config, clock)
+
+
+def _examine_lists(
+    store: Store, home: Home, config: Config | None, clock: Clock
+) -> Iterator[Finding]:
+    try:
+        org = administering.own_root(store).document.org
+    except NodeError:
+        return
+    elsewhere = None if config is None else config.publish.mark_dir
+    mark = HighWater(elsewhere or home.mark, org)
+    for status in auditing.list_statuses(store, mark, clock=clock):
         troubled = status.follow.state in _TROUBLED
         yield Finding(
             check=f"list {status.record.origin}",

@@ -6,7 +6,9 @@
     ├── LockedError          11   another process holds what this one needs
     ├── StoreError           12   the store cannot be used
     │   ├── DamageError      12   what is stored is not what was signed
-    │   └── StoreFullError   12   no room left
+    │   ├── StoreFullError   12   no room left
+    │   └── DiskError        74   the disk failed: this process ends
+    ├── RecoveringError      15   a list of ours may not be signed for now
     ├── RefusedError         13   a peer or a person is not allowed that
     ├── ProtocolError        14   a peer broke the protocol
     └── UnreachableError     75   a peer cannot be reached: try again
@@ -74,6 +76,32 @@ class StoreFullError(StoreError):
     """There is no room left for the store."""
 
     reason = "STORE_FULL"
+
+
+class DiskError(StoreError):
+    """The disk failed while something was written: whether it is on it, nobody knows.
+
+    The process ends at once. What it believes of the store may be wrong, so it signs nothing more;
+    the next one reads the store anew.
+    """
+
+    reason = "IO_ERROR"
+    exit_code = 74
+
+    def __init__(self, message: str, *, reason: str | None = None) -> None:
+        super().__init__(
+            message,
+            hint="this process ends, as nobody can say what of that is on the disk: check the "
+            "disk and the system's log, then run it again; the store is read anew",
+            reason=reason,
+        )
+
+
+class RecoveringError(NodeError):
+    """A list of ours may not be signed for: something newer of it may have been released."""
+
+    reason = "RECOVERING"
+    exit_code = 15
 
 
 class RefusedError(NodeError):

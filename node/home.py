@@ -116,10 +116,18 @@ class Home:
     def lock_file(self, name: str) -> Path:
         """Return the file that whoever does `name` holds a lock on.
 
+        It lies beside the store itself, so that two homes whose stores are links to one file have
+        one lock.
+
         Args:
             name: a fixed word of this program, such as `serve`.
         """
-        return self.path / f"{name}.lock"
+        return self.store.resolve().parent / f"{name}.lock"
+
+    @property
+    def mark(self) -> Path:
+        """The folder of the high-water mark, where the configuration names no other."""
+        return self.path / "mark"
 
     @property
     def wake_socket(self) -> Path:

@@ -5,9 +5,10 @@ computed some deltas ahead, by two processes if there is much to publish; the se
 key and opens no store.
 
 Order of durability: a delta is signed, checked as any subscriber would check it, and committed
-together with what it does to the entries; only what is committed can be read by `serve`. Staged
-changes are let go after that. Which of them were signed is committed too, so that a crash in
-between does not make the next publication sign them again.
+together with what it does to the entries; then the high-water mark is raised; then it is released,
+and only what is released is read by `serve` (`node.guarding`). Staged changes are let go after
+that. Which of them were signed is committed too, so that a crash in between does not make the next
+publication sign them again.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from federation.errors import SequenceError
 from federation.keys import Signer
 from federation.names import Origin
 from federation.orgroot import PinnedRoot, Role
-from federation.replica import Replica
+from federation.replica import LogState, Replica
 from node.clock import Clock
 from node.composing import Composed, Part, compose
 from node.errors import NodeError, UsageError
+from node.guarding import Permit
 from node.identity import require_role
 from node.staging import Extent, Staging
 from node.store import entries, log, registry
@@ -84,6 +86,7 @@ def publish(
     staging: Staging,
     origin: Origin,
     keys: PublishingKeys,
+    permit: Permit,
     *,
     clock: Clock,
     on_progress: Callable[[int], None] = lambda _ops: None,
@@ -97,12 +100,15 @@ def publish(
         staging: the list's staged changes.
         origin: the list.
         keys: the keys to sign with.
+        permit: says that nothing newer of the list was released than is here.
         clock: tells the time of each delta.
         on_progress: told the number of operations done so far, after each commit.
 
     Raises:
         UsageError: the list is not ours.
         ConfigError: a key is not one that our org root names.
+        MarkMovedError: the store or the mark is not as the permit says: nothing was released.
+        DiskError: the disk failed: the process has to end.
         NodeError: the clock runs behind, the store cannot be written, or a check of our own delta
             failed. What was published before that stays published.
     """
@@ -125,13 +131,14 @@ def publish(
     parts = compose(store.connection, record.span, first, batches, staging.path.parent)
     with closing(parts):
         for group in _in_groups(parts, _TRANSACTION_PARTS):
-            with store.write("publish", str(origin)) as transaction:
+            with permit.step(store) as step, store.write("publish", str(origin)) as transaction:
                 signing = _Signing(transaction, origin, author, root, clock, first)
                 for part, is_last in group:
                     for composed in part.bodies:
                         signing.add(composed, is_last=is_last and composed is part.bodies[-1])
                 extent = group[0][0].extent.through(group[-1][0].extent)
                 signing.finish(extent)
+                step.stage(signing.before, signing.after)
             staging.remove(extent)
             ops += signing.ops
             dropped += sum(part.dropped for part, _ in group)
@@ -185,6 +192,16 @@ class _Signing:
         self._clock = clock
         self._change_set = change_set
         self.ops = 0
+
+    @property
+    def before(self) -> LogState:
+        """Where the log stood when the transaction began."""
+        return self._record.log
+
+    @property
+    def after(self) -> LogState:
+        """Where the log stands."""
+        return self._replica.state
 
     def add(self, composed: Composed, *, is_last: bool) -> None:
         """Sign a body as the next delta."""

@@ -1,7 +1,9 @@
 """What a peer may read here, and in which order it is answered. Reads only.
 
 A list is served to whom its charter allows, by its owner and by every relay alike. A list that is
-not here and one that the caller may not have get the same answer.
+not here and one that the caller may not have get the same answer. Of a list of this node's own,
+nothing leaves that is not released (`node.store.release`). The owner of a list may always have it:
+its peers' copies are what it recovers from.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from node.errors import DamageError
 from node.store import log, registry, snapshots, trees
 from node.store.connection import Store
 from node.store.registry import ListRecord
+from node.store.release import released_size
 from node.store.snapshots import SnapshotRecord, SnapshotState
 
 _LEAF_BYTES: Final = 540
@@ -113,11 +116,11 @@ def answer(store: Store, caller: str, cursor: Cursor) -> Answer:
     record = find_available(store, caller, cursor.origin)
     if record is None:
         return _UNAVAILABLE
-    size = record.log.size
+    size = released_size(store.connection, record)
     charter = record.charter or b""
     newest = log.load_record(store.connection, record.list, size - 1) if size else None
-    held = snapshots.newest_held(store.connection, record.list)
-    outcome = _outcome(store, record, cursor)
+    held = snapshots.newest_held(store.connection, record.list, within=size)
+    outcome = _outcome(store, record, cursor, size)
     reason = None
     if outcome in (Outcome.DELTAS, Outcome.CURSOR_TOO_OLD) and held is not None:
         reason = _snapshot_reason(store, record, cursor, held, outcome)
@@ -134,9 +137,8 @@ def answer(store: Store, caller: str, cursor: Cursor) -> Answer:
     )
 
 
-def _outcome(store: Store, record: ListRecord, cursor: Cursor) -> Outcome:
-    """Return what follows a cursor, snapshots left aside."""
-    size = record.log.size
+def _outcome(store: Store, record: ListRecord, cursor: Cursor, size: int) -> Outcome:
+    """Return what follows a cursor, snapshots left aside, when `size` deltas may leave."""
     if cursor.size > size:
         return Outcome.CURSOR_AHEAD
     if 0 < cursor.size < record.log.start:
@@ -199,6 +201,8 @@ def read_bucket(store: Store, caller: str, origin: str, position: int, number: i
 
 
 def _held(store: Store, record: ListRecord, position: int) -> SnapshotRecord | None:
+    if position >= released_size(store.connection, record):
+        return None
     for held in snapshots.iter_of_list(store.connection, record.list, SnapshotState.HELD):
         if held.position == position:
             return held
@@ -214,7 +218,9 @@ def read_leaf(
     that is here.
     """
     record = find_available(store, caller, origin)
-    if record is None or not record.log.start <= position < size <= record.log.size:
+    if record is None or not record.log.start <= position < size:
+        return None
+    if size > released_size(store.connection, record):
         return None
     leaf = log.load_signed(store.connection, record.list, position)
     return leaf, trees.load_tail(store.connection, record).prove_inclusion(position, size)

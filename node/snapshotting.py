@@ -24,6 +24,7 @@ from federation.snapshot import SnapshotOffer, build_buckets
 from node.byname import iter_by_name
 from node.clock import Clock
 from node.errors import NodeError, UsageError
+from node.guarding import Permit
 from node.identity import require_role
 from node.publishing import PublishingKeys
 from node.store import history, log, registry, snapshots, spans, trees
@@ -82,18 +83,22 @@ def publish_snapshot(
     store: Store,
     origin: Origin,
     keys: PublishingKeys,
+    permit: Permit,
     *,
     clock: Clock,
     on_progress: ProgressCallback = lambda _done, _total: None,
 ) -> MadeSnapshot:
     """Sign a snapshot of one of our lists as it is now.
 
-    The caller holds the lock on publishing, so that the list does not change meanwhile.
+    The caller holds the lock on publishing, so that the list does not change meanwhile. The leaf
+    takes a position as a delta does, with the same order of durability (`node.publishing`).
 
     Raises:
         UsageError: the list is not ours, or nothing was published since its last snapshot.
         ConfigError: a key is not one that our org root names.
         NodeError: the clock runs behind.
+        MarkMovedError: the store or the mark is not as the permit says: nothing was released.
+        DiskError: the disk failed: the process has to end.
         StoreError: the store cannot be written; nothing was signed.
     """
     record = registry.load_list(store.connection, origin)
@@ -111,7 +116,7 @@ def publish_snapshot(
     number = _build(store, record, record.log.size, on_progress)
     hashes = _hashes(store.connection, number)
     author = Author(origin, root, publisher=keys.publisher, log=keys.log)
-    with store.write("snapshot", str(origin)) as transaction:
+    with permit.step(store) as step, store.write("snapshot", str(origin)) as transaction:
         state = record.log
         now_ms = clock.now_ms()
         try:
@@ -128,6 +133,7 @@ def publish_snapshot(
             leaf.header, leaf.checkpoint, state.frontier.encode(), b"".join(hashes)
         )
         snapshots.hold(transaction.connection, number, offer)
+        step.stage(state, replica.state)
     _drop_older(store, record, number)
     return _made(store, record, number, signed=True)
 

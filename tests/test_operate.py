@@ -13,6 +13,7 @@ import pytest
 
 from federation.errors import Reason
 from federation.names import parse_org
+from federation.recovery import Obstacle
 from node import config as configs
 from node import errors
 from node.address import parse_address
@@ -49,6 +50,7 @@ def test_the_table_of_settings_is_that_of_the_program() -> None:
     defaults = {row.key: row.value for row in describe(Config(node=node))}
     stated = {"node.org": "required", "node.listen": "required", "metrics.listen": "off"}
     stated["node.advertise"] = "as `node.listen`"
+    stated |= {"node.allow_filesystem": "none", "publish.mark_dir": "`mark/`"}
     expected = [
         [
             f"`{setting.name}`",
@@ -79,7 +81,8 @@ def test_every_reason_that_a_list_can_show_is_explained_once() -> None:
     of_sync |= {intake.DIVERGED, scheduler.NO_PEER}
 
     assert len(documented) == len(set(documented))
-    assert set(documented) == {*map(str, set(Reason) - elsewhere), *of_peers, *of_sync}
+    of_ours = set(map(str, Obstacle))
+    assert set(documented) == {*map(str, set(Reason) - elsewhere), *of_peers, *of_sync, *of_ours}
 
 
 def test_every_metric_is_documented_under_the_name_that_is_served() -> None:

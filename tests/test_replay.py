@@ -20,12 +20,13 @@ import pytest
 
 from federation import wire
 from federation.names import OrgName, Origin, parse_org
-from node import administering, certificate, founding
+from node import administering, certificate, founding, guarding
 from node.address import Address
 from node.changes import Format
 from node.clock import SystemClock
 from node.exporting import export, resolve_as_of
 from node.founding import CreatedKeys
+from node.highwater import HighWater
 from node.home import Home
 from node.importing import import_changes
 from node.invitation import Invitation
@@ -124,7 +125,13 @@ class _Node:
         )
         store = Store.create(home.store, clock)
         administering.create_node(store, wire.open_org_root(envelope))
-        return cls(org=name, home=home, keys=keys, store=store)
+        node = cls(org=name, home=home, keys=keys, store=store)
+        node.mark.create()
+        return node
+
+    @property
+    def mark(self) -> HighWater:
+        return HighWater(self.home.mark, self.org)
 
     @property
     def tls(self) -> TlsIdentity:
@@ -221,7 +228,8 @@ def _publish(node: _Node, change: Change) -> None:
         report = import_changes(node.store, record, staging, io.BytesIO(text.encode()))
         assert report.staged, report.errors
         keys = PublishingKeys(publisher=node.keys.publisher, log=node.keys.log)
-        publication = publish(node.store, staging, _ORIGIN, keys, clock=node.clock)
+        permit = guarding.obtain_permit(node.store, node.mark, _ORIGIN, (), clock=node.clock)
+        publication = publish(node.store, staging, _ORIGIN, keys, permit, clock=node.clock)
     finally:
         staging.close()
     assert publication.ops == len(change["assert"]) + len(change["retract"])
@@ -242,6 +250,7 @@ async def _replay(nodes: list[_Node], changes: list[Change]) -> None:
             administering.parse_audience(f"{b.org},{c.org}"),
             a.keys.publisher,
             now_ms=a.clock.now_ms(),
+            mark=a.mark,
         )
         a.home.staging.mkdir()
         administering.follow(b.store, _ORIGIN, None)

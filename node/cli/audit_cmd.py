@@ -317,7 +317,7 @@ def status(context: Context) -> None:
     now_ms = context.clock.now_ms()
     with context.reader() as store:
         root = administering.own_root(store)
-        statuses = auditing.list_statuses(store)
+        statuses = auditing.list_statuses(store, context.mark(), clock=context.clock)
         version = store.version
     if context.as_json:
         output.emit_json(

@@ -1,4 +1,4 @@
-"""Commands that change a list of our own: import, retract, purge, staged, publish."""
+"""Commands that change a list of our own: import, retract, purge, staged."""
 
 from __future__ import annotations
 
@@ -11,15 +11,12 @@ from typing import Final
 import click
 
 from federation.entry import CAUSES, EntryId, Operation
-from node import administering, identity, importing, locks, publishing, snapshotting, wake
+from node import administering, importing, locks
 from node.changes import Format
 from node.cli import output
 from node.cli.context import Context, json_option, pass_context
 from node.cli.progress import progress
-from node.cli.snapshot_cmd import describe
-from node.config import load_config
 from node.errors import NodeError, StoreError
-from node.publishing import PublishingKeys
 from node.settling import Effect
 from node.staging import Staging
 from node.store.connection import Store
@@ -203,70 +200,4 @@ def staged_command(context: Context, name: str, clear: bool) -> None:
         click.echo(f"{record.origin}: staged: {text or 'nothing'}")
 
 
-@click.command("publish")
-@click.argument("name", metavar="LIST")
-@json_option
-@pass_context
-def publish(context: Context, name: str) -> None:
-    """Sign what is staged for a list: one delta, or several where one would exceed the cap."""
-    with (
-        locks.hold(context.home.lock_file("publish"), "publish"),
-        context.store() as store,
-        progress("publishing", quiet=context.quiet) as bar,
-    ):
-        record = administering.find_own_list(store, name)
-        with open_staging(context, record, what="hashfed publish") as staging:
-            total = sum(staging.count_by_kind().values())
-            keys = PublishingKeys(
-                publisher=identity.load_signer(context.home.publisher_key),
-                log=identity.load_signer(context.home.log_key),
-            )
-
-            def report(done: int) -> None:
-                bar.update(done, total)
-                wake.notify(context.home)
-
-            result = publishing.publish(
-                store,
-                staging,
-                record.origin,
-                keys,
-                clock=context.clock,
-                on_progress=report,
-            )
-        made = None
-        record = administering.find_own_list(store, name)
-        config = load_config(context.home, context.environ)
-        if snapshotting.is_due(record, config.publish.snapshot_ops):
-            made = snapshotting.publish_snapshot(store, record.origin, keys, clock=context.clock)
-            wake.notify(context.home)
-    deltas = result.size - result.first
-    if context.as_json:
-        output.emit_json(
-            {
-                "list": str(result.origin),
-                "deltas": deltas,
-                "first_position": result.first if deltas else None,
-                "position": result.size,
-                "ops": result.ops,
-                "dropped": result.dropped,
-                "live": result.live_count,
-                "snapshot_position": None if made is None else made.position,
-            }
-        )
-        return
-    if not deltas:
-        click.echo(f"{result.origin}: nothing to publish; {result.live_count} live entries")
-        return
-    click.echo(
-        f"{result.origin}: signed {result.ops} operations in {deltas} "
-        f"{'delta' if deltas == 1 else 'deltas'}, positions {result.first} to {result.size - 1}; "
-        f"{result.live_count} live entries"
-    )
-    if result.dropped:
-        context.remark(f"{result.dropped} staged withdrawals were of what is withdrawn already")
-    if made is not None:
-        click.echo(describe(made))
-
-
-COMMANDS = (import_command, retract, purge, staged_command, publish)
+COMMANDS = (import_command, retract, purge, staged_command)

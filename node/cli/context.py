@@ -9,8 +9,11 @@ from typing import TypeVar
 
 import click
 
+from node import filesystem, highwater
 from node.cli import output
 from node.clock import SystemClock
+from node.config import Config, load_config
+from node.highwater import HighWater
 from node.home import Home
 from node.store.connection import Store
 from node.store.sqlite import sqlite_errors
@@ -46,9 +49,20 @@ class Context:
         if not self.quiet:
             output.say(message)
 
+    def config(self) -> Config:
+        """Return the node's configuration."""
+        return load_config(self.home, self.environ)
+
+    def mark(self) -> HighWater:
+        """Return the node's high-water mark."""
+        return highwater.of_node(self.home, self.config())
+
     @contextmanager
     def store(self) -> Iterator[Store]:
         """Open the store for writing."""
+        folder = self.home.store.resolve().parent
+        if filesystem.kind_of(folder) is not None:
+            filesystem.require_local(folder, self.config().node.allow_filesystem)
         with _closing(Store.open(self.home.store, self.clock)) as store:
             yield store
 

@@ -9,6 +9,7 @@ from federation.names import Origin, parse_org
 from node import administering, identity, wake
 from node.cli import output
 from node.cli.context import Context, json_option, pass_context
+from node.cli.signing import obtain_permit, publish_lock
 from node.store import registry
 
 
@@ -82,13 +83,14 @@ _audience_option = click.option(
 def create(context: Context, name: str, audience: str) -> None:
     """Create a list of our own."""
     chosen = administering.parse_audience(audience)
-    with context.store() as store:
+    with publish_lock(context, "hashfed list create"), context.store() as store:
         origin = administering.create_list(
             store,
             name,
             chosen,
             identity.load_signer(context.home.publisher_key),
             now_ms=context.clock.now_ms(),
+            mark=context.mark(),
         )
     wake.notify(context.home)
     if context.as_json:
@@ -106,8 +108,10 @@ def create(context: Context, name: str, audience: str) -> None:
 def audience_command(context: Context, name: str, audience: str) -> None:
     """Change whom one of our lists may reach. What was sent before stays where it is."""
     chosen = administering.parse_audience(audience)
-    with context.store() as store:
+    with publish_lock(context, "hashfed list audience"), context.store() as store:
+        # A charter's version is signed once too.
         record = administering.find_own_list(store, name)
+        obtain_permit(context, store, record.origin)
         version = administering.change_audience(
             store,
             record,

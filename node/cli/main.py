@@ -12,7 +12,7 @@ import click
 
 from federation.errors import FederationError
 from node.cli import output
-from node.errors import NodeError
+from node.errors import DiskError, NodeError
 
 EXIT_INTERRUPTED = 130
 
@@ -58,8 +58,12 @@ COMMANDS: Final = {
     ),
     "staged": ("change_cmd", "Show how much is staged for a list, or let go of it."),
     "publish": (
-        "change_cmd",
+        "publish_cmd",
         "Sign what is staged for a list: one delta, or several where one would exceed the cap.",
+    ),
+    "recover": (
+        "recover_cmd",
+        "Bring a list of ours to where it is safe to sign for it again.",
     ),
     "snapshot": (
         "snapshot_cmd",
@@ -86,6 +90,10 @@ COMMANDS: Final = {
     "backup": (
         "upkeep_cmd",
         "Copy the store to a new file, also while serving, and verify the copy.",
+    ),
+    "restore": (
+        "recover_cmd",
+        "Put a backup in place of the store, once all of it is checked; the old store is kept.",
     ),
     "doctor": (
         "upkeep_cmd",
@@ -168,6 +176,10 @@ def main() -> None:
             as_json=as_json,
         )
         code = error.exit_code
+        if isinstance(error, DiskError):
+            # Without what an interpreter does at its end: no connection is to write anything more.
+            sys.stderr.flush()
+            os._exit(code)
     except FederationError as error:
         # What a command was given by its user is parsed by the protocol library.
         output.emit_error(error, reason=error.reason, hint="", exit_code=2, as_json=as_json)

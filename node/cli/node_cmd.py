@@ -6,7 +6,7 @@ import click
 
 from federation import wire
 from federation.names import parse_org
-from node import administering, founding
+from node import administering, filesystem, founding
 from node.address import parse_address
 from node.certificate import certificate_sha256
 from node.cli import output
@@ -19,6 +19,7 @@ from node.config import (
     render_initial,
 )
 from node.errors import ConfigError, UsageError
+from node.highwater import HighWater
 from node.store.connection import Store
 
 
@@ -48,12 +49,13 @@ def init(context: Context, org: str, listen: str, advertise: str | None) -> None
         home.path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"cannot make {home.path}: {error.strerror}") from error
-    if home.keys.exists() or home.store.exists():
+    if home.keys.exists() or home.store.exists() or home.mark.exists():
         raise UsageError(
-            f"{home.path} holds keys or a store, but no configuration",
+            f"{home.path} holds keys, a store or a mark, but no configuration",
             hint="an earlier init was interrupted, or files are missing: put them back, "
             "or move the folder away",
         )
+    filesystem.require_local(home.path, config.node.allow_filesystem)
     now_ms = context.clock.now_ms()
     keys = founding.create_keys(home, name, now_ms)
     envelope = founding.create_org_root(
@@ -70,6 +72,7 @@ def init(context: Context, org: str, listen: str, advertise: str | None) -> None
         administering.create_node(store, root)
     finally:
         store.close()
+    HighWater(home.mark, name).create()
     # Last: a folder without a configuration is not a node yet.
     with home.config.open("x", encoding="utf-8") as file:
         file.write(render_initial(config))

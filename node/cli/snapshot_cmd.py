@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from node import administering, identity, locks, snapshotting, wake
+from node import administering, snapshotting, wake
 from node.cli import output
 from node.cli.context import Context, json_option, pass_context
 from node.cli.progress import progress
-from node.publishing import PublishingKeys
+from node.cli.signing import load_keys, obtain_permit, publish_lock
 from node.snapshotting import MadeSnapshot
 
 
@@ -24,7 +24,7 @@ def snapshot(context: Context, name: str) -> None:
     with what was signed, and served from now on.
     """
     with (
-        locks.hold(context.home.lock_file("publish"), "publish"),
+        publish_lock(context, "hashfed snapshot"),
         context.store() as store,
         progress("making buckets", quiet=context.quiet) as bar,
     ):
@@ -33,10 +33,8 @@ def snapshot(context: Context, name: str) -> None:
             made = snapshotting.publish_snapshot(
                 store,
                 record.origin,
-                PublishingKeys(
-                    publisher=identity.load_signer(context.home.publisher_key),
-                    log=identity.load_signer(context.home.log_key),
-                ),
+                load_keys(context),
+                obtain_permit(context, store, record.origin),
                 clock=context.clock,
                 on_progress=bar.update,
             )

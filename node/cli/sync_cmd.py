@@ -11,8 +11,9 @@ import click
 
 from federation.entry import Operation
 from federation.names import parse_org
-from node import administering, certificate, checking, logs, wake
+from node import administering, checking, logs, wake
 from node.cli import output
+from node.cli.asking import tls_identity
 from node.cli.context import Context, json_option, pass_context
 from node.cli.progress import progress
 from node.config import LogLevel, load_config
@@ -20,7 +21,7 @@ from node.errors import NodeError
 from node.store import runs
 from node.store.registry import ListRecord
 from node.sync import trace
-from node.sync.client import OfferedList, TlsIdentity, fetch_logs, open_channel
+from node.sync.client import OfferedList, fetch_logs, open_channel
 from node.sync.intake import Progress
 from node.sync.scheduler import sync_once
 from node.sync.session import ListResult, Tools
@@ -31,13 +32,6 @@ EXIT_PARTLY = 3
 _BEHIND_SECONDS: Final = 1.0
 """How long a `sync` merges the index, and checks ops trees, after it has caught up; the next one
 goes on from there."""
-
-
-def _tls_identity(context: Context) -> TlsIdentity:
-    return TlsIdentity(
-        certificate=certificate.load_certificate(context.home.tls_certificate).encode(),
-        key=certificate.load_tls_key(context.home.tls_key).encode(),
-    )
 
 
 @click.command("sync")
@@ -68,7 +62,7 @@ def sync(context: Context, lists: tuple[str, ...]) -> None:
 
         tools = Tools(
             writer=writer,
-            identity=_tls_identity(context),
+            identity=tls_identity(context),
             clock=context.clock,
             idle_timeout_seconds=config.sync.idle_timeout_seconds,
             interval_seconds=config.sync.interval_seconds,
@@ -159,7 +153,7 @@ def fetch_deltas(
     """Fetch deltas that a snapshot went past (`node.sync.trace`)."""
     with context.store() as store:
         asyncio.run(
-            trace.fetch_deltas(store, record, wanted, _tls_identity(context), clock=context.clock)
+            trace.fetch_deltas(store, record, wanted, tls_identity(context), clock=context.clock)
         )
 
 
@@ -173,7 +167,7 @@ def offers(context: Context, org: str) -> None:
         peer = administering.load_peer(store, parse_org(org))
 
     async def ask() -> list[OfferedList]:
-        channel = open_channel(peer, _tls_identity(context))
+        channel = open_channel(peer, tls_identity(context))
         try:
             return await fetch_logs(channel, peer.org)
         finally:

@@ -23,6 +23,7 @@ from node.rpc.peers import Caller, check_enrolled
 from node.rpc.status import CallRefusedError
 from node.serving import Answer, Cursor, Outcome, SnapshotReason
 from node.store.connection import Store
+from node.store.release import released_size
 
 _WIRE: Final = {
     Outcome.UP_TO_DATE: WireOutcome.OUTCOME_UP_TO_DATE,
@@ -177,7 +178,7 @@ def read(
         answer = serving.answer(store, caller.org, cursor)
         place.outcome, place.behind = answer.outcome, False
         return _opening(store, caller, place, answer)
-    frame = frames.load(store, record, cursor.size)
+    frame = frames.load(store, record, cursor.size, released_size(store.connection, record))
     place.cursor = replace(cursor, size=frame.size, root_hash=frame.root_hash)
     # What came after that answer has a wake-up of its own.
     place.behind = frame.size < place.head

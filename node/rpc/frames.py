@@ -31,6 +31,7 @@ class Key(NamedTuple):
 
     list: int
     start: int
+    size: int
     last_leaf: bytes
 
 
@@ -74,18 +75,19 @@ class Frames:
         with self._lock:
             return self._bytes
 
-    def load(self, store: Store, record: ListRecord, start: int) -> EncodedFrame:
+    def load(self, store: Store, record: ListRecord, start: int, size: int) -> EncodedFrame:
         """Return the deltas of a list from `start` on, one frame of them.
 
         Args:
             store: where to read, if nobody has yet.
             record: the list, as it was found for the peer that asks.
-            start: less than the size of its log.
+            start: less than `size`.
+            size: deltas of its log that may leave.
 
         Raises:
             DamageError: a delta is missing in the store.
         """
-        key = Key(record.list, start, record.log.last_leaf)
+        key = Key(record.list, start, size, record.log.last_leaf)
         with self._lock:
             held = self._held.get(key)
             made: Future[EncodedFrame] = Future() if held is None else held
@@ -94,7 +96,7 @@ class Frames:
         if held is not None:
             return held.result()
         try:
-            frame = _read(store, record, start)
+            frame = _read(store, record, start, size)
         except BaseException as error:
             with self._lock:
                 self._held.pop(key)
@@ -117,8 +119,8 @@ class Frames:
                 self._bytes -= len(frame.result().data)
 
 
-def _read(store: Store, record: ListRecord, start: int) -> EncodedFrame:
-    deltas = log.read_frame(store.connection, record.list, start, record.log.size)
+def _read(store: Store, record: ListRecord, start: int, size: int) -> EncodedFrame:
+    deltas = log.read_frame(store.connection, record.list, start, size)
     if not deltas:
         raise DamageError(f"position {start} of {record.origin} is missing")
     newest = read_checkpoint(deltas[-1].checkpoint)

@@ -8,13 +8,14 @@ from weakref import WeakKeyDictionary
 
 from node.store import registry
 from node.store.connection import Store
+from node.store.release import released_size
 
 
 class Head(NamedTuple):
     """What changes whenever a list has something new to say to anybody.
 
     Attributes:
-        size: deltas of its log.
+        size: deltas of its log that may leave.
         charter_version: the charter in force; 0 for none.
     """
 
@@ -36,8 +37,10 @@ class Heads:
         read = self._read.get(store)
         if read is None or read[0] != version:
             heads = {
-                str(record.origin): Head(record.log.size, record.charter_version)
-                for record in registry.iter_lists(store.connection)
+                str(record.origin): Head(
+                    released_size(store.connection, record), record.charter_version
+                )
+                for record in list(registry.iter_lists(store.connection))
             }
             read = self._read[store] = (version, heads)
         return read[1]

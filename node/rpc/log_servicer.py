@@ -36,7 +36,7 @@ from node.rpc.peers import check_enrolled
 from node.rpc.readers import Readers
 from node.rpc.status import CallRefusedError, shutting_down
 from node.rpc.wakeups import Wakeups
-from node.serving import Cursor
+from node.serving import Cursor, Outcome
 from node.store.connection import Store
 
 MAX_PAGE: Final = 256
@@ -45,6 +45,8 @@ MAX_PAGE: Final = 256
 _TURNS: Final = 4
 """Streams that wait for a reading thread at once. One delta wakes all of them: the others queue
 here, so that a call with one answer waits for a few reads and not for all."""
+
+_CLAIMS: Final = (Outcome.CURSOR_AHEAD, Outcome.DIVERGED)
 
 _T = TypeVar("_T")
 
@@ -61,6 +63,7 @@ class LogServicer(LogServiceServicer):
         clock: Clock,
         metrics: Metrics,
         heartbeat_seconds: float,
+        on_claim: Callable[[], None] = lambda: None,
     ) -> None:
         self._readers = readers
         self._wakeups = wakeups
@@ -70,6 +73,7 @@ class LogServicer(LogServiceServicer):
         self._frames = frames
         self._heads = Heads()
         self._turns = asyncio.Semaphore(_TURNS)
+        self._on_claim = on_claim
 
     async def ListLogs(  # type: ignore[override]  # the interceptors' Call, not gRPC's context
         self, request: ListLogsRequest, call: Call
@@ -122,6 +126,9 @@ class LogServicer(LogServiceServicer):
                     partial(follow.survey, heads=self._heads, caller=caller, places=places)
                 ):
                     await call.write(opening)
+                if any(place.outcome in _CLAIMS for place in places):
+                    # If it is our own list, something of it may be missing here.
+                    self._on_claim()
             if any(place.behind for place in places):
                 await self._send_round(call, places)
                 continue

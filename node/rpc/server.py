@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -158,13 +159,21 @@ class PeerServer:
         address: where it listens, once started.
     """
 
-    def __init__(self, settings: ServerSettings, *, clock: Clock, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        settings: ServerSettings,
+        *,
+        clock: Clock,
+        metrics: Metrics,
+        on_claim: Callable[[], None] = lambda: None,
+    ) -> None:
         self.wakeups = Wakeups()
         self.frames = Frames(on_made=metrics.frames_made.inc)
         self.address = settings.listen
         self._settings = settings
         self._clock = clock
         self._metrics = metrics
+        self._on_claim = on_claim
         self._readers = Readers(settings.store, clock)
         self._certificates: PeerCertificates | None = None
         self._server: grpc.aio.Server | None = None
@@ -201,6 +210,7 @@ class PeerServer:
             clock=self._clock,
             metrics=self._metrics,
             heartbeat_seconds=settings.heartbeat_seconds,
+            on_claim=self._on_claim,
         )
         add_LogServiceServicer_to_server(servicer, server)
         health = Health(self._readers, self.wakeups, recheck_seconds=settings.heartbeat_seconds)

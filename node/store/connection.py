@@ -15,10 +15,11 @@ from typing import Final, Self
 
 from sqlite_utils import Database
 
+from node import durable
 from node.clock import Clock
-from node.errors import DamageError, StoreError
+from node.errors import DamageError, DiskError, StoreError
 from node.store.schema import migrations
-from node.store.sqlite import sqlite3, sqlite_errors
+from node.store.sqlite import is_disk_failure, sqlite3, sqlite_errors
 
 OLDEST_SQLITE: Final = (3, 51, 3)
 """Older versions can lose committed data: the WAL-reset bug (sqlite.org, 2026-03-13)."""
@@ -67,6 +68,7 @@ class Store:
         self.path = path
         self.connection = connection
         self._clock = clock
+        self._failed = False
 
     @classmethod
     def create(cls, path: Path, clock: Clock) -> Self:
@@ -92,6 +94,8 @@ class Store:
             StoreError: there is none, it is from a newer hashfed, or SQLite is too old.
             DamageError: the file is no store of this program.
         """
+        # A transaction whose commit failed may stand there as if it had not.
+        durable.forget_cached(Path(f"{path}-wal"))
         with cls._connected(path, clock) as store:
             store.check_schema()
             # A backup is one file without a log: put back, it would make readers and writers wait
@@ -176,7 +180,10 @@ class Store:
 
     def close(self) -> None:
         """Close the connection."""
-        self.connection.close()
+        # Closing the last connection folds the log back: after a failure of the disk, nothing more
+        # is written by a process that does not know what is there.
+        if not self._failed:
+            self.connection.close()
 
     @property
     def version(self) -> int:
@@ -195,45 +202,50 @@ class Store:
         Raises:
             LockedError: another process is writing and does not come to an end.
             StoreFullError: no room left. Nothing of the block is kept.
+            DiskError: the disk failed, now or before: whether the block is kept is not known.
             StoreError: the database could not be written.
         """
-        connection = self.connection
-        with sqlite_errors(self.path):
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                newest = connection.execute(
-                    "SELECT version, committed_ms FROM version ORDER BY version DESC LIMIT 1"
-                ).fetchone()
-                version, before = newest if newest is not None else (0, 0)
-                # Times of versions never decrease, so that a time names one version.
-                transaction = Transaction(
-                    connection, version + 1, max(before, self._clock.now_ms())
-                )
-                yield transaction
-                if transaction.abandoned:
-                    connection.execute("ROLLBACK")
-                    return
-                connection.execute(
-                    "INSERT INTO version (version, committed_ms, kind, detail) VALUES (?, ?, ?, ?)",
-                    (transaction.version, transaction.now_ms, kind, detail),
-                )
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
+        with self._transaction() as connection:
+            newest = connection.execute(
+                "SELECT version, committed_ms FROM version ORDER BY version DESC LIMIT 1"
+            ).fetchone()
+            version, before = newest if newest is not None else (0, 0)
+            # Times of versions never decrease, so that a time names one version.
+            transaction = Transaction(connection, version + 1, max(before, self._clock.now_ms()))
+            yield transaction
+            if transaction.abandoned:
+                connection.execute("ROLLBACK")
+                return
+            connection.execute(
+                "INSERT INTO version (version, committed_ms, kind, detail) VALUES (?, ?, ?, ?)",
+                (transaction.version, transaction.now_ms, kind, detail),
+            )
 
     @contextmanager
     def note(self) -> Iterator[sqlite3.Connection]:
         """Run a block that changes no content, such as `follow_state`: it makes no version."""
+        with self._transaction() as connection:
+            yield connection
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """Run a block from BEGIN to COMMIT; after a failure of the disk, never again."""
+        if self._failed:
+            raise DiskError(f"{self.path}: the disk failed before, nothing more is written")
+        connection = self.connection
         with sqlite_errors(self.path):
-            self.connection.execute("BEGIN IMMEDIATE")
             try:
-                yield self.connection
-                self.connection.execute("COMMIT")
-            except BaseException:
-                if self.connection.in_transaction:
-                    self.connection.execute("ROLLBACK")
+                connection.execute("BEGIN IMMEDIATE")
+                yield connection
+                if connection.in_transaction:
+                    connection.execute("COMMIT")
+            except BaseException as error:
+                if is_disk_failure(error):
+                    # It may be on the disk all the same: no ROLLBACK, as if it were not.
+                    self._failed = True
+                    raise DiskError(f"{self.path}: {error}") from error
+                if connection.in_transaction and not self._failed:
+                    connection.execute("ROLLBACK")
                 raise
 
     @contextmanager

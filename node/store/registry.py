@@ -25,6 +25,8 @@ class FollowState(StrEnum):
 
     OWN = "own"
     """Ours: nothing to follow."""
+    RECOVERING = "recovering"
+    """Ours, and not signed for now: something newer of it may have been released."""
     CATCHING_UP = "catching-up"
     """Deltas are known to be missing, or the peer has not been asked yet."""
     CURRENT = "current"

@@ -19,6 +19,8 @@ migrations = Migrations("hashfed")
 _INITIAL: Final = (
     # What this store is: schema, and whose.
     "CREATE TABLE node (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT",
+    # Which store this is: a backup that is put back gets another token.
+    "INSERT INTO node (key, value) VALUES ('incarnation', lower(hex(randomblob(16))))",
     # Organizations whose root is pinned here, this node's own among them.
     """CREATE TABLE org (
         org INTEGER PRIMARY KEY,
@@ -137,6 +139,12 @@ _INITIAL: Final = (
         first BLOB NOT NULL,
         last BLOB NOT NULL,
         edit INTEGER NOT NULL
+    ) STRICT""",
+    # How much of each of our own lists may leave this machine: what the high-water mark has. A
+    # peer is never given more, whatever else is committed.
+    """CREATE TABLE released (
+        list INTEGER PRIMARY KEY REFERENCES list,
+        size INTEGER NOT NULL
     ) STRICT""",
     # Hash types by a small number of this store's own.
     "CREATE TABLE hash_type (code INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT",

@@ -142,9 +142,20 @@ def iter_of_list(
         yield _record(row)
 
 
-def newest_held(connection: sqlite3.Connection, list_number: int) -> SnapshotRecord | None:
-    """Return the newest snapshot of a list that is here whole, or None."""
-    return next(iter_of_list(connection, list_number, SnapshotState.HELD), None)
+def newest_held(
+    connection: sqlite3.Connection, list_number: int, *, within: int | None = None
+) -> SnapshotRecord | None:
+    """Return the newest snapshot of a list that is here whole, or None.
+
+    Args:
+        connection: the store.
+        list_number: the list.
+        within: its leaf has to be one of so many; None for all that are here.
+    """
+    for held in iter_of_list(connection, list_number, SnapshotState.HELD):
+        if within is None or held.position < within:
+            return held
+    return None
 
 
 def remove(connection: sqlite3.Connection, snapshot: int) -> None:

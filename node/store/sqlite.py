@@ -17,7 +17,14 @@ if TYPE_CHECKING:
 else:
     from sqlite_utils.utils import sqlite3
 
-__all__ = ["Blob", "open_blob", "sqlite3", "sqlite_errors"]
+__all__ = ["Blob", "is_disk_failure", "open_blob", "sqlite3", "sqlite_errors"]
+
+
+def is_disk_failure(error: BaseException) -> bool:
+    """Say whether the disk failed under SQLite: what it holds of the last write is not known."""
+    # The low byte of an extended code is its kind.
+    code: int = getattr(error, "sqlite_errorcode", 0)
+    return isinstance(error, sqlite3.Error) and code & 0xFF == sqlite3.SQLITE_IOERR
 
 
 class Blob(Protocol):

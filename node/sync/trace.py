@@ -8,7 +8,7 @@ from federation.entry import Operation
 from federation.errors import PeerError
 from node import tracing
 from node.clock import Clock
-from node.errors import NodeError, ProtocolError, UnreachableError
+from node.errors import LockedError, NodeError, ProtocolError, StoreError, UnreachableError
 from node.store import registry
 from node.store.connection import Store
 from node.store.registry import ListRecord, Peer
@@ -35,6 +35,8 @@ async def fetch_deltas(
     Raises:
         UnreachableError: no peer that can be reached has one of them.
         ProtocolError: a peer sent what does not verify, and no other had it.
+        StoreError: the store cannot be written.
+        LockedError: another process keeps it.
     """
     peers = list(registry.iter_peers(store.connection))
     # Whom the list is followed by first, then its owner.
@@ -44,6 +46,8 @@ async def fetch_deltas(
     for peer in peers:
         try:
             await _fetch_from(store, record, missing, peer, identity, clock)
+        except (StoreError, LockedError):
+            raise
         except PeerError as error:
             failed = ProtocolError(f"{peer.org}: {error}", reason=error.reason)
         except NodeError as error:

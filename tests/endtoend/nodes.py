@@ -130,6 +130,25 @@ class Node:
         assert found["exit_code"] == code
         return found
 
+    def shell(self, script: str, folder: Path) -> str:
+        """Run commands as an operator's shell would, in a folder; return what they print."""
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script],
+            cwd=folder,
+            env={
+                **self._env,
+                "PATH": f"{PROGRAM.parent}{os.pathsep}{os.defpath}",
+                "HASHFED_HOME": str(self.home),
+            },
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS * 2,
+            check=False,
+        )
+        assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
     # --- what operators do --------------------------------------------------------------------
 
     def meet(self, *others: Node) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 
 from federation.errors import Reason
+from federation.recovery import Obstacle
 from node.clock import SystemClock
-from node.errors import NodeError
+from node.errors import NodeError, RecoveringError
+from node.guarding import obtain_permit
+from node.highwater import HighWater
 from node.home import Home
 from node.identity import load_signer
 from node.publishing import PublishingKeys, publish
@@ -35,8 +38,14 @@ def test_nothing_is_signed_by_a_clock_behind_the_newest_delta(orgs: Orgs) -> Non
     staging = Staging.open(home.staging_file("main"))
     (record,) = registry.iter_lists(store.connection)
     keys = PublishingKeys(publisher=load_signer(home.publisher_key), log=load_signer(home.log_key))
+    mark = HighWater(home.mark, record.origin.org)
+    with pytest.raises(RecoveringError, match="the clock is") as refused:
+        obtain_permit(store, mark, record.origin, (), clock=SlowClock())
+    assert refused.value.reason == Obstacle.TIME_BACKWARDS
+    # Nor by one that was set back after the permit was given.
+    permit = obtain_permit(store, mark, record.origin, (), clock=SystemClock())
     with pytest.raises(NodeError, match="set it right before publishing") as caught:
-        publish(store, staging, record.origin, keys, clock=SlowClock())
+        publish(store, staging, record.origin, keys, permit, clock=SlowClock())
     assert caught.value.reason is Reason.TIME_BACKWARDS
     staging.close()
     store.close()

@@ -14,8 +14,9 @@ import time
 import pytest
 
 from federation.names import Origin
-from node import identity, snapshotting
+from node import guarding, identity, snapshotting
 from node.clock import SystemClock
+from node.highwater import HighWater
 from node.home import Home
 from node.publishing import PublishingKeys
 from node.store.connection import Store
@@ -47,6 +48,13 @@ def sign_in_small_buckets(owner: Node, origin: str, entries: int = BUCKET_ENTRIE
             PublishingKeys(
                 publisher=identity.load_signer(home.publisher_key),
                 log=identity.load_signer(home.log_key),
+            ),
+            guarding.obtain_permit(
+                store,
+                HighWater(home.mark, Origin.parse(origin).org),
+                Origin.parse(origin),
+                guarding.unasked(store),
+                clock=SystemClock(),
             ),
             clock=SystemClock(),
         )

@@ -11,6 +11,8 @@ from federation.entry import EntryId, Operation
 from federation.names import Origin
 from federation.orgroot import Role
 from node.changes import Format, format_change
+from node.guarding import Permit, obtain_permit
+from node.highwater import HighWater
 from node.importing import ImportReport, import_changes
 from node.publishing import Publication, PublishingKeys, publish
 from node.stagedrow import key_of
@@ -18,9 +20,15 @@ from node.staging import Batch, Staging
 from node.store import history, registry
 from node.store.connection import Store
 from node.store.registry import ListRecord
+from node.store.release import load_incarnation
 from tests.federation.worlds import T0, pin_root, role_key
 
 ORIGIN = Origin.parse("hotline.example/main")
+
+
+KEYS = PublishingKeys(
+    publisher=role_key(ORIGIN.org, Role.PUBLISHER), log=role_key(ORIGIN.org, Role.LOG)
+)
 
 
 class TickingClock:
@@ -41,6 +49,7 @@ class OwnList:
         store: the store it lies in.
         staging: its staged changes.
         clock: the store's clock.
+        mark: its high-water mark.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -48,7 +57,11 @@ class OwnList:
         self.clock = TickingClock()
         self.store = Store.create(folder / "store.db", self.clock)
         self.staging = Staging.open(folder / "main.staged")
+        self.mark = HighWater(folder / "mark", ORIGIN.org)
+        self.mark.create()
+        self.mark.begin(ORIGIN, load_incarnation(self.store.connection))
         with self.store.write("list", str(ORIGIN)) as transaction:
+            registry.store_node(transaction, "org", ORIGIN.org)
             registry.pin_org(transaction, pin_root(ORIGIN.org))
             registry.add_list(transaction, ORIGIN, via=None)
 
@@ -82,11 +95,19 @@ class OwnList:
     def import_operations(self, *operations: Operation) -> ImportReport:
         return self.import_text(to_lines(operations))
 
-    def publish(self) -> Publication:
-        keys = PublishingKeys(
-            publisher=role_key(ORIGIN.org, Role.PUBLISHER), log=role_key(ORIGIN.org, Role.LOG)
+    def permit(self) -> Permit:
+        """Return the permit to sign; there are no peers to ask."""
+        return obtain_permit(self.store, self.mark, ORIGIN, (), clock=self.clock)
+
+    def publish(self, permit: Permit | None = None) -> Publication:
+        return publish(
+            self.store,
+            self.staging,
+            ORIGIN,
+            KEYS,
+            self.permit() if permit is None else permit,
+            clock=self.clock,
         )
-        return publish(self.store, self.staging, ORIGIN, keys, clock=self.clock)
 
     def live(self) -> dict[EntryId, Operation]:
         record = self.record

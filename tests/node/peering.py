@@ -35,6 +35,7 @@ from node.rpc.server import PeerServer, ServerSettings
 from node.store import log, registry
 from node.store.connection import Store
 from node.store.registry import FollowState, FollowStatus, ListRecord
+from node.store.release import release
 from node.sync.client import TlsIdentity
 from node.sync.session import Tools
 from node.sync.writer import Writer
@@ -149,6 +150,8 @@ class Site:
                 received_ms=transaction.now_ms,
             )
             registry.store_log_state(transaction, record.list, state)
+            if record.own:
+                release(transaction.connection, record.list, state.size)
 
     def follow(self, origin: Origin, via: Site) -> None:
         """Follow a list by a peer."""

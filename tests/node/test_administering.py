@@ -15,6 +15,7 @@ from federation.names import Origin, parse_org
 from federation.orgroot import PinnedRoot, Role
 from node import administering
 from node.errors import ConfigError, UsageError
+from node.highwater import HighWater
 from node.invitation import Invitation
 from node.store import registry
 from node.store.connection import Store
@@ -32,8 +33,13 @@ FOREIGN = Origin.parse("platform.example/main")
 def store(tmp_path: Path) -> Iterator[Store]:
     made = Store.create(tmp_path / "store.db", TickingClock())
     administering.create_node(made, pin_root(ORG))
+    mark_of(made).create()
     yield made
     made.close()
+
+
+def mark_of(store: Store) -> HighWater:
+    return HighWater(store.path.parent / "mark", parse_org(ORG))
 
 
 def invitation(org: str = "platform.example", root: PinnedRoot | None = None) -> Invitation:
@@ -52,7 +58,7 @@ def befriend(store: Store, org: str = "platform.example") -> None:
 
 def create(store: Store, name: str = "known", audience: Audience = NOBODY) -> ListRecord:
     key = role_key(ORG, Role.PUBLISHER)
-    origin = administering.create_list(store, name, audience, key, now_ms=T0)
+    origin = administering.create_list(store, name, audience, key, now_ms=T0, mark=mark_of(store))
     return administering.find_list(store, str(origin))
 
 
@@ -177,7 +183,7 @@ def test_only_the_publisher_key_of_this_organization_makes_lists_and_audiences(
     version = store.version
     for key in (signing_key("thief"), role_key(ORG, Role.LOG), role_key(ORG, Role.ROOT)):
         with pytest.raises(ConfigError):
-            administering.create_list(store, "other", NOBODY, key, now_ms=T0)
+            administering.create_list(store, "other", NOBODY, key, now_ms=T0, mark=mark_of(store))
         with pytest.raises(ConfigError):
             administering.change_audience(store, record, EVERYBODY, key, now_ms=T0)
     assert store.version == version

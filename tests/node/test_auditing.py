@@ -20,6 +20,7 @@ from federation.header import leaf_hash
 from node import accepting, auditing, comparing
 from node.auditing import describe_operation
 from node.errors import DamageError, UsageError
+from node.highwater import HighWater
 from node.store.connection import Store
 from node.store.registry import FollowState
 from tests.federation.test_wire import FORMS, OPS
@@ -298,13 +299,15 @@ def test_a_log_is_read_newest_first_and_as_far_as_was_asked(
 
 
 def test_a_status_says_how_far_behind_a_list_is(
-    followed: FollowedLists, publishers: tuple[Publisher, Publisher]
+    followed: FollowedLists, publishers: tuple[Publisher, Publisher], tmp_path: Path
 ) -> None:
     main, _ = publishers
     accepting.note(
         followed.store, main.origin, FollowState.CATCHING_UP, clock=followed.clock, head=10
     )
-    statuses = auditing.list_statuses(followed.store)
+    statuses = auditing.list_statuses(
+        followed.store, HighWater(tmp_path, RELAY), clock=followed.clock
+    )
     assert [(str(item.record.origin), item.behind) for item in statuses] == [
         ("hotline.example/main", 7),
         ("ngo.example/other", 0),

@@ -169,9 +169,13 @@ def test_every_setting_can_come_from_every_place(home: Home) -> None:
         "node.org": "other.example",
         "node.listen": "127.0.0.1:0",
         "node.advertise": "node.other.example:443",
+        "node.allow_filesystem": "fuse",
         "metrics.listen": "[::1]:9100",
         "log.level": "debug",
         "log.format": "json",
+        "publish.mark_dir": '/srv/"the mark"\\',
+        "publish.peers_needed": "3",
+        "publish.ask_seconds": "0.5",
         "sync.interval_seconds": "7",
         "sync.idle_timeout_seconds": "5.5",
         "sync.heartbeat_seconds": "0.25",
@@ -195,6 +199,21 @@ def test_the_environment_can_turn_metrics_off(home: Home) -> None:
     assert _load(home, text, HASHFED_METRICS_LISTEN="").metrics.listen is None
 
 
+@pytest.mark.parametrize(
+    ("key", "text", "message"),
+    [
+        ("publish.mark_dir", "mark", "no folder's full name"),
+        ("publish.mark_dir", "/a\x7fb", "no folder's full name"),
+        ("publish.peers_needed", "most", "expected all, or a number"),
+        ("publish.peers_needed", "-1", "expected all, or a number"),
+        ("node.allow_filesystem", "ext4", "expected one of 9p, afs"),
+    ],
+)
+def test_what_would_guard_nothing_is_refused(home: Home, key: str, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(home, {}, {key: text})
+
+
 def test_peers_call_where_the_node_listens_unless_told_otherwise(home: Home) -> None:
     config = load_config(home, {"HASHFED_NODE_LISTEN": "[::1]:1"})
     assert config.node.advertise == Address("::1", 1)
@@ -209,7 +228,7 @@ def test_describe_says_where_each_value_came_from(home: Home) -> None:
     assert described["log.level"] == ("debug", "environment variable HASHFED_LOG_LEVEL")
     assert described["sync.interval_seconds"] == ("60", f"{home.config}, line 7")
     assert described["metrics.listen"] == ("", "default")
-    assert len(described) == 11
+    assert len(described) == 15
 
 
 # --- refusals ---------------------------------------------------------------------------------

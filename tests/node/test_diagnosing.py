@@ -82,6 +82,7 @@ def test_nothing_is_wrong_with_a_new_node(node: Node) -> None:
         "TLS key",
         "TLS certificate",
         "SQLite",
+        "file system",
         "disk",
         "store",
         "organization",

@@ -232,7 +232,7 @@ def test_nothing_of_a_snapshot_is_seen_before_it_is_put_in_force_and_all_of_it_a
         assert not any(looked_up(joiner.store, probes))
         assert exported(joiner.store, joiner.record(origin)) == b""
         assert joiner.record(origin).log.size == 0
-        assert auditing.list_statuses(joiner.store)[0].snapshot is None
+        assert snapshots.newest_held(joiner.store.connection, joiner.record(origin).list) is None
         assert list(auditing.read_log(joiner.store, joiner.record(origin), None)) == []
         assert list(fsck(joiner.store)) == []
         take(joiner, arrival, published, [number])

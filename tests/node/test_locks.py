@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from node.errors import ConfigError, LockedError
+from node.home import Home
 from node.locks import hold
 
 _HOLDER = """
@@ -91,6 +92,33 @@ def test_a_lock_is_free_after_its_block_and_after_an_error_in_it(tmp_path: Path)
 def test_two_locks_do_not_concern_each_other(tmp_path: Path) -> None:
     with hold(tmp_path / "serve.lock", "a"), hold(tmp_path / "publish.lock", "b"):
         assert (tmp_path / "publish.lock").read_text().endswith(" b\n")
+
+
+def test_a_stopped_holder_still_holds(tmp_path: Path) -> None:
+    path = tmp_path / "publish.lock"
+    with _start_holder(path) as process:
+        process.send_signal(signal.SIGSTOP)
+        for _ in range(3):
+            with pytest.raises(LockedError), hold(path, "hashfed publish"):
+                pytest.fail("two hold one lock")
+        process.send_signal(signal.SIGCONT)
+        with pytest.raises(LockedError), hold(path, "hashfed publish"):
+            pytest.fail("two hold one lock")
+        process.kill()
+
+
+def test_two_homes_with_one_store_have_one_lock(tmp_path: Path) -> None:
+    first, second = Home(tmp_path / "first"), Home(tmp_path / "second")
+    first.path.mkdir()
+    second.path.mkdir()
+    first.store.touch()
+    second.store.symlink_to(first.store)
+    with (
+        hold(first.lock_file("publish"), "first"),
+        pytest.raises(LockedError, match="first"),
+        hold(second.lock_file("publish"), "second"),
+    ):
+        pytest.fail("two hold one store")
 
 
 def test_a_started_program_does_not_inherit_the_lock(tmp_path: Path) -> None:

@@ -153,6 +153,7 @@ def test_a_key_that_is_not_the_organizations_publishes_nothing(own: OwnList) -> 
             own.staging,
             ORIGIN,
             PublishingKeys(publisher=stranger, log=stranger),
+            own.permit(),
             clock=own.clock,
         )
     assert own.record.log.size == 0
@@ -170,9 +171,10 @@ def test_a_clock_behind_the_newest_delta_publishes_nothing(own: OwnList) -> None
     own.import_operations(assertion(1))
     own.publish()
     own.import_operations(assertion(2))
+    permit = own.permit()
     own.clock._now_ms = T0 - 86_400_000  # a clock that was set back
     with pytest.raises(Exception, match="behind the newest delta"):
-        own.publish()
+        own.publish(permit)
     assert registry.load_list(own.store.connection, ORIGIN) == own.record
     assert own.record.log.size == 1
     assert not own.staging.is_empty

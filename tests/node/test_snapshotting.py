@@ -53,7 +53,7 @@ def keys(publisher: SigningKey | None = None) -> PublishingKeys:
 
 
 def make(own: OwnList) -> MadeSnapshot:
-    return snapshotting.publish_snapshot(own.store, ORIGIN, keys(), clock=own.clock)
+    return snapshotting.publish_snapshot(own.store, ORIGIN, keys(), own.permit(), clock=own.clock)
 
 
 def states(own: OwnList | FollowedLists) -> list[str]:
@@ -88,7 +88,12 @@ def test_a_snapshot_is_signed_as_the_next_leaf_and_served_from_then_on(own: OwnL
     live = own.live()
     told: list[tuple[int, int]] = []
     made = snapshotting.publish_snapshot(
-        own.store, ORIGIN, keys(), clock=own.clock, on_progress=lambda *at: told.append(at)
+        own.store,
+        ORIGIN,
+        keys(),
+        own.permit(),
+        clock=own.clock,
+        on_progress=lambda *at: told.append(at),
     )
     assert (made.position, made.entries, made.signed) == (2, len(live), True)
     assert made.buckets == 3
@@ -147,7 +152,7 @@ def test_there_is_no_snapshot_of_nothing_and_none_of_what_has_one(own: OwnList) 
         make(own)
     with pytest.raises(UsageError, match="is not a list of this node"):
         snapshotting.publish_snapshot(
-            own.store, Origin.parse("hotline.example/other"), keys(), clock=own.clock
+            own.store, Origin.parse("hotline.example/other"), keys(), own.permit(), clock=own.clock
         )
     assert own.record.log.size == size
 
@@ -156,7 +161,7 @@ def test_keys_that_are_not_the_lists_sign_no_snapshot(own: OwnList) -> None:
     fill(own)
     with pytest.raises(ConfigError):
         snapshotting.publish_snapshot(
-            own.store, ORIGIN, keys(signing_key("stranger")), clock=own.clock
+            own.store, ORIGIN, keys(signing_key("stranger")), own.permit(), clock=own.clock
         )
     assert states(own) == []
 
@@ -172,7 +177,7 @@ def test_a_clock_that_runs_behind_signs_no_snapshot_and_the_next_one_clears_up(
     fill(own)
     size = own.record.log.size
     with pytest.raises(NodeError, match="clock") as caught:
-        snapshotting.publish_snapshot(own.store, ORIGIN, keys(), clock=Behind())
+        snapshotting.publish_snapshot(own.store, ORIGIN, keys(), own.permit(), clock=Behind())
     assert caught.value.reason == Reason.TIME_BACKWARDS
     assert own.record.log.size == size
     assert list(fsck(own.store)) == []
@@ -377,7 +382,7 @@ def peak():
 # From now on: what import and publishing took is not counted.
 Path("/proc/self/clear_refs").write_text("5")
 before = peak()
-snapshotting.publish_snapshot(own.store, ORIGIN, keys(), clock=own.clock)
+snapshotting.publish_snapshot(own.store, ORIGIN, keys(), own.permit(), clock=own.clock)
 node = FollowedLists(folder / "node")
 follow_without(node, Publisher(str(ORIGIN)))
 held = snapshots.newest_held(own.store.connection, own.record.list)

@@ -16,6 +16,7 @@ from node.cli import change_cmd
 from node.cli.change_cmd import open_staging
 from node.cli.context import Context
 from node.errors import LockedError
+from node.highwater import HighWater
 from node.home import Home
 from node.store.connection import Store
 from tests.federation.worlds import T0, pin_root, role_key
@@ -35,9 +36,11 @@ def test_staging_is_refused_while_another_command_is_at_it(
     store = Store.create(home.store, context.clock)
     administering.create_node(store, pin_root(org))
     publisher = role_key(org, Role.PUBLISHER)
+    mark = HighWater(home.mark, org)
+    mark.create()
     everyone = Audience(all_peers=True, orgs=())
     for name in ("main", "other"):
-        administering.create_list(store, name, everyone, publisher, now_ms=T0)
+        administering.create_list(store, name, everyone, publisher, now_ms=T0, mark=mark)
     record = administering.find_own_list(store, "main")
     other = administering.find_own_list(store, "other")
     with open_staging(context, record, what="hashfed import"):

@@ -202,7 +202,7 @@ def test_a_frame_that_is_held_is_for_those_alone_who_may_have_it_now(owner: Site
                 owner.append(publisher.origin, 0, hidden)
                 record = owner.record(publisher.origin)
                 # It is held, so that nothing but the check stands between it and everybody.
-                await asyncio.to_thread(server.frames.load, owner.store, record, 0)
+                await asyncio.to_thread(server.frames.load, owner.store, record, 0, record.log.size)
                 owner.share(publisher, [kept.org, expelled.org])
                 with owner.store.write("peer", expelled.org) as transaction:
                     registry.remove_peer(transaction, expelled.org)

@@ -89,6 +89,19 @@ def test_a_list_that_moves_is_answered_and_the_others_are_not(world: World) -> N
         assert world.outcome(name) is Outcome.UP_TO_DATE
 
 
+def test_what_is_committed_is_sent_when_it_is_released_and_not_before(world: World) -> None:
+    settle(world)
+    name = NAMES[3]
+    append(world.owner, world, name)
+    connection = world.owner.store.connection
+    number = world.owner.record(world.publishers[name].origin).list
+    for size, answered in ((1, {}), (2, {name: 1})):
+        connection.execute("UPDATE released SET size = ? WHERE list = ?", (size, number))
+        assert world.survey() == answered
+        (place,) = (place for place in world.places if place.cursor.origin == name)
+        assert place.cursor.size == size
+
+
 def test_a_charter_that_changes_is_answered_both_ways(world: World) -> None:
     settle(world)
     publisher = world.publishers[NAMES[0]]

@@ -1,0 +1,282 @@
+"""Recovery: whether a publisher may sign the next position of one of its lists, and if not, why.
+
+A position is signed once. What could make a publisher sign it again is a store that is older than
+what it has released: restored from a backup, rolled back with its disk, copied to a second machine.
+Three witnesses say what was released: the store, the high-water mark that lies outside of it, and
+the peers. This module compares what they say. It asks nobody, reads no file and has no clock.
+
+Rules:
+
+1. Nothing is signed against knowledge: where the mark or a peer shows a newer position than the
+   store has, or another history, there is no override. The missing deltas are fetched.
+2. Where knowledge is missing (no usable mark, no answers) nothing is signed either, until every
+   peer, or as many as the operator asks for, has answered; or the operator takes the risk.
+3. A peer can delay by showing less than it holds. It cannot invent: what it shows is signed by us.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+from typing import Final
+
+from federation.checkpoint import Checkpoint
+from federation.names import OrgName
+
+
+class Obstacle(StrEnum):
+    """What stands between a publisher and its next signature. Stable words."""
+
+    MARK_MISSING = "MARK_MISSING"
+    """There is no high-water mark of the list."""
+    MARK_DAMAGED = "MARK_DAMAGED"
+    """The mark cannot be read, or its checksum does not hold."""
+    MARK_FOREIGN = "MARK_FOREIGN"
+    """The mark is another organization's."""
+    RESTORED = "RESTORED"
+    """The store is not the one that raised the mark: it was restored, or is a copy."""
+    AHEAD_OF_MARK = "AHEAD_OF_MARK"
+    """The store has more than one step that the mark has not: the mark is old."""
+    BEHIND_MARK = "BEHIND_MARK"
+    """The store has less than the mark: positions that were released are missing here."""
+    MARK_DIFFERS = "MARK_DIFFERS"
+    """The store's history is not the one that was marked."""
+    BEHIND_PEER = "BEHIND_PEER"
+    """A peer holds a newer checkpoint of ours."""
+    PEER_DIFFERS = "PEER_DIFFERS"
+    """A peer holds a checkpoint of ours that this store's history contradicts."""
+    PEERS_SILENT = "PEERS_SILENT"
+    """Too few peers have answered since this machine was started."""
+    TIME_BACKWARDS = "TIME_BACKWARDS"
+    """The clock is behind the newest delta."""
+
+
+DIVERGED: Final = frozenset({Obstacle.MARK_DIFFERS, Obstacle.PEER_DIFFERS})
+"""Two histories are signed already: only a person can decide."""
+
+_OVERRIDABLE: Final = frozenset(
+    {
+        Obstacle.MARK_MISSING,
+        Obstacle.MARK_DAMAGED,
+        Obstacle.MARK_FOREIGN,
+        Obstacle.RESTORED,
+        Obstacle.AHEAD_OF_MARK,
+        Obstacle.PEERS_SILENT,
+    }
+)
+
+
+class Action(Enum):
+    """What a publisher does next."""
+
+    SIGN = "sign"
+    """Go on: store, mark and peers agree."""
+    FINISH = "finish"
+    """Raise the mark to what the store has, then go on."""
+    CATCH_UP = "catch-up"
+    """Fetch from peers what they hold of the list; serve reads, sign nothing."""
+    REFUSE = "refuse"
+    """Serve reads, sign nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnLog:
+    """What the store says of a list of its own.
+
+    Attributes:
+        checkpoint: its newest size and root.
+        settled: its size before the newest committed step: what is below was released.
+        incarnation: the token of this store; another after each restore.
+        last_time_ms: the time of its newest delta.
+        root_at: the root of its log at an earlier size, from 1 on.
+    """
+
+    checkpoint: Checkpoint
+    settled: int
+    incarnation: bytes
+    last_time_ms: int
+    root_at: Callable[[int], bytes]
+
+    @property
+    def size(self) -> int:
+        """How many deltas it has."""
+        return self.checkpoint.size
+
+    def contradicts(self, other: Checkpoint) -> bool:
+        """Say whether a checkpoint of ours is of another history than this one."""
+        return 0 < other.size <= self.size and self.root_at(other.size) != other.root_hash
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """The high-water mark of one list.
+
+    Attributes:
+        checkpoint: the newest size and root that may have been released.
+        incarnation: the token of the store that raised it.
+        fresh: whether it is known to be the newest: it was compared with the peers since the
+            machine was started, and nothing but this program has touched it since.
+    """
+
+    checkpoint: Checkpoint
+    incarnation: bytes
+    fresh: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What one peer said of one of our lists.
+
+    Attributes:
+        peer: who.
+        answered: whether it answered at all.
+        checkpoint: the newest checkpoint of ours that it holds, verified; None for none.
+    """
+
+    peer: OrgName
+    answered: bool
+    checkpoint: Checkpoint | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What a publisher does next with one list.
+
+    Attributes:
+        action: what.
+        obstacle: what keeps it from signing; None when nothing does.
+        detail: the same in a sentence; empty when nothing does.
+        overridable: whether an operator can take the risk: knowledge is missing, none is ignored.
+        sources: the peers to catch up from, who holds most first.
+    """
+
+    action: Action
+    obstacle: Obstacle | None = None
+    detail: str = ""
+    overridable: bool = False
+    sources: tuple[OrgName, ...] = ()
+
+
+def decide(
+    own: OwnLog,
+    mark: Mark | Obstacle,
+    answers: Sequence[Answer],
+    *,
+    now_ms: int,
+    needed: int | None = None,
+    risk: bool = False,
+) -> Decision:
+    """Decide what a publisher does next with one of its lists.
+
+    Args:
+        own: what the store says.
+        mark: what the mark says, or why it says nothing.
+        answers: one for each peer, whether it answered or not; the same for a peer not asked yet.
+        now_ms: the time, in milliseconds since 1970-01-01T00:00:00Z.
+        needed: how many peers must have answered, where answers are needed; None for all.
+        risk: the operator goes on without the knowledge that is missing.
+    """
+    if known := _against_knowledge(own, mark, answers, now_ms):
+        return known
+    doubt = _doubt(own, mark)
+    fresh = isinstance(mark, Mark) and mark.fresh
+    equal = isinstance(mark, Mark) and mark.checkpoint == own.checkpoint
+    if doubt is Obstacle.RESTORED and fresh and equal:
+        # A fresh mark is an upper bound: this store has all that was released, whichever it is.
+        doubt = None
+    if not risk:
+        answered = sum(answer.answered for answer in answers)
+        enough = answered >= _needed(len(answers), needed)
+        if doubt is not None and not (enough and answered):
+            return _refuse(doubt, f"{_DOUBTS[doubt]}; {_counted(answers, needed)}")
+        if doubt is None and not fresh and not enough:
+            return _refuse(Obstacle.PEERS_SILENT, _counted(answers, needed))
+    raised = isinstance(mark, Mark) and mark.incarnation == own.incarnation and equal
+    return Decision(action=Action.SIGN if raised and fresh else Action.FINISH)
+
+
+def _against_knowledge(
+    own: OwnLog, mark: Mark | Obstacle, answers: Sequence[Answer], now_ms: int
+) -> Decision | None:
+    """Return why nothing may be signed whatever anybody decides; None when nothing is known."""
+    held = [answer for answer in answers if answer.checkpoint is not None]
+    if isinstance(mark, Mark) and own.contradicts(mark.checkpoint):
+        return _refuse(
+            Obstacle.MARK_DIFFERS,
+            f"what is here at size {mark.checkpoint.size} is not what was marked",
+        )
+    for answer in held:
+        if answer.checkpoint is not None and own.contradicts(answer.checkpoint):
+            return _refuse(
+                Obstacle.PEER_DIFFERS,
+                f"{answer.peer} holds another history of it, signed by us, at size "
+                f"{answer.checkpoint.size}",
+            )
+    ahead = sorted(
+        ((answer.checkpoint.size, answer.peer) for answer in held if answer.checkpoint),
+        key=lambda item: (-item[0], item[1]),
+    )
+    ahead = [(size, peer) for size, peer in ahead if size > own.size]
+    if ahead:
+        size, peer = ahead[0]
+        return Decision(
+            action=Action.CATCH_UP,
+            obstacle=Obstacle.BEHIND_PEER,
+            detail=f"{peer} holds {size} deltas of it, here are {own.size}",
+            sources=tuple(peer for _, peer in ahead),
+        )
+    if isinstance(mark, Mark) and mark.checkpoint.size > own.size:
+        return _refuse(
+            Obstacle.BEHIND_MARK,
+            f"{mark.checkpoint.size} deltas of it were released, here are {own.size}",
+        )
+    if now_ms < own.last_time_ms:
+        return _refuse(
+            Obstacle.TIME_BACKWARDS,
+            f"the clock is {own.last_time_ms - now_ms} ms behind its newest delta",
+        )
+    return None
+
+
+_DOUBTS: Final = {
+    Obstacle.MARK_MISSING: "its high-water mark is missing",
+    Obstacle.MARK_DAMAGED: "its high-water mark is damaged",
+    Obstacle.MARK_FOREIGN: "the high-water mark is another organization's",
+    Obstacle.RESTORED: "the store is not the one that raised its high-water mark",
+    Obstacle.AHEAD_OF_MARK: "its high-water mark is older than the store",
+}
+
+
+def _doubt(own: OwnLog, mark: Mark | Obstacle) -> Obstacle | None:
+    """Return what keeps the mark from saying that nothing newer was released."""
+    if isinstance(mark, Obstacle):
+        return mark
+    if mark.incarnation != own.incarnation:
+        return Obstacle.RESTORED
+    # Exactly one step lies between commit and mark; more says that the mark was put back.
+    return Obstacle.AHEAD_OF_MARK if mark.checkpoint.size < own.settled else None
+
+
+def _needed(peers: int, needed: int | None) -> int:
+    return peers if needed is None else min(needed, peers)
+
+
+def _counted(answers: Sequence[Answer], needed: int | None) -> str:
+    if not answers:
+        return "there is no peer to ask"
+    silent = [answer.peer for answer in answers if not answer.answered]
+    need = _needed(len(answers), needed)
+    return (
+        f"{len(answers) - len(silent)} of {len(answers)} peers have answered, "
+        f"{'all' if need == len(answers) else need} are needed (silent: {', '.join(silent)})"
+    )
+
+
+def _refuse(obstacle: Obstacle, detail: str) -> Decision:
+    return Decision(
+        action=Action.REFUSE,
+        obstacle=obstacle,
+        detail=detail,
+        overridable=obstacle in _OVERRIDABLE,
+    )

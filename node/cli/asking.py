@@ -1,0 +1,52 @@
+"""What commands need to ask peers: what this node shows to them, and what recovering needs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from federation.names import Origin
+from federation.recovery import Answer
+from node import certificate, logs
+from node.cli.context import Context
+from node.config import LogLevel
+from node.sync.client import TlsIdentity
+from node.sync.recovering import RecoveryTools, ask
+from node.sync.writer import Writer
+
+
+def tls_identity(context: Context) -> TlsIdentity:
+    """Return what this node shows to peers."""
+    return TlsIdentity(
+        certificate=certificate.load_certificate(context.home.tls_certificate).encode(),
+        key=certificate.load_tls_key(context.home.tls_key).encode(),
+    )
+
+
+@contextmanager
+def recovery_tools(context: Context) -> Iterator[RecoveryTools]:
+    """Make what asking peers about our own lists needs."""
+    config = context.config()
+    # What peers do is said in the error, if there is one; the log of it is for `serve`.
+    logs.configure(LogLevel.ERROR, config.log.format)
+    writer = Writer(context.home.store, context.clock)
+    try:
+        yield RecoveryTools(
+            writer=writer,
+            identity=tls_identity(context),
+            clock=context.clock,
+            mark=context.mark(),
+            lock=context.home.lock_file("publish"),
+            needed=config.publish.peers_needed.count,
+            ask_seconds=config.publish.ask_seconds,
+            idle_timeout_seconds=config.sync.idle_timeout_seconds,
+        )
+    finally:
+        writer.close()
+
+
+def ask_peers(context: Context, origin: Origin) -> Sequence[Answer]:
+    """Ask all peers what they hold of a list of ours."""
+    with recovery_tools(context) as tools:
+        return asyncio.run(ask(tools, [origin])).answers[origin]

@@ -1,0 +1,58 @@
+"""What commands do before they sign for a list of ours: they ask its peers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+from federation.names import Origin
+from federation.recovery import Answer
+from node import guarding, identity, locks
+from node.cli.context import Context
+from node.guarding import Permit
+from node.publishing import PublishingKeys
+from node.store.connection import Store
+
+_WAIT_SECONDS: Final = 2.0
+"""How long a command waits for another one that signs."""
+
+
+def load_keys(context: Context) -> PublishingKeys:
+    """Return the keys that sign for our lists."""
+    return PublishingKeys(
+        publisher=identity.load_signer(context.home.publisher_key),
+        log=identity.load_signer(context.home.log_key),
+    )
+
+
+@contextmanager
+def publish_lock(context: Context, what: str) -> Iterator[None]:
+    """Hold the lock on publishing: one process of this machine signs for a store at a time."""
+    # `serve` takes it for a moment when it finishes what a killed publisher has left.
+    with locks.hold(context.home.lock_file("publish"), what, wait_seconds=_WAIT_SECONDS):
+        yield
+
+
+def obtain_permit(context: Context, store: Store, origin: Origin) -> Permit:
+    """Ask the peers, and return the permit to sign for a list; the caller holds the lock.
+
+    Raises:
+        RecoveringError: the list may not be signed for.
+    """
+    return guarding.obtain_permit(
+        store,
+        context.mark(),
+        origin,
+        _ask_peers(context, store, origin),
+        clock=context.clock,
+        needed=context.config().publish.peers_needed.count,
+    )
+
+
+def _ask_peers(context: Context, store: Store, origin: Origin) -> Sequence[Answer]:
+    if not guarding.unasked(store):
+        return ()
+    from node.cli.asking import ask_peers  # noqa: PLC0415  # the network: too much without peers
+
+    return ask_peers(context, origin)

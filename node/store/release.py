@@ -1,0 +1,79 @@
+"""What of our own lists may leave this machine, and which store this is.
+
+A delta is committed first; then the high-water mark is raised; then it is released here. What is
+not released is served to nobody.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Final
+
+from node.errors import DamageError
+from node.store.connection import Transaction
+from node.store.registry import ListRecord
+from node.store.schema import POSITION_BITS
+from node.store.sqlite import sqlite3
+
+_INCARNATION: Final = "incarnation"
+_INCARNATION_BYTES: Final = 16
+
+
+def released_size(connection: sqlite3.Connection, record: ListRecord) -> int:
+    """Return how many deltas of a list may leave: of another organization's, all that are here."""
+    if not record.own:
+        return record.log.size
+    row = connection.execute("SELECT size FROM released WHERE list = ?", (record.list,)).fetchone()
+    return 0 if row is None else min(int(row[0]), record.log.size)
+
+
+def release(connection: sqlite3.Connection, list_number: int, size: int) -> None:
+    """Let the first `size` deltas of a list of ours leave. The mark has been raised to that."""
+    connection.execute(
+        "INSERT INTO released (list, size) VALUES (?, ?) "
+        "ON CONFLICT (list) DO UPDATE SET size = max(size, excluded.size)",
+        (list_number, size),
+    )
+
+
+def load_unreleased(connection: sqlite3.Connection) -> list[int]:
+    """Return the numbers of our lists of which something is committed and not released."""
+    rows = connection.execute(
+        "SELECT l.list FROM list AS l LEFT JOIN released AS r USING (list) "
+        "WHERE l.own AND l.size > coalesce(r.size, 0)"
+    )
+    return [int(number) for (number,) in rows]
+
+
+def settled_size(connection: sqlite3.Connection, record: ListRecord) -> int:
+    """Return the size of a list before its newest committed step: a step is one store version."""
+    start = record.list << POSITION_BITS
+    row = connection.execute(
+        """SELECT id FROM delta WHERE id >= ?1 AND id < ?2
+        AND version < (SELECT version FROM delta WHERE id = ?2 - 1) ORDER BY id DESC LIMIT 1""",
+        (start, start + record.log.size),
+    ).fetchone()
+    return 0 if row is None else int(row[0]) - start + 1
+
+
+def load_incarnation(connection: sqlite3.Connection) -> bytes:
+    """Return the token of this store.
+
+    Raises:
+        DamageError: it has none.
+    """
+    row = connection.execute("SELECT value FROM node WHERE key = ?", (_INCARNATION,)).fetchone()
+    if row is None:
+        raise DamageError("the store has no token", hint="run 'hashfed fsck'")
+    return bytes.fromhex(row[0])
+
+
+def rotate_incarnation(transaction: Transaction) -> bytes:
+    """Give this store a token that no other has; return it."""
+    token = secrets.token_bytes(_INCARNATION_BYTES)
+    transaction.connection.execute(
+        "INSERT INTO node (key, value) VALUES (?, ?) "
+        "ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+        (_INCARNATION, token.hex()),
+    )
+    return token

@@ -1,0 +1,146 @@
+"""Keeps our own lists fit to be signed for while `serve` runs: finishes, confirms, recovers.
+
+At the start and every now and then the peers are asked what they hold of our lists. What a killed
+publisher has committed and not released is released. What is missing here is fetched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from federation.names import Origin
+from federation.recovery import Action, Answer, Decision
+from node import administering, guarding
+from node.errors import LockedError, NodeError, StoreError
+from node.locks import hold
+from node.logs import get_logger
+from node.store import registry
+from node.store.connection import Store
+from node.store.release import load_unreleased
+from node.sync.recovering import RecoveryTools, ask, recover
+
+_POLL_SECONDS: Final = 1.0
+"""How often to look for what is committed and not released."""
+
+_CLAIM_SECONDS: Final = 5.0
+"""Between two rounds of questions, whatever peers claim meanwhile."""
+
+_log = get_logger()
+
+
+class Guard:
+    """Guards the lists of a running node."""
+
+    def __init__(
+        self,
+        tools: RecoveryTools,
+        *,
+        interval_seconds: float,
+        on_released: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._tools = tools
+        self._interval_seconds = interval_seconds
+        self._on_released = on_released
+        self._claimed = False
+
+    def claim(self) -> None:
+        """Say that a peer claims to hold more of a list of ours than is here."""
+        self._claimed = True
+
+    async def run(self) -> None:
+        """Guard until cancelled.
+
+        Raises:
+            StoreError: the store or the mark cannot be read or written.
+        """
+        asked = -self._interval_seconds
+        while True:
+            now = time.monotonic()
+            wait = _CLAIM_SECONDS if self._claimed else self._interval_seconds
+            try:
+                if now - asked >= min(wait, self._interval_seconds):
+                    asked, self._claimed = now, False
+                    await self._ask()
+                else:
+                    await self._finish()
+            except LockedError as error:
+                # A publisher is at work, or the store is being written for long: later.
+                _log.debug("guard_waits", detail=str(error))
+            await asyncio.sleep(_POLL_SECONDS)
+
+    async def _ask(self) -> None:
+        origins = await self._tools.writer.run_aside(_load_own)
+        if not origins:
+            return
+        found = await ask(self._tools, origins)
+        for origin in origins:
+            await self._attend(origin, found.answers[origin])
+
+    async def _attend(self, origin: Origin, answers: Sequence[Answer]) -> None:
+        """Bring one list in order, as far as that is possible now."""
+        tools = self._tools
+
+        def permit(store: Store) -> None:
+            guarding.obtain_permit(
+                store,
+                tools.mark,
+                origin,
+                answers or guarding.unasked(store),
+                clock=tools.clock,
+                needed=tools.needed,
+            )
+
+        def look(store: Store) -> tuple[Decision, bool]:
+            record = administering.find_own_list(store, str(origin))
+            decision = guarding.look(
+                store,
+                tools.mark,
+                record,
+                answers or guarding.unasked(store),
+                clock=tools.clock,
+                needed=tools.needed,
+            )
+            return decision, guarding.note(store, record, decision, clock=tools.clock)
+
+        decision, is_news = await tools.writer.run_aside(look)
+        if is_news and decision.obstacle is not None:
+            _log.warning(
+                "list_recovering",
+                origin=str(origin),
+                reason=str(decision.obstacle),
+                detail=decision.detail,
+            )
+        if decision.action in {Action.SIGN, Action.REFUSE}:
+            return
+        try:
+            if decision.action is Action.CATCH_UP:
+                answers = (await recover(tools, origin)).answers
+            with hold(tools.lock, "hashfed serve"):
+                await tools.writer.run(permit)
+        except (LockedError, StoreError):
+            raise
+        except NodeError as error:
+            _log.warning(
+                "recovery_failed", origin=str(origin), reason=error.reason, detail=str(error)
+            )
+        else:
+            self._on_released()
+
+    async def _finish(self) -> None:
+        """Release what a publisher that was killed has committed."""
+        for origin in await self._tools.writer.run_aside(_load_unreleased):
+            await self._attend(origin, ())
+
+
+def _load_own(store: Store) -> list[Origin]:
+    return [record.origin for record in registry.iter_lists(store.connection) if record.own]
+
+
+def _load_unreleased(store: Store) -> list[Origin]:
+    return [
+        registry.load_list_by_number(store.connection, number).origin
+        for number in load_unreleased(store.connection)
+    ]

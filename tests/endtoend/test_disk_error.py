@@ -1,0 +1,69 @@
+"""A disk that fails while something is committed: the process ends, and the next one knows."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.endtoend.conftest import Orgs
+from tests.endtoend.nodes import PROGRAM, Node, assertion
+
+pytestmark = [
+    pytest.mark.fault,
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace"),
+]
+
+_CALLS = "fsync,fdatasync"
+
+
+def _run(node: Node, folder: Path, fault: str, *args: str) -> subprocess.CompletedProcess[str]:
+    """Run a command whose calls to sync are made to fail; threads count together."""
+    command: list[str | Path] = ["strace", "-f", "-qq", "-o", folder / "trace"]
+    command += ["-e", f"trace={_CALLS}", "-e", f"inject={_CALLS}:{fault}"]
+    return subprocess.run(
+        [*command, PROGRAM, "--home", node.home, "--json", *args],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+@pytest.mark.timeout(300)
+def test_whichever_sync_of_a_publication_fails_no_position_is_signed_twice(
+    orgs: Orgs, tmp_path: Path
+) -> None:
+    (node,) = orgs("hotline")
+    origin = node.create("main")
+    node.publish("main", 0)
+    history: dict[int, str] = {}
+    faults = codes = 0
+    for number in range(1, 60):
+        node.stage("main", [assertion(number)])
+        done = _run(node, tmp_path, f"error=EIO:when={number}", "publish", "main")
+        assert "Traceback" not in done.stderr, done.stderr
+        for position, header in node.headers(origin).items():
+            assert history.setdefault(position, header) == header
+        hit = "INJECTED" in (tmp_path / "trace").read_text()
+        faults += hit
+        if not hit:
+            assert done.returncode == 0, done.stderr
+            break
+        if done.returncode:
+            error = json.loads(done.stderr.splitlines()[-1])["error"]
+            codes += error["exit_code"] == 74
+            assert (done.returncode, error["reason"]) in {(74, "IO_ERROR"), (12, "STORE")}, error
+        # The next one reads what is there, and goes on.
+        node("publish", "main")
+        assert node.status(origin)["state"] == "own"
+        assert node.status(origin)["live"] == number + 1
+    else:
+        pytest.fail("a publication syncs without end")
+    print(f"{faults} syncs failed, {codes} publications ended with 74")
+    assert codes >= 3
+    node.check()
