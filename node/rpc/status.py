@@ -6,6 +6,7 @@ one of a parser can repeat what it read.
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Final
 
 import grpc
@@ -83,7 +84,7 @@ def to_message(refusal: CallRefusedError) -> status_pb2.Status:
     ]
     if refusal.retry_seconds is not None:
         delay = duration_pb2.Duration()
-        delay.FromMilliseconds(int(refusal.retry_seconds * 1000))
+        delay.FromMilliseconds(ceil(refusal.retry_seconds * 1000))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     status = status_pb2.Status(code=refusal.code.value[0], message=str(refusal))
     for detail in details:

@@ -231,13 +231,13 @@ def test_a_maker_that_is_killed_has_signed_nothing_and_the_next_one_clears_up(
         (0, 10**9, 0, False),
         (100, 99, 10, False),
         (100, 100, 10, True),
-        (100, 100, 99, True),
-        (100, 100, 100, False),
-        (100, 5_000, 10_000, False),
-        (100, 10_001, 10_000, True),
+        (100, 150, 99, True),
+        (100, 150, 100, False),
+        (100, 15_000, 10_000, False),
+        (100, 15_001, 10_000, True),
     ],
 )
-def test_a_snapshot_is_due_when_as_much_was_published_as_the_rule_says_and_as_is_live(
+def test_a_snapshot_is_due_when_as_much_was_published_as_the_rule_says_and_half_again_what_is_live(
     own: OwnList, every_ops: int, since: int, live: int, due: bool
 ) -> None:
     record = own.record

@@ -25,7 +25,7 @@ from node.address import Address
 from node.errors import ConfigError
 from node.rpc.interceptors import CALL_BURST, MAX_STREAMS, Limits
 from node.rpc.server import MAX_REQUEST_BYTES
-from node.rpc.status import CallRefusedError
+from node.rpc.status import CallRefusedError, to_message
 from tests.node.peering import Site, Sites, acquaint, published, run
 
 LIST_LOGS = "/federation.v1.LogService/ListLogs"
@@ -193,6 +193,16 @@ def test_one_peer_gets_so_many_calls_and_is_told_when_to_come_back(
             assert 0 < retry.retry_delay.ToMilliseconds() <= 1000
 
     run(main())
+
+
+@pytest.mark.parametrize("seconds", [0.0001, 0.0009999, 0.001, 1.5])
+def test_a_peer_is_never_told_to_wait_less_than_it_has_to(seconds: float) -> None:
+    refusal = CallRefusedError(
+        grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_CALLS", "too many", retry_seconds=seconds
+    )
+    retry = error_details_pb2.RetryInfo()
+    assert to_message(refusal).details[1].Unpack(retry)
+    assert retry.retry_delay.ToMilliseconds() / 1000 >= seconds
 
 
 def test_calls_are_earned_back_with_time() -> None:
