@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 import tempfile
@@ -196,6 +197,8 @@ def main() -> int:
     """Run the benchmark and return the exit code."""
     arguments = _parse_arguments()
     end_on_signals()
+    # Snapshots are made where they are measured, and nowhere else.
+    os.environ["HASHFED_PUBLISH_SNAPSHOT_OPS"] = "0"
     try:
         if arguments.again is not None:
             done = _Run.load(arguments.again)

@@ -166,7 +166,7 @@ class Bench:
         if plan.has("snapshot"):
             self.say("lists with a history")
             with self._stage(once) as stage:
-                snapshots.measure(stage, self.book)
+                snapshots.measure(stage)
         if plan.has("profile"):
             self.say("profiles")
             with self._stage(once) as stage:

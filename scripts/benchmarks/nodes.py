@@ -25,15 +25,6 @@ def start_time(command: str) -> float:
     return run([_HASHFED, command, "--help"]).wall_s
 
 
-def has_command(command: str) -> bool:
-    """Tell whether the program has a command."""
-    try:
-        run([_HASHFED, command, "--help"])
-    except BenchError:
-        return False
-    return True
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Party:
     """A node.

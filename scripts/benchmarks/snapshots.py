@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from lists import Changes, DeltaFiles, write_list
-from nodes import LIST, Coalition, has_command
+from nodes import LIST, Coalition
 from plan import Plan, Stage
 from results import Book, milliseconds, short
 from tables import section, table
@@ -21,11 +21,8 @@ _HISTORIES: Final = ("revised", "fragmented")
 # --- measuring --------------------------------------------------------------------------------
 
 
-def measure(stage: Stage, book: Book) -> None:
+def measure(stage: Stage) -> None:
     """Measure first syncs of lists with a history."""
-    if not has_command("snapshot"):
-        book.skipped.append("bootstrap by snapshot: this program has no `hashfed snapshot` yet")
-        return
     size = min(stage.plan.main, _LIST)
     files = write_list(stage.folder / "list", size)
     used = stage.tools.shell.load(files.ordered, stage.table, size)
