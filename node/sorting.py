@@ -25,6 +25,9 @@ _ITEM_OVERHEAD: Final = 56
 _BLOCK_BYTES: Final = 192 * 1024
 """Memory of one block, the piece of a run that is read at a time; twice as much at most."""
 
+_MAX_RUNS: Final = 128
+"""Runs that are merged at a time: a block of each is in memory."""
+
 _MARSHAL_VERSION: Final = 2
 """Later versions look for objects that stand twice in a list, which takes most of the time."""
 
@@ -105,8 +108,14 @@ class Sorter:
             yield from _split(self._items)
             return
         self._write_run()
-        readers = [self._iter_run(run) for run in self._runs]
-        yield from _merge([block for block in map(_Cursor, readers) if block.advance()])
+        while len(self._runs) > _MAX_RUNS:
+            some, self._runs = self._runs[:_MAX_RUNS], self._runs[_MAX_RUNS:]
+            self.add_run(marshal.dumps(block, _MARSHAL_VERSION) for block in self._merge(some))
+        yield from self._merge(self._runs)
+
+    def _merge(self, runs: list[list[tuple[int, int]]]) -> Iterator[list[bytes]]:
+        readers = [self._iter_run(run) for run in runs]
+        return _merge([cursor for cursor in map(_Cursor, readers) if cursor.advance()])
 
     def _write_run(self) -> None:
         items, self._items, self._size = self._items, [], 0

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.sorting import Sorter
+from node.sorting import Sorter, encode_run
 
 
 def _sorted(items: list[bytes], run_bytes: int, pieces: int = 7) -> list[bytes]:
@@ -25,6 +26,19 @@ def test_any_number_of_runs_give_the_same_order(items: list[bytes], run_bytes: i
 def test_many_runs_of_many_blocks_are_merged() -> None:
     items = [(number * 7919 % 60_000).to_bytes(8) * 4 for number in range(60_000)]
     assert _sorted(items, 2_000_000, pieces=5_000) == sorted(items)
+
+
+@pytest.mark.parametrize("most", [2, 3, 10])
+def test_more_runs_than_are_merged_at_a_time_give_the_same_order(
+    monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr("node.sorting._MAX_RUNS", most)
+    items = [(number * 7919 % 2_000).to_bytes(8) for number in range(2_000)]
+    assert _sorted(items, 2_000, pieces=50) == sorted(items)
+    with Sorter() as sorter:
+        for start in range(0, 2_000, 100):
+            sorter.add_run(encode_run(items[start : start + 100]))
+        assert [item for block in sorter.iter_blocks() for item in block] == sorted(items)
 
 
 def test_blocks_of_large_items_are_small() -> None:
