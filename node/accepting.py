@@ -101,7 +101,7 @@ def merge_deltas(
             position = Header.parse(delta.header).position
             if position < replica.state.size:
                 held = log.load_record(connection, record.list, position)
-                if held is None and position < record.retained_from:
+                if held is None and position < record.start:
                     # A snapshot went past it: there is nothing here to compare it with.
                     continue
                 if held is None:

@@ -30,8 +30,8 @@ def covering_span(store: Store, record: ListRecord, size: int) -> Span:
         ]
         raise UsageError(
             f"position {size} of {record.origin} is not held here: a snapshot took the place of "
-            f"the deltas before position {record.retained_from}",
-            hint=f"name position:{record.retained_from} or a later one"
+            f"the deltas before position {record.start}",
+            hint=f"name position:{record.start} or a later one"
             + (f", or one up to position:{earlier[-1]}" if earlier else ""),
             reason="NOT_RETAINED",
         )

@@ -232,11 +232,7 @@ def _build(store: Store, record: ListRecord, position: int, on_progress: Progres
         for left in snapshots.iter_of_list(connection, record.list, SnapshotState.BUILDING):
             snapshots.remove(connection, left.snapshot)
         number = snapshots.add(
-            connection,
-            record.list,
-            position,
-            SnapshotState.BUILDING,
-            SnapshotOffer(b"", b"", b"", b""),
+            connection, record.list, position, SnapshotState.BUILDING, _NOTHING_YET
         )
     total = record.log.live_count
     done = 0

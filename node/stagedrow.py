@@ -20,7 +20,7 @@ from operator import not_
 from typing import Final, NamedTuple
 
 from federation.body import Body, Group, PackedOp, Shape
-from federation.entry import Annotation, Cause, OpKind
+from federation.entry import Annotation, OpKind
 
 _MAX_FORMS: Final = 32
 """Forms that `to_body` takes apart: each costs a look at every row."""
@@ -116,18 +116,8 @@ def from_row(row: Row) -> PackedOp:
 
 @lru_cache(maxsize=4096)
 def parse_annotation(data: bytes) -> Annotation:
-    """Parse what `Annotation.canonical` returned."""
-    at = 2
-    labels = []
-    for _ in range(data[1]):
-        labels.append(data[at + 1 : at + 1 + data[at]].decode())
-        at += 1 + data[at]
-    stop = at + 2 + int.from_bytes(data[at : at + 2])
-    reason = data[at + 2 : stop].decode()
-    vocabulary = data[stop + 1 :].decode()
-    return Annotation(
-        labels=tuple(labels), reason=reason, vocabulary=vocabulary, cause=Cause(data[0])
-    )
+    """Parse what `Annotation.canonical` returned; of most lists, a few are parsed over and over."""
+    return Annotation.parse(data)
 
 
 # --- many at a time ---------------------------------------------------------------------------

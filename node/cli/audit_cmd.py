@@ -335,7 +335,7 @@ def status(context: Context) -> None:
                         "detail": item.follow.detail,
                         "since": format_ms(item.follow.since_ms),
                         "position": item.record.log.size,
-                        "retained_from": item.record.retained_from,
+                        "retained_from": item.record.log.start,
                         "snapshot_position": item.snapshot,
                         "peer_position": None if item.record.own else item.follow.head,
                         "behind": item.behind,

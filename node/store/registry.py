@@ -85,7 +85,7 @@ class ListRecord:
         log: where the log stands here.
         checked: how many deltas had their ops tree and state digest checked.
         span: the span of its log that is in force here (`node.store.spans`).
-        retained_from: the size from which on every delta is here: where that span begins.
+        start: the size of the log at which that span begins.
         base: the number of the snapshot that the span begins with; None when with nothing.
         deltas_only: whether no snapshot is wanted in the place of deltas.
         since_snapshot: for a list of our own, what was published since its newest snapshot, in
@@ -101,7 +101,7 @@ class ListRecord:
     log: LogState
     checked: int
     span: int
-    retained_from: int
+    start: int
     base: int | None
     deltas_only: bool
     since_snapshot: int
@@ -425,7 +425,7 @@ def _list(
         ),
         checked=checked,
         span=span,
-        retained_from=start,
+        start=start,
         base=snapshot,
         deltas_only=bool(deltas_only),
         since_snapshot=since_snapshot,

@@ -92,10 +92,6 @@ class Plan:
         """The size that everything is measured at: the largest that is measured in rounds."""
         return max((size for size in self.sizes if size <= _ROUNDS_UP_TO), default=self.sizes[0])
 
-    def rounds_of(self, size: int) -> int:
-        """Return how often a size is measured."""
-        return self.rounds if size <= self.main else 1
-
     def has(self, *parts: str) -> bool:
         """Tell whether any of some parts is measured."""
         return not self.parts.isdisjoint(parts)

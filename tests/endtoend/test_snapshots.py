@@ -179,7 +179,7 @@ def test_who_joined_by_a_snapshot_shows_the_way_back_to_each_delta(orgs: Orgs) -
     assert (result["snapshot_position"], result["error"]) == (made["position"], None)
     assert reader.export(origin) == owner.export(origin)
     status = reader.status(origin)
-    assert status["retained_from"] == made["position"] + 1
+    assert status["retained_from"] == made["position"]
     assert status["snapshot_position"] == made["position"]
 
     def shown(*options: str) -> dict[str, object]:
@@ -232,7 +232,7 @@ def test_a_member_that_serves_joins_and_serves_on_what_it_joined(orgs: Orgs) -> 
         node.serve()
     size = owner.status(origin)["position"]
     for node in (relay, reader):
-        node.await_status(origin, state="current", position=size, retained_from=size)
+        node.await_status(origin, state="current", position=size, retained_from=size - 1)
     size = owner.publish("main", 1_000)
     owner("retract", "main", digest(3), "--cause", "withdrawn")
     owner("publish", "main")

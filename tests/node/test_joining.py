@@ -241,7 +241,7 @@ def test_nothing_of_a_snapshot_is_seen_before_it_is_put_in_force_and_all_of_it_a
     record = joining.finish(joiner.store, arrival, via=RELAY)
     assert record is not None
     assert joiner.store.version == before + 1
-    assert (record.log.size, record.retained_from) == (len(publisher.log), len(publisher.log))
+    assert (record.log.size, record.start) == (len(publisher.log), len(publisher.log))
     assert record.log.live_count == publisher.state.live_count
     in_force = {
         item.format() for operation in publisher.entries.said.values()
@@ -295,7 +295,7 @@ def test_what_was_here_before_a_snapshot_answers_for_the_positions_that_it_cover
 ) -> None:
     replayer = FollowedLists(tmp_path / "replayer", publisher)
     record = late.record(publisher.origin)
-    assert (record.retained_from, record.log.size) == (3, 4)
+    assert (record.start, record.log.size) == (3, 4)
     for position in (0, 1, 3, 4):
         assert exported(late.store, record, position) == exported(
             replayer.store, replayer.record(publisher.origin), position
@@ -440,7 +440,7 @@ def test_a_list_that_has_moved_on_meanwhile_is_left_as_it_is_until_asked_for_ane
     assert anew.missing == ()
     record = joining.finish(joiner.store, anew, via=RELAY)
     assert record is not None
-    assert record.retained_from == 3
+    assert record.start == 3
     assert list(fsck(joiner.store)) == []
 
 
@@ -554,7 +554,7 @@ def test_a_list_that_is_far_behind_takes_a_second_snapshot(
     replayer = FollowedLists(tmp_path / "replayer", publisher)
     assert_alike(replayer, late, publisher)
     record = late.record(publisher.origin)
-    assert record.retained_from == 6
+    assert record.start == 6
     for position in (0, 1, 3, 4, 6, 7):
         assert exported(late.store, record, position) == exported(
             replayer.store, replayer.record(publisher.origin), position
