@@ -1,0 +1,9 @@
+"""The parts that there are. A new one is a module with a `PART`, and a line here."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from scripts.faulting.part import Part
+
+PARTS: Final[dict[str, Part]] = {part.name: part for part in ()}
