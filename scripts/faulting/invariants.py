@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from federation.recovery import Mark, Obstacle
 from scripts.faulting.part import Broken
 
 DOCUMENTED_CODES: Final = frozenset({0, 1, 2, 3, 10, 11, 12, 13, 14, 15, 74, 75, 130})
@@ -29,6 +30,13 @@ class Reading(Protocol):
         """Return the hash of each delta's header by position."""
 
 
+class Publishing(Reading, Protocol):
+    """A publisher as the checks read it."""
+
+    def mark(self, origin: str) -> Mark | Obstacle:
+        """Return the high-water mark of a list of this node."""
+
+
 @dataclass
 class Ledger:
     """All that was ever seen of one list, at any node: what a position has held once, it holds.
@@ -39,7 +47,7 @@ class Ledger:
     Attributes:
         origin: the list.
         history: the header of each position that any node has ever shown.
-        acknowledged: how many deltas somebody was told that are published or fetched.
+        acknowledged: how many positions each node has said that it holds.
     """
 
     origin: str
@@ -60,9 +68,10 @@ class Ledger:
                     f"{self.origin} position {position} was signed twice: {seen} was seen before, "
                     f"{who} shows {header}"
                 )
+        size = max(headers, default=-1) + 1
         held = self.acknowledged.get(who, 0)
-        if len(headers) < held:
-            raise Broken(f"{who} has {len(headers)} deltas of {self.origin}, and had {held}")
+        if size < held:
+            raise Broken(f"{who} has {size} positions of {self.origin}, and had {held}")
 
     def look(self, nodes: Iterable[Reading]) -> None:
         """Compare what each node shows with all that was ever seen.
@@ -73,8 +82,26 @@ class Ledger:
         for node in nodes:
             self.see(node.org, node.headers(self.origin))
 
+    def require_mark(self, owner: Publishing, others: Iterable[Reading]) -> None:
+        """Require that the mark has all that has left the owner: what its peers hold.
+
+        Raises:
+            Broken: it has not.
+        """
+        # First what others hold, then the mark: a publication may go on meanwhile.
+        held = {node.org: max(node.headers(self.origin), default=-1) + 1 for node in others}
+        mark = owner.mark(self.origin)
+        if not isinstance(mark, Mark):
+            raise Broken(f"{self.origin} has no mark that can be used: {mark}")
+        for org, size in held.items():
+            if size > mark.checkpoint.size:
+                raise Broken(
+                    f"{org} holds {size} positions of {self.origin}, the high-water mark says that "
+                    f"{mark.checkpoint.size} were released"
+                )
+
     def acknowledge(self, who: str, size: int) -> None:
-        """Remember that a node has said that it holds this many deltas."""
+        """Remember that a node has said that it holds this many positions."""
         self.acknowledged[who] = max(size, self.acknowledged.get(who, 0))
 
 

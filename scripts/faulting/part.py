@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,8 +28,8 @@ class Share:
             cases are chosen from more, case `n` is the same one whatever the count is.
         folder: where the share keeps its files.
         keep: whether the files of cases that broke a promise stay.
-        planted: a module that changes the program in every process before it runs: a bug that the
-            tests of the harness plant to see that it is found.
+        planted: modules that change the program in every process before it runs: bugs that the
+            tests of the harness plant to see that they are found.
     """
 
     seed: int
@@ -36,7 +37,7 @@ class Share:
     count: int | None
     folder: Path
     keep: bool = False
-    planted: str = ""
+    planted: tuple[str, ...] = ()
 
     def random(self, case: int) -> random.Random:
         """Return the source of a case's choices."""
@@ -54,6 +55,20 @@ class Share:
                 shutil.rmtree(folder, ignore_errors=True)
             raise
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def judged(attempt: Callable[[], object]) -> tuple[str, ...]:
+    """Try a case; return what did not hold, if anything.
+
+    Nodes of the end-to-end tests assert what they expect: that counts as a promise too.
+    """
+    try:
+        attempt()
+    except (Broken, AssertionError) as error:
+        where = traceback.extract_tb(error.__traceback__)
+        steps = " < ".join(f"{step.name}:{step.lineno}" for step in reversed(where[-6:]))
+        return (f"{error} [{steps}]",)
+    return ()
 
 
 @dataclass(frozen=True)
