@@ -171,7 +171,7 @@ class _Node:
     async def start(self) -> None:
         """Open everything; peers can call once this returns."""
         stack = self._stack
-        # First: only opening for writing brings the schema up to date.
+        # First: what keeps the store from being used is said before anything else is opened.
         stack.push_async_callback(asyncio.to_thread, self._writer.close)
         await self._writer.run(lambda _store: None)
         stack.push_async_callback(asyncio.to_thread, self._readers.close)

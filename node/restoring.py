@@ -15,7 +15,7 @@ from typing import Final
 
 from federation.names import OrgName
 from federation.recovery import Obstacle
-from node import administering, durable, fsck
+from node import administering, durable, fsck, migrating
 from node.clock import Clock
 from node.errors import DamageError, StoreError, UsageError
 from node.home import Home
@@ -120,6 +120,7 @@ def _prepare(
     on_progress: Callable[[str, int, int], None],
 ) -> Restored:
     """Check the copy, and make it a store that signs nothing yet."""
+    migrating.upgrade(copy, clock)
     with _opened(copy, clock) as opened:
         try:
             theirs = administering.own_root(opened).document.org
