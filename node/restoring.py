@@ -85,7 +85,14 @@ def restore(
     try:
         with durable.disk_errors(copy):
             _copy(backup, copy, on_progress)
-        restored = _prepare(copy, org, store, clock, on_progress)
+        try:
+            restored = _prepare(copy, org, store, clock, on_progress)
+        except DamageError as error:
+            # It is the backup that the operator knows.
+            text = str(error).replace(str(copy), str(backup))
+            raise DamageError(
+                text, hint="nothing was changed; name another file that 'hashfed backup' made"
+            ) from error
         with durable.disk_errors(store):
             durable.sync(copy)
             aside = _put_aside(store, clock.now_ms())

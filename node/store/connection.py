@@ -197,7 +197,10 @@ class Store:
             "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = '_sqlite_migrations'"
         ).fetchone()
         if known is None:
-            raise DamageError(f"{self.path} is not a hashfed store")
+            raise DamageError(
+                f"{self.path} is not a hashfed store",
+                hint="keep the file; put the right one back, or run 'hashfed restore BACKUP'",
+            )
         taken = self._load_steps()
         if newer := taken - schema.keys():
             raise StoreError(
