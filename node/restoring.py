@@ -15,7 +15,7 @@ from typing import Final
 
 from federation.names import OrgName
 from federation.recovery import Obstacle
-from node import administering, durable, fsck
+from node import administering, durable, fsck, migrating
 from node.clock import Clock
 from node.errors import DamageError, StoreError, UsageError
 from node.home import Home
@@ -85,7 +85,14 @@ def restore(
     try:
         with durable.disk_errors(copy):
             _copy(backup, copy, on_progress)
-        restored = _prepare(copy, org, store, clock, on_progress)
+        try:
+            restored = _prepare(copy, org, store, clock, on_progress)
+        except DamageError as error:
+            # It is the backup that the operator knows.
+            text = str(error).replace(str(copy), str(backup))
+            raise DamageError(
+                text, hint="nothing was changed; name another file that 'hashfed backup' made"
+            ) from error
         with durable.disk_errors(store):
             durable.sync(copy)
             aside = _put_aside(store, clock.now_ms())
@@ -120,6 +127,7 @@ def _prepare(
     on_progress: Callable[[str, int, int], None],
 ) -> Restored:
     """Check the copy, and make it a store that signs nothing yet."""
+    migrating.upgrade(copy, clock)
     with _opened(copy, clock) as opened:
         try:
             theirs = administering.own_root(opened).document.org

@@ -152,6 +152,27 @@ class Staging:
         """Close the file."""
         self._connection.close()
 
+    def claim(self, origin: str) -> None:
+        """Take the file for the changes of one list, which it is for from then on.
+
+        Raises:
+            StoreError: FOREIGN, it is for another list.
+        """
+        connection = self._connection
+        with sqlite_errors(self.path, IF_DAMAGED):
+            connection.execute("CREATE TABLE IF NOT EXISTS owner (origin TEXT NOT NULL) STRICT")
+            connection.execute(
+                "INSERT INTO owner (origin) SELECT ? WHERE NOT EXISTS (SELECT 1 FROM owner)",
+                (origin,),
+            )
+            (owner,) = connection.execute("SELECT origin FROM owner").fetchone()
+        if owner != origin:
+            raise StoreError(
+                f"{self.path}: what is in it was staged for {owner}, not for {origin}",
+                hint="nothing was changed; put the right file back, or move it away",
+                reason="FOREIGN",
+            )
+
     @property
     def is_empty(self) -> bool:
         """Whether nothing is staged."""
