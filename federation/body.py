@@ -111,7 +111,9 @@ class PackedOp(NamedTuple):
     @property
     def entry(self) -> EntryId:
         """The entry that it names."""
-        return EntryId(self.shape.key_type, self.record[: self.shape.key_width])
+        shape = self.shape
+        key_type, width = shape.columns[0] if shape.named else ("", shape.id_width)
+        return EntryId(key_type, self.record[:width])
 
 
 def pack(operation: Operation) -> PackedOp:

@@ -244,7 +244,7 @@ def lookup_many(
 
 def _answer(store: Store, texts: list[str], cuts: Cuts | None) -> Iterator[tuple[str, Answer]]:
     # For each text, where the matches of each fingerprint go that it can be.
-    wanted: list[list[list[Match]] | FederationError] = []
+    wanted: list[tuple[list[Match], ...] | FederationError] = []
     asked: defaultdict[_Column, dict[bytes, _Asked]] = defaultdict(dict)
     with store.snapshot() as connection:
         for text in texts:
@@ -253,14 +253,15 @@ def _answer(store: Store, texts: list[str], cuts: Cuts | None) -> Iterator[tuple
             except FederationError as error:
                 wanted.append(error)
                 continue
-            found: list[list[Match]] = []
+            found = []
             for fingerprint in fingerprints:
                 digest = fingerprint.digest
                 alike = asked[fingerprint.type, len(digest)]
-                if digest not in alike:
-                    alike[digest] = (fingerprint, [])
-                found.append(alike[digest][1])
-            wanted.append(found)
+                question = alike.get(digest)
+                if question is None:
+                    question = alike[digest] = (fingerprint, [])
+                found.append(question[1])
+            wanted.append(tuple(found))
         reader = _Reader(connection)
         for column, questions in asked.items():
             _find_matches(connection, reader, column, questions, cuts)
