@@ -49,8 +49,9 @@ _POLL_SECONDS: Final = 1.0
 _STEP_SECONDS: Final = 0.05
 """How long one step of what is done behind acceptance may keep the writer."""
 
-_IDLE_SECONDS: Final = 0.25
-"""For how long nothing was fetched before that begins."""
+_IDLE_SECONDS: Final = 1.0
+"""For how long nothing was fetched or published before that begins: a change that comes while it
+goes on waits for a step, and has no processor to itself."""
 
 _GAUGE_SECONDS: Final = 5.0
 """How often the gauges of the lists are brought up to date."""
@@ -127,6 +128,7 @@ class _Node:
         self._metrics = Metrics()
         self._tasks: list[asyncio.Task[None]] = []
         self._changed = asyncio.Event()
+        self._woken_at = time.monotonic()
         self._writer = Writer(home.store, clock)
         self._readers = Readers(home.store, clock, threads=1)
         identity = TlsIdentity(key=key, certificate=certificate)
@@ -225,6 +227,7 @@ class _Node:
 
         def woken() -> None:
             wake.drain(listener)
+            self._woken_at = time.monotonic()
             self._notice()
 
         loop.add_reader(listener.fileno(), woken)
@@ -245,7 +248,8 @@ class _Node:
         """Do what acceptance leaves for later while nothing is fetched, or when it is due."""
         due = time.monotonic() + self._config.sync.check_budget_seconds
         while True:
-            if self._writer.idle_seconds < _IDLE_SECONDS and time.monotonic() < due:
+            idle_seconds = min(self._writer.idle_seconds, time.monotonic() - self._woken_at)
+            if idle_seconds < _IDLE_SECONDS and time.monotonic() < due:
                 await asyncio.sleep(_IDLE_SECONDS / 5)
                 continue
             try:

@@ -103,13 +103,10 @@ def _emit_matches(context: Context, text: str, matches: list[Match]) -> None:
         return
     if not matches:
         output.emit_line(f"{output.safe(text)}  not found")
-    for match in matches:
-        labels = ", ".join(match.packed.annotation.labels)
+    for origin, position, _, packed in matches:
+        said = f"entry {packed.entry.format()}  labels [{', '.join(packed.annotation.labels)}]"
         output.emit_line(
-            output.safe(
-                f"{text}  found in {match.origin}  entry {match.packed.entry.format()}"
-                f"  labels [{labels}]  position {match.position}"
-            )
+            f"{output.safe(text)}  found in {origin}  {output.safe(said)}  position {position}"
         )
 
 

@@ -82,6 +82,9 @@ class Store:
         # Nobody else on this machine may read a list.
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         with cls._connected(path, clock) as store:
+            # Nothing is vacuumed. But so the file knows of each page what it follows on, and a part
+            # of a body is read without all the pages before it (docs/adr/0013).
+            store.connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             store.connection.execute("PRAGMA journal_mode = WAL")
             store.migrate()
         return store
