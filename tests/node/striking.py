@@ -10,9 +10,10 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import Any, Final, NoReturn
 from unittest import mock
 
@@ -91,7 +92,7 @@ def _fail_statement(fault: Fault) -> NoReturn:
 class _Connection(sqlite3.Connection):
     """Each statement is a step."""
 
-    def execute(self, sql: str, *args: object) -> sqlite3.Cursor:
+    def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:  # noqa: ANN401  # what SQLite takes
         fault = _trap.meets(is_writing=sql.lstrip().startswith(_WRITING))
         if fault not in {None, Fault.BROKEN_LATE}:
             _fail_statement(fault)
@@ -100,7 +101,7 @@ class _Connection(sqlite3.Connection):
             _fail_statement(fault)
         return done
 
-    def executemany(self, sql: str, *args: object) -> sqlite3.Cursor:
+    def executemany(self, sql: str, *args: Any) -> sqlite3.Cursor:  # noqa: ANN401  # as above
         fault = _trap.meets(is_writing=True)
         if fault is not None:
             _fail_statement(fault)
@@ -130,13 +131,12 @@ _ERRORS: Final = {
 @contextmanager
 def stepping() -> Iterator[None]:
     """Let every statement and every change of a file be a step while the block runs."""
-    connect = sqlite3.connect
-    calls = {name: _stepping(getattr(os, name)) for name in _FILE_CALLS}
-
-    def connect_stepping(*args: object, **named: object) -> sqlite3.Connection:
-        return connect(*args, factory=_Connection, **named)
-
-    with mock.patch.object(sqlite3, "connect", connect_stepping), mock.patch.multiple(os, **calls):
+    connect_stepping = partial(sqlite3.connect, factory=_Connection)
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(sqlite3, "connect", connect_stepping))
+        for name in _FILE_CALLS:
+            stepping_call = _stepping(getattr(os, name))
+            stack.enter_context(mock.patch.object(os, name, stepping_call))
         yield
 
 

@@ -89,8 +89,8 @@ def test_a_store_is_opened_from_the_disk_and_not_from_what_the_system_remembers(
     log = Path(f"{store.path}-wal")
     forgotten: list[tuple[int, int, int, int]] = []
 
-    def note(descriptor: int, *what: int) -> None:
-        forgotten.append((os.fstat(descriptor).st_ino, *what))
+    def note(descriptor: int, offset: int, size: int, advice: int) -> None:
+        forgotten.append((os.fstat(descriptor).st_ino, offset, size, advice))
 
     monkeypatch.setattr(os, "posix_fadvise", note)
     Store.open(store.path, TickingClock()).close()
