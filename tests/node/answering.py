@@ -47,11 +47,13 @@ class Known:
     def note(self, node: Node, plain: PlainList) -> None:
         """Take in where the node stands now."""
         log_state = node.record.log
-        size, start = log_state.size, log_state.start
+        size = log_state.size
+        # A snapshot says what is so after its own leaf.
+        start = log_state.start + 1 if log_state.start else 0
         assert size >= self.acknowledged, "what was acknowledged is lost"
         if start != self.spans[-1][0]:
-            assert plain.is_snapshot(start - 1)
-            assert start - 1 >= self.size
+            assert plain.is_snapshot(log_state.start)
+            assert log_state.start >= self.size
             self.spans.append((start, size))
         self.spans[-1] = (start, size)
         self.size = size

@@ -105,8 +105,13 @@ class PlainList:
     def stage(self, said: Sequence[Operation], now: Moment) -> bool:
         """Stage operations on what is so now: all, or none if one of them is refused."""
         staged, signed = dict(self.staged), set(self.signed)
+        last: Live = {}
         for operation in said:
             entry, kind = operation.entry, operation.kind
+            if last.get(entry) == operation:
+                # Said twice is said once.
+                continue
+            last[entry] = operation
             before, waiting = now.kinds.get(entry), staged.get(entry)
             if kind is OpKind.ASSERT:
                 counts = True
