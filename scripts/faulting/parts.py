@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from typing import Final
 
-from scripts.faulting import diskfull, kills, powerloss, races, syscalls
+from scripts.faulting import bitflips, clocks, diskfull, kills, powerloss, races, syscalls
 from scripts.faulting.part import Part
 
 PARTS: Final[dict[str, Part]] = {
     part.name: part
-    for part in (kills.PART, syscalls.PART, powerloss.PART, diskfull.PART, races.PART)
+    for part in (
+        kills.PART,
+        syscalls.PART,
+        powerloss.PART,
+        diskfull.PART,
+        bitflips.PART,
+        races.PART,
+        clocks.PART,
+    )
 }

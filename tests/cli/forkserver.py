@@ -57,9 +57,8 @@ class Process:
 
     def __init__(self, answers: socket.socket) -> None:
         self._socket = answers
-        self._lines = answers.makefile()
         self._code: int | None = None
-        self.pid = int(self._lines.readline())
+        self.pid = self._read_number()
 
     def send_signal(self, number: int) -> None:
         """Send it a signal, if it has not ended."""
@@ -82,10 +81,19 @@ class Process:
         """Return its exit code, negative for a signal, once it has ended."""
         if self._code is None:
             self._socket.settimeout(timeout)
-            self._code = int(self._lines.readline())
-            self._lines.close()
+            self._code = self._read_number()
             self._socket.close()
         return self._code
+
+    def _read_number(self) -> int:
+        # Byte by byte: what is read ahead would not be seen by `poll`.
+        line = b""
+        while not line.endswith(b"\n"):
+            byte = self._socket.recv(1)
+            if not byte:
+                raise EOFError("the fork server has ended")
+            line += byte
+        return int(line)
 
 
 class ForkServer:
