@@ -52,7 +52,8 @@ def call(home: Path, *args: str | Path) -> Ended:
     Raises:
         Broken: it ended in another way.
     """
-    out, err = io.StringIO(), io.StringIO()
+    # Exports go to the bytes below the text.
+    out, err = io.TextIOWrapper(io.BytesIO(), encoding="utf-8"), io.StringIO()
     code: object = 0
     with (
         mock.patch.object(sys, "argv", _words(home, args)),
@@ -64,7 +65,8 @@ def call(home: Path, *args: str | Path) -> Ended:
         except SystemExit as ended:
             code = ended.code
     assert isinstance(code, int)  # noqa: S101  # what `main` exits with
-    return _documented(Ended(code, out.getvalue(), err.getvalue()), args)
+    out.seek(0)
+    return _documented(Ended(code, out.read(), err.getvalue()), args)
 
 
 def call_apart(home: Path, *args: str | Path, largest_file: int | None = None) -> Ended:

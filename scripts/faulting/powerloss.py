@@ -29,6 +29,7 @@ from scripts.faulting.aftermath import Aftermath, require_beginning
 from scripts.faulting.disk import Disk, Image, Sync
 from scripts.faulting.holdings import Holdings, read_holdings
 from scripts.faulting.part import Broken, Part, Share
+from scripts.faulting.recording import recording
 from scripts.faulting.report import Outcome
 from scripts.faulting.stories import ALONE, Step, Tape, subscriber
 from tests.cli import forkserver
@@ -63,17 +64,19 @@ def _tapes(share: Share) -> Iterator[list[Tape]]:
     """Record all stories; the node that a subscriber follows goes on serving."""
     with ExitStack() as stack:
         memory = str(_MEMORY) if _MEMORY.is_dir() else None
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory("-powerloss", dir=memory)))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=memory))).resolve()
+        modules = ("scripts.faulting.leaving", *share.planted)
+        recorder = stack.enter_context(recording(folder, folder / "trace", *modules))
         tapes = []
         for name, story in ALONE.items():
-            tapes.append(Tape(name, folder / name, share.planted))
+            tapes.append(Tape(name, folder / name, recorder))
             story(tapes[-1])
         forks = stack.enter_context(forkserver.running())
-        tape = Tape("subscriber", folder / "subscriber", share.planted)
+        tapes.append(Tape("subscriber", folder / "subscriber", recorder))
         peer = Node(folder, "hotline.example", forks)
         stack.callback(peer.kill)
-        subscriber(tape, peer)
-        yield [*tapes, tape]
+        subscriber(tapes[-1], peer)
+        yield tapes
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,8 @@ class _Life:
 
     def __init__(self, tape: Tape) -> None:
         self._tape = tape
-        self._folder = tape.root.with_name("image")
+        self._folder = tape.root.with_name(f"{tape.name}-images")
+        self._folder.mkdir()
         self.steps = [step for step in tape.steps if step.start < step.stop]
         ends = {step.stop for step in tape.steps}
         disk = Disk(str(tape.root))
@@ -106,9 +110,9 @@ class _Life:
         for at, operation in enumerate(tape.operations, start=1):
             disk.apply(operation)
             if at in ends or isinstance(operation, Sync):
-                _lay_out(disk.now(), self._folder)
-                self._views.append(_View(at, _read(self._folder)))
-                shutil.rmtree(self._folder)
+                _lay_out(disk.now(), self._folder / "now")
+                self._views.append(_View(at, _read(self._folder / "now")))
+                shutil.rmtree(self._folder / "now")
         # With what was committed and released, other positions must never be released again.
         seen: frozenset[tuple[str, int, str]] = frozenset()
         self._released = []
@@ -121,9 +125,7 @@ class _Life:
         disk = Disk(str(self._tape.root))
         aftermath = Aftermath(self._tape)
         done = 0
-        folder = share.folder if share.keep else self._folder.with_name("cases")
-        folder.mkdir(exist_ok=True)
-        place = replace(share, folder=folder)
+        place = share if share.keep else replace(share, folder=self._folder)
         for at, case in cuts:
             for operation in self._tape.operations[done:at]:
                 disk.apply(operation)

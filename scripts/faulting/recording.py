@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os.path
 import re
-import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from tempfile import TemporaryFile
+from typing import Final, TextIO
 
 from scripts.faulting.disk import Link, Make, Operation, Rename, Sync, Truncate, Unlink, Write
 from scripts.faulting.running import HarnessError
+from tests.cli import forkserver
+from tests.cli.forkserver import ForkServer
 
 _CALLS: Final = (
     "open,openat,openat2,creat,lseek,write,writev,pwrite64,pwritev,pwritev2,copy_file_range,"
@@ -46,69 +49,77 @@ class Recorded:
     operations: tuple[Operation, ...]
 
 
+@contextmanager
+def recording(folder: Path, trace: Path, *modules: str) -> Iterator[Recorder]:
+    """Have commands recorded while the block runs.
+
+    Args:
+        folder: what they do to files below it is recorded; there are none yet.
+        trace: where strace may write.
+        modules: change the program, as of `forkserver.running`.
+    """
+    strace = ["strace", "-f", "-y", "-xx", "-s", str(_LONGEST), "--seccomp-bpf", "-qq"]
+    strace += ["-e", f"trace={_CALLS}", "-e", "signal=none", "-o", str(trace)]
+    with forkserver.running(*modules, wrap=strace) as forks, trace.open(encoding="ascii") as lines:
+        yield Recorder(folder.resolve(), forks, lines)
+
+
 class Recorder:
-    """Records commands that work in one folder. The folder begins empty.
+    """Records commands that are run one after the other.
 
     Memory that processes share (`-shm`) is left out: SQLite makes it anew after a power cut.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder.resolve()
+    def __init__(self, folder: Path, forks: ForkServer, lines: TextIO) -> None:
+        self._folder = folder
+        self._forks = forks
+        self._lines = lines
+        self._begun: dict[str, str] = {}
         self._names: set[str] = set()
         self._offsets: dict[str, int] = {}
 
-    def record(
-        self, command: list[str], *, trace: Path, env: Mapping[str, str], stdin: str = ""
-    ) -> Recorded:
+    def record(self, args: Sequence[str], *, env: Mapping[str, str], stdin: str = "") -> Recorded:
         """Run a command, and record what it does to files below the folder.
 
         Args:
-            command: the command.
-            trace: where strace may write; the file is removed.
+            args: the command's arguments.
             env: its environment.
             stdin: what the command reads.
 
         Raises:
-            HarnessError: strace failed, or the command did something that the model does not have.
+            HarnessError: the command did something that the model does not have.
         """
-        strace = ["strace", "-f", "-y", "-xx", "-s", str(_LONGEST), "--seccomp-bpf", "-qq"]
-        strace += ["-e", f"trace={_CALLS}", "-e", "signal=none", "-o", str(trace)]
-        done = subprocess.run(
-            [*strace, *command],
-            cwd=self._folder,
-            env=env,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        try:
-            operations = tuple(self._read(trace))
-        except FileNotFoundError:
-            raise HarnessError(f"strace does not run here: {done.stderr}") from None
-        finally:
-            trace.unlink(missing_ok=True)
-        return Recorded(done.returncode, done.stdout, done.stderr, operations)
+        with TemporaryFile() as source, TemporaryFile() as out, TemporaryFile() as err:
+            source.write(stdin.encode())
+            source.seek(0)
+            streams = (source.fileno(), out.fileno(), err.fileno())
+            code = self._forks.start(args, cwd=self._folder, env=env, streams=streams).wait()
+            texts = []
+            for file in (out, err):
+                file.seek(0)
+                texts.append(file.read().decode())
+        return Recorded(code, *texts, tuple(self._read()))
 
-    def _read(self, trace: Path) -> Iterator[Operation]:
-        """Yield what was done below the folder, in the order in which the calls were completed."""
-        begun: dict[str, str] = {}
-        with trace.open(encoding="ascii") as lines:
-            for line in lines:
-                found = _LINE.fullmatch(line.rstrip("\n"))
-                if found is None:
-                    raise HarnessError(f"strace wrote {line[:200]!r}")
-                process, text = found.groups()
-                if text.endswith(_UNFINISHED):
-                    begun[process] = text.removesuffix(_UNFINISHED)
-                    continue
-                resumed = _RESUMED.fullmatch(text)
-                if resumed is not None:
-                    text = begun.pop(process) + resumed[1]
-                call = _CALL.fullmatch(text)
-                # What has no result is an end, or a call that was cut short by it.
-                if call is not None and int(call[3]) >= 0:
-                    yield from self._call(call[1], call[2].split(", "), int(call[3]), call[4])
+    def _read(self) -> Iterator[Operation]:
+        """Yield what was done since, in the order in which the calls were completed.
+
+        strace has written what a process did before anybody learns that it has ended.
+        """
+        for line in self._lines:
+            found = _LINE.fullmatch(line.rstrip("\n"))
+            if found is None:
+                raise HarnessError(f"strace wrote {line[:200]!r}")
+            process, text = found.groups()
+            if text.endswith(_UNFINISHED):
+                self._begun[process] = text.removesuffix(_UNFINISHED)
+                continue
+            resumed = _RESUMED.fullmatch(text)
+            if resumed is not None:
+                text = self._begun.pop(process) + resumed[1]
+            call = _CALL.fullmatch(text)
+            # What has no result is an end, or a call that was cut short by it.
+            if call is not None and int(call[3]) >= 0:
+                yield from self._call(call[1], call[2].split(", "), int(call[3]), call[4])
 
     def _call(
         self, name: str, arguments: list[str], result: int, where: str

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from node.home import Home
-from scripts.faulting.disk import Operation
+from scripts.faulting.disk import Make, Operation, Sync
+from scripts.faulting.leaving import LEAVING, LEFT
 from scripts.faulting.recording import Recorded, Recorder
 from scripts.faulting.running import HarnessError
 from tests.endtoend.nodes import Node, assertion, digest
@@ -22,16 +22,6 @@ from tests.endtoend.nodes import Node, assertion, digest
 LIST: Final = "main"
 _PUBLISHER: Final = "hotline.example"
 _SUBSCRIBER: Final = "platform.example"
-_LEFT: Final = 9
-"""How a process ends that lets go of nothing."""
-
-_PROGRAM: Final = "from node.cli.main import main; main()"
-_LEAVING: Final = f"""
-import os
-from node.store.connection import Store
-Store.close = lambda self: os._exit({_LEFT})
-"""
-"""Has a process end without closing its store, as one that is killed: its log stays."""
 
 
 @dataclass(frozen=True)
@@ -96,22 +86,17 @@ class Tape:
         peer: the node that it follows, if there is one.
     """
 
-    def __init__(self, name: str, folder: Path, planted: Sequence[str] = ()) -> None:
+    def __init__(self, name: str, folder: Path, recorder: Recorder) -> None:
         self.name = name
-        self.root = (folder / "disk").resolve()
-        self.root.mkdir(parents=True)
-        self.home = Home(self.root / "node")
-        self.backups = self.root / "backups"
-        self.operations: list[Operation] = []
+        self.root = folder
+        self.home = Home(folder / "node")
+        self.backups = folder / "backups"
         self.steps: list[Step] = []
         self.peer: Node | None = None
-        self._trace = folder / "trace"
-        self._env = {"HOME": str(folder), "PATH": os.defpath, "PYTHONDONTWRITEBYTECODE": "1"}
-        self._planted = "".join(f"import {module}\n" for module in planted)
-        self._recorder = Recorder(self.root)
         self.told = Told()
-        self._run("mkdir", ["mkdir", str(self.backups)], "", 0)
-        self._run("sync", ["sync", str(self.backups), str(self.root)], "", 0)
+        self._recorder = recorder
+        self.backups.mkdir(parents=True)
+        self.operations: list[Operation] = [Make(str(self.backups), folder=True), Sync(str(folder))]
 
     def __call__(
         self, *args: str | Path, stdin: str = "", told: Told | None = None, leaving: bool = False
@@ -124,20 +109,15 @@ class Tape:
             told: what is said to be so afterwards; None for no change.
             leaving: it ends as if it were killed.
         """
-        program = self._planted + (_LEAVING if leaving else "") + _PROGRAM
-        command = [sys.executable, "-P", "-c", program, "--home", str(self.home.path)]
+        env = {"HOME": str(self.root), "PATH": os.defpath, **(LEAVING if leaving else {})}
+        words = ["--home", str(self.home.path), *map(str, args)]
+        done = self._recorder.record(words, env=env, stdin=stdin)
+        if done.code != (LEFT if leaving else 0):
+            raise HarnessError(f"{self.name}: {words} ended with {done.code}: {done.err}")
         before, self.told = self.told, self.told if told is None else told
         start = len(self.operations)
-        code = _LEFT if leaving else 0
-        done = self._run(str(args[0]), [*command, *map(str, args)], stdin, code)
-        self.steps.append(Step(str(args[0]), start, len(self.operations), before, self.told))
-        return done
-
-    def _run(self, name: str, command: list[str], stdin: str, code: int) -> Recorded:
-        done = self._recorder.record(command, trace=self._trace, env=self._env, stdin=stdin)
-        if done.code != code:
-            raise HarnessError(f"{self.name}: {name} ended with {done.code}: {done.err}")
         self.operations += done.operations
+        self.steps.append(Step(str(args[0]), start, len(self.operations), before, self.told))
         return done
 
 
@@ -196,7 +176,7 @@ def subscriber(tape: Tape, peer: Node) -> None:
     tape("sync")
     tape("backup", tape.backups / "first.db")
     peer.publish(LIST, *range(80, 90))
-    tape("sync", leaving=True)
+    tape("sync")
     tape("restore", tape.backups / "first.db")
     tape("sync")
 
