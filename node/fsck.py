@@ -179,9 +179,7 @@ def _check_file(connection: sqlite3.Connection) -> Steps:
             )
 
 
-def _compare(
-    connection: sqlite3.Connection, origins: Mapping[int, str], journal: Journal
-) -> Steps:
+def _compare(connection: sqlite3.Connection, origins: Mapping[int, str], journal: Journal) -> Steps:
     """Compare tables as wholes: what is in them beside what the signed bytes make."""
     lists = dict(connection.execute("SELECT span, list FROM span").fetchall())
     of_span = {span: origins.get(number, "") for span, number in lists.items()}

@@ -356,9 +356,7 @@ class ListCheck:
             row=min(wrong, default=None),
         )
 
-    def _name_rows(
-        self, position: int, expected: int, missing: Sequence[int], where: str
-    ) -> Steps:
+    def _name_rows(self, position: int, expected: int, missing: Sequence[int], where: str) -> Steps:
         for row in sorted(set(missing))[:_NAMED_ROWS]:
             yield self._damage(
                 DamageKind.INDEX,
@@ -393,7 +391,9 @@ class ListCheck:
 
     # --- snapshots ----------------------------------------------------------------------------
 
-    def _snapshot(self, replica: Replica, held: SnapshotRecord, bases: dict[int, Snapshot]) -> Steps:
+    def _snapshot(
+        self, replica: Replica, held: SnapshotRecord, bases: dict[int, Snapshot]
+    ) -> Steps:
         """Check a snapshot and the buckets that are here."""
         try:
             time_ms = Header.parse(held.offer.header).time_ms
@@ -533,9 +533,7 @@ def _say(part: Part, leaf: SignedDelta, error: FederationError) -> str:
     return f"{error} ({error.reason})"
 
 
-def _is_counted(
-    before: LogState, header: Header, body: Body, prior: Mapping[int, Prior]
-) -> bool:
+def _is_counted(before: LogState, header: Header, body: Body, prior: Mapping[int, Prior]) -> bool:
     """Say whether a delta can be merged, and leaves as many live entries as it signs."""
     try:
         live_count = merge(body, prior, before.live_count, complete=before.start == 0)

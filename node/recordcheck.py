@@ -40,7 +40,9 @@ def check_records(connection: sqlite3.Connection) -> Iterator[Damage]:
     yield from _check_references(connection)
 
 
-def _damage(kind: DamageKind, message: str, origin: str = "", position: int | None = None) -> Damage:
+def _damage(
+    kind: DamageKind, message: str, origin: str = "", position: int | None = None
+) -> Damage:
     return Damage(kind=kind, origin=origin, position=position, message=message)
 
 
@@ -160,9 +162,7 @@ def _check_lists(connection: sqlite3.Connection) -> Iterator[Damage]:
         yield from _check_arrivals(connection, number, origin)
 
 
-def _check_arrivals(
-    connection: sqlite3.Connection, number: int, origin: str
-) -> Iterator[Damage]:
+def _check_arrivals(connection: sqlite3.Connection, number: int, origin: str) -> Iterator[Damage]:
     """Leaves come in ascending versions, and in none that was never committed."""
     (disordered,) = connection.execute(
         """SELECT count(*) FROM (

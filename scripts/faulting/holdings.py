@@ -45,14 +45,16 @@ class Holdings:
     def losses(self, before: Holdings, after: Holdings) -> Iterator[str]:
         """Say what is neither as it was before nor as it is after what was being done."""
         for name in (field.name for field in fields(self)):
-            found = getattr(self, name)
-            if name != "released" and found not in (getattr(before, name), getattr(after, name)):
-                yield f"{name}: {_short(found)}, was {_short(getattr(before, name))}"
+            found, was = getattr(self, name), getattr(before, name)
+            if name != "released" and found not in (was, getattr(after, name)):
+                yield f"{name}: {_shorten(found, was)}, was {_shorten(was, found)}"
 
 
-def _short(value: object) -> str:
-    text = str(value)
-    return text if len(text) < 200 else f"{text[:200]}..."  # fits a line
+def _shorten(value: object, other: object) -> str:
+    """Describe a value, without what the other one has too."""
+    if isinstance(value, tuple) and isinstance(other, tuple):
+        value = [item for item in value if item not in other]
+    return str(value)
 
 
 def read_holdings(home: Home, backups: Path) -> Holdings:
