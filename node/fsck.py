@@ -159,6 +159,9 @@ def _guarded(
         yield _file_damage(origin, error)
     except (DamageError, FederationError) as error:
         yield Damage(kind=DamageKind.RECORD, origin=origin, position=None, message=str(error))
+    except Exception as error:  # noqa: BLE001  # a damaged page gives any column any value
+        message = f"a value of another kind than is stored: {type(error).__name__}: {error}"
+        yield Damage(kind=DamageKind.FILE, origin=origin, position=None, message=message)
     else:
         return
     if journal is not None and number is not None:
@@ -179,9 +182,7 @@ def _check_file(connection: sqlite3.Connection) -> Steps:
             )
 
 
-def _compare(
-    connection: sqlite3.Connection, origins: Mapping[int, str], journal: Journal
-) -> Steps:
+def _compare(connection: sqlite3.Connection, origins: Mapping[int, str], journal: Journal) -> Steps:
     """Compare tables as wholes: what is in them beside what the signed bytes make."""
     lists = dict(connection.execute("SELECT span, list FROM span").fetchall())
     of_span = {span: origins.get(number, "") for span, number in lists.items()}

@@ -22,6 +22,7 @@ from node.store.registry import FollowState
 from node.store.schema import NUMBERS, POSITION_BITS, migrations
 from node.store.sqlite import sqlite3
 
+_TOKEN_BYTES: Final = 16
 _SCHEMA: Final = (
     "SELECT type, name, tbl_name, sql FROM sqlite_master "
     "WHERE name NOT LIKE 'sqlite%' AND name NOT LIKE '_sqlite%' ORDER BY type, name"
@@ -40,7 +41,9 @@ def check_records(connection: sqlite3.Connection) -> Iterator[Damage]:
     yield from _check_references(connection)
 
 
-def _damage(kind: DamageKind, message: str, origin: str = "", position: int | None = None) -> Damage:
+def _damage(
+    kind: DamageKind, message: str, origin: str = "", position: int | None = None
+) -> Damage:
     return Damage(kind=kind, origin=origin, position=position, message=message)
 
 
@@ -69,7 +72,7 @@ def _check_node(connection: sqlite3.Connection) -> Iterator[Damage]:
         yield _damage(DamageKind.RECORD, "whose store this is cannot be told")
     token = registry.load_node(connection, "incarnation") or ""
     try:
-        whole = len(bytes.fromhex(token)) == 16  # noqa: PLR2004  # as it is made
+        whole = len(bytes.fromhex(token)) == _TOKEN_BYTES
     except ValueError:
         whole = False
     if not whole:
@@ -160,9 +163,7 @@ def _check_lists(connection: sqlite3.Connection) -> Iterator[Damage]:
         yield from _check_arrivals(connection, number, origin)
 
 
-def _check_arrivals(
-    connection: sqlite3.Connection, number: int, origin: str
-) -> Iterator[Damage]:
+def _check_arrivals(connection: sqlite3.Connection, number: int, origin: str) -> Iterator[Damage]:
     """Leaves come in ascending versions, and in none that was never committed."""
     (disordered,) = connection.execute(
         """SELECT count(*) FROM (
