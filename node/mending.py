@@ -26,6 +26,9 @@ _LONGEST_MENDED: Final = 4_096
 
 _TOKEN_DIGITS: Final = 32
 
+_MOST_LOST: Final = 1 << 20
+"""Versions that can be lost between two that are not: a number beyond that is damaged."""
+
 
 def mend(data: bytes, holds: Callable[[bytes], bool]) -> bytes | None:
     """Return bytes as they were before at most one bit of them flipped, or None."""
@@ -156,23 +159,27 @@ def _digest(pem: str) -> bytes:
 
 def _copy_versions(wreck: Wreck, connection: sqlite3.Connection) -> None:
     """Copy the versions; one that was lost is noted as such, and times never decrease."""
-    earlier = newest = next_version = 0
+    earlier = newest = known = 0
     for version, committed_ms, kind, detail in wreck.rows(
         "version", ("version", "committed_ms", "kind", "detail")
     ):
         number, now_ms = whole(version), whole(committed_ms)
-        if number <= next_version or number > next_version + (1 << 32):
+        if not known < number <= known + _MOST_LOST:
             continue
-        for lost in range(next_version + 1, number):
+        for lost in range(known + 1, number):
             _put_version(connection, lost, newest, "lost", "")
-        if now_ms < newest and now_ms >= earlier:
+        if now_ms >= newest:
+            earlier, newest = newest, now_ms
+        elif now_ms >= earlier:
             # The one before is the one that is not in order.
             connection.execute(
                 "UPDATE version SET committed_ms = ? WHERE version = ?", (earlier, number - 1)
             )
-        earlier, newest = newest if now_ms >= newest else earlier, max(now_ms, earlier)
+            newest = now_ms
+        else:
+            earlier = newest
         _put_version(connection, number, newest, words(kind), words(detail))
-        next_version = number
+        known = number
 
 
 def _put_version(

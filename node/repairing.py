@@ -19,7 +19,7 @@ from federation.errors import FederationError
 from federation.names import OrgName
 from node import durable, findings, fsckjournal, snapshotting
 from node.clock import Clock
-from node.errors import DamageError, NodeError, StoreError
+from node.errors import DamageError, NodeError
 from node.findings import Damage, DamageKind, Findings
 from node.fsck import fsck
 from node.home import Home
@@ -120,9 +120,7 @@ def _check(
     """Return all that is damaged in a store."""
     try:
         store = Store.open_reader(path, clock)
-    except (DamageError, StoreError) as error:
-        if not path.exists():
-            raise
+    except DamageError as error:
         return (Damage(kind=DamageKind.FILE, origin="", position=None, message=str(error)),)
     try:
         return tuple(fsck(store, on_progress=on_progress))

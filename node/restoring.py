@@ -18,6 +18,7 @@ from federation.recovery import Obstacle
 from node import administering, durable, findings, fsck, fsckjournal
 from node.clock import Clock
 from node.errors import DamageError, StoreError, UsageError
+from node.findings import DamageKind
 from node.home import Home
 from node.store import registry
 from node.store.connection import Store
@@ -136,6 +137,8 @@ def _prepare(
                 reason="FOREIGN",
             )
         for damage in fsck.fsck(opened, on_progress=on_progress):
+            if damage.kind is DamageKind.CLAIM:
+                continue
             raise DamageError(
                 f"the backup is damaged: {damage.message}",
                 hint="nothing was changed; try an older backup",
