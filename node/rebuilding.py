@@ -479,7 +479,7 @@ class ListRebuild:
             return None
 
     def _bucket_hashes(self, number: int) -> bytes:
-        hashes = []
+        hashes: list[bytes] = []
         while True:
             row = self.wreck.row(
                 "SELECT bytes FROM bucket WHERE id = ?", snapshots.bucket_id(number, len(hashes))

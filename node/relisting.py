@@ -207,10 +207,10 @@ def carry_over(wreck: Wreck, store: Store, old: OldList) -> None:
                 first, last,
             ):  # fmt: skip
                 _put(connection, "bucket (id, entries, first, last, bytes)", bucket)
-        for row in wreck.rows(
+        for span in wreck.rows(
             "span", ("span", "list", "start", "stop", "snapshot"), "list = ?", old.number
         ):
-            _put(connection, "span (span, list, start, stop, snapshot)", tuple(row))
+            _put(connection, "span (span, list, start, stop, snapshot)", span)
         for at, version, received_ms, via, *rest in wreck.rows(
             "delta",
             ("id", "version", "received_ms", "via", "body_size", "header", "checkpoint"),
@@ -224,26 +224,26 @@ def carry_over(wreck: Wreck, store: Store, old: OldList) -> None:
                 "delta (id, version, received_ms, via, body_size, header, checkpoint)",
                 (at, version, received_ms, via if known else None, *rest),
             )
-        for row in wreck.rows("body", ("id", "bytes"), "id >= ? AND id < ?", low, high):
-            _put(connection, "body (id, bytes)", tuple(row))
-        row = wreck.row(
+        for body in wreck.rows("body", ("id", "bytes"), "id >= ? AND id < ?", low, high):
+            _put(connection, "body (id, bytes)", body)
+        recorded = wreck.row(
             f"SELECT {', '.join(_LIST[5:])} FROM list WHERE list = ?",  # noqa: S608
             old.number,
         )
-        if row is not None:
+        if recorded is not None:
             with suppress(sqlite3.IntegrityError):
                 connection.execute(
                     f"UPDATE list SET {', '.join(f'{name} = ?' for name in _LIST[5:])} "  # noqa: S608
                     "WHERE list = ?",
-                    (*row, old.number),
+                    (*recorded, old.number),
                 )
-        (span,) = connection.execute(
+        (number,) = connection.execute(
             "SELECT span FROM list WHERE list = ?", (old.number,)
         ).fetchone()
         _put(
             connection,
             "span (span, list, start, stop, snapshot)",
-            (span, old.number, 0, None, None),
+            (number, old.number, 0, None, None),
         )
         released = wreck.row("SELECT size FROM released WHERE list = ?", old.number)
         if released is not None:

@@ -127,6 +127,6 @@ def _part(connection: sqlite3.Connection, journal: Journal) -> float:
         (buckets,) = connection.execute("SELECT count(*) FROM bucket").fetchone()
     except sqlite3.DatabaseError:
         return 0.0
-    done = sum(cursor.position for cursor in journal.spans.values())
+    done: int = sum(cursor.position for cursor in journal.spans.values())
     done += sum(cursor.bucket for cursor in journal.snapshots.values())
-    return min(1.0, done / max(1, leaves + buckets))
+    return min(1.0, done / max(1, int(leaves) + int(buckets)))

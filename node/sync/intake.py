@@ -217,13 +217,13 @@ class Intake:
             from_start: lists to be compared delta by delta, from the first one.
         """
         cursors = []
-        known = findings.load(store.path)
+        found = findings.load(store.path)
         for record in list(registry.iter_lists(store.connection)):
             if record.own or record.via != self._via or not only(record.origin):
                 continue
             status = registry.with_damage(
                 registry.load_follow_status(store.connection, record.list),
-                known.of(str(record.origin)),
+                found.of(str(record.origin)),
             )
             size = record.log.size
             item = _Followed(

@@ -96,7 +96,7 @@ SIGNED = {
     "list": "list, org, name, own, via, charter, charter_version, frontier, size, last_leaf, "
     "last_time_ms, live_count, state_digest, span",
     "span": "span, list, start, stop, snapshot",
-    "delta": "id, version, received_ms, via, body_size, header, checkpoint",
+    "delta": "id, body_size, header, checkpoint",
     "body": "id, bytes",
     "superseded": "span, position, row, op, by_position, by_row",
     "number": "n",
@@ -163,20 +163,32 @@ def in_sql(statement: str, *values: object) -> Harm:
 def flip(table: str, column: str, where: str, at: int) -> Harm:
     """Return harm that flips a bit of one value, where it lies in the file."""
 
-    def harm(path: Path) -> None:
+    def read(path: Path) -> bytes:
         connection = sqlite3.connect(path)
-        (value,) = connection.execute(
-            f"SELECT {column} FROM {table} WHERE {where} LIMIT 1"  # noqa: S608
-        ).fetchone()
-        connection.close()
+        try:
+            (value,) = connection.execute(
+                f"SELECT {column} FROM {table} WHERE {where} LIMIT 1"  # noqa: S608
+            ).fetchone()
+        finally:
+            connection.close()
+        return value if isinstance(value, bytes) else str(value).encode()
+
+    def harm(path: Path) -> None:
+        value = read(path)
         data = bytearray(path.read_bytes())
-        needle = value if isinstance(value, bytes) else str(value).encode()
-        # A long value goes on on other pages: its beginning lies in one piece.
-        needle = needle[: min(len(needle), 64)] if at >= 0 else needle[-32:]
+        # What lies around it, but for what stands on another page.
+        first = max(0, at - 8)
+        needle = value[first : at + 8]
         start = data.find(needle)
-        assert start >= 0
-        data[start + (at if at >= 0 else len(needle) + at)] ^= 1
-        path.write_bytes(data)
+        while start >= 0:
+            data[start + at - first] ^= 1
+            path.write_bytes(data)
+            if read(path) != value:
+                return
+            # A copy that nothing leads to.
+            data[start + at - first] ^= 1
+            start = data.find(needle, start + 1)
+        raise AssertionError(f"{table}.{column} is not in the file")
 
     return harm
 

@@ -124,7 +124,7 @@ class Case:
 SIGNED = (
     Case("header", flip("delta", "header", _id(1), 100), DamageKind.HEADER, 1, True),
     Case("first header", flip("delta", "header", _id(0), 40), DamageKind.HEADER, 0, True),
-    Case("last header", flip("delta", "header", _id(4), 390), DamageKind.HEADER, 4, True),
+    Case("last header", flip("delta", "header", _id(4), 330), DamageKind.HEADER, 4, True),
     Case("checkpoint", flip("delta", "checkpoint", _id(3), 30), DamageKind.CHECKPOINT, 3, True),
     Case("body", flip("body", "bytes", _id(0), 10), DamageKind.BODY, 0, True),
     Case("snapshot's leaf", flip("delta", "header", _id(2), 200), DamageKind.HEADER, 2, True),
@@ -163,13 +163,14 @@ HERE = (
     Case("leaf of the list", flip("list", "last_leaf", "list = 1", 0), DamageKind.RECORD),
     Case("live count", in_sql("UPDATE list SET live_count = 99 WHERE list = 1"), DamageKind.RECORD),
     Case("frontier", flip("list", "frontier", "list = 1", 9), DamageKind.RECORD),
-    Case("name", in_sql("UPDATE list SET name = 'maio' WHERE list = 1"), DamageKind.RECORD),
+    Case("name", in_sql("UPDATE list SET name = 'maio' WHERE list = 1"), DamageKind.HEADER, 0),
     Case("org", in_sql("UPDATE org SET name = 'hotlinf.example' WHERE name = 'hotline.example'"),
          DamageKind.ROOT),
     Case("span", in_sql("UPDATE span SET start = 64 WHERE span = 1"), DamageKind.RECORD),
     Case("certificate", in_sql("UPDATE peer SET certificate = replace(certificate, 'MII', 'MIH')"),
          DamageKind.PEER),
-    Case("certificate's digest", flip("peer", "certificate_sha256", "1", 4), DamageKind.PEER),
+    Case("certificate's digest", in_sql("UPDATE peer SET certificate_sha256 = zeroblob(32) WHERE org = 2"),
+         DamageKind.PEER),
     Case("a number", in_sql("DELETE FROM number WHERE n = 77"), DamageKind.RECORD),
     Case("a hash type", in_sql("UPDATE hash_type SET name = 'mt5' WHERE name = 'md5'"),
          DamageKind.INDEX, 0),
@@ -251,8 +252,9 @@ def test_with_no_peer_that_has_it_everything_stays_as_it_was(world: World) -> No
     assert world.path.read_bytes() == world.harmed
     left = {path.name for path in world.node.home.path.iterdir()} - files
     assert left <= {"store.db.findings", "store.db-wal", "store.db-shm"}
-    with pytest.raises(DamageError, match="fsck --repair"):
+    with pytest.raises(DamageError, match="header at position 1") as caught:
         findings.require_sound(world.path, MAIN)
+    assert "fsck --repair" in caught.value.hint
     findings.require_sound(world.path, OTHER)
 
 
@@ -261,7 +263,7 @@ def test_of_two_lists_the_one_that_can_be_is_repaired_and_the_other_stays_withhe
 ) -> None:
     def harm(path: Path) -> None:
         SIGNED[0].harm(path)
-        in_sql("DELETE FROM posting WHERE span = 2 AND position = 4")(path)
+        in_sql("DELETE FROM superseded WHERE span = 2 AND by_position = 3")(path)
 
     repaired = world.repair(harm)
 
