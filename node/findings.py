@@ -7,13 +7,13 @@ first (`node.store.findings`). It is written by who checks: `hashfed fsck` and t
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import threading
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, Self
 
@@ -153,9 +153,11 @@ def require_sound(store: Path, origin: str) -> None:
         )
 
 
+@lru_cache(maxsize=64)
 def path_of(store: Path) -> Path:
-    """Return the file of a store's findings."""
-    return store.with_name(f"{store.name}.findings")
+    """Return the file of a store's findings: beside the file itself, whatever link leads there."""
+    found = store.resolve()
+    return found.with_name(f"{found.name}.findings")
 
 
 _Stamp = tuple[int, int, int]
@@ -167,7 +169,7 @@ def load(store: Path) -> Findings:
     """Return what was found in a store; asked before each answer, so it costs one look."""
     path = path_of(store)
     try:
-        stat = os.stat(path)
+        stat = path.stat()
     except OSError:
         return Findings()
     # It is replaced as a whole: another content is another file.

@@ -19,7 +19,7 @@ from node.errors import DamageError
 from node.findings import Damage, DamageKind
 from node.fsckjournal import Journal
 from node.listcheck import ListCheck, Steps
-from node.recordcheck import check_records
+from node.recordcheck import CHECKS
 from node.store import history, registry, runs
 from node.store.connection import Store
 from node.store.schema import POSITION_BITS
@@ -127,7 +127,8 @@ def _inspect(
 ) -> Steps:
     origins: list[tuple[int, str]] = []
     try:
-        origins = list(registry.iter_origins(connection))
+        # Whatever a damaged name is, it is none.
+        origins = [(number, str(name or "")) for number, name in registry.iter_origins(connection)]
     except sqlite3.DatabaseError as error:
         yield _file_damage("", error)
     for number, origin in origins:
@@ -145,8 +146,11 @@ def _inspect(
         journal.file_checked = True
         yield None
     # What can change rightly is compared as a whole, in this one transaction.
-    yield from _guarded("", _compare(connection, dict(origins), journal))
-    yield from _guarded("", check_records(connection))
+    names = dict(origins)
+    for compare in (_compare_intervals, _compare_index, _compare_leaves):
+        yield from _guarded("", compare(connection, names, journal))
+    for check_records in CHECKS:
+        yield from _guarded("", check_records(connection))
 
 
 def _guarded(
@@ -159,6 +163,9 @@ def _guarded(
         yield _file_damage(origin, error)
     except (DamageError, FederationError) as error:
         yield Damage(kind=DamageKind.RECORD, origin=origin, position=None, message=str(error))
+    except Exception as error:  # noqa: BLE001  # a damaged page gives any column any value
+        message = f"a value of another kind than is stored: {type(error).__name__}: {error}"
+        yield Damage(kind=DamageKind.FILE, origin=origin, position=None, message=message)
     else:
         return
     if journal is not None and number is not None:
@@ -179,10 +186,19 @@ def _check_file(connection: sqlite3.Connection) -> Steps:
             )
 
 
-def _compare(connection: sqlite3.Connection, origins: Mapping[int, str], journal: Journal) -> Steps:
-    """Compare tables as wholes: what is in them beside what the signed bytes make."""
+def _name_spans(
+    connection: sqlite3.Connection, origins: Mapping[int, str]
+) -> tuple[dict[int, int], dict[int, str]]:
+    """Return the list of each span, and that list's name."""
     lists = dict(connection.execute("SELECT span, list FROM span").fetchall())
-    of_span = {span: origins.get(number, "") for span, number in lists.items()}
+    return lists, {span: origins.get(number, "") for span, number in lists.items()}
+
+
+def _compare_intervals(
+    connection: sqlite3.Connection, origins: Mapping[int, str], _journal: Journal
+) -> Steps:
+    """Compare until when operations were in force with what follows from the index."""
+    _, of_span = _name_spans(connection, origins)
     ended: Counter[int] = Counter()
     for interval in history.iter_intervals(connection):
         ended[interval.span] += interval.recorded
@@ -195,6 +211,18 @@ def _compare(connection: sqlite3.Connection, origins: Mapping[int, str], journal
                 message=f"index: until when row {interval.row} was in force is not what follows "
                 "from the operations on its entry",
             )
+    found = Counter(
+        dict(connection.execute("SELECT span, count(*) FROM superseded GROUP BY span").fetchall())
+    )
+    for span in found.keys() | ended.keys():
+        yield from _count(of_span.get(span, ""), "superseded", found[span], ended[span])
+
+
+def _compare_index(
+    connection: sqlite3.Connection, origins: Mapping[int, str], journal: Journal
+) -> Steps:
+    """Compare how many rows the index has with how many were looked up in it."""
+    lists, of_span = _name_spans(connection, origins)
     for run, recorded, found in runs.iter_miscounted(connection):
         yield Damage(
             kind=DamageKind.RECORD,
@@ -202,7 +230,9 @@ def _compare(connection: sqlite3.Connection, origins: Mapping[int, str], journal
             position=None,
             message=f"index: got {found} rows in run {run}, recorded {recorded}",
         )
-    rows = Counter(dict(connection.execute("SELECT span, count(*) FROM posting GROUP BY span")))
+    rows = Counter(
+        dict(connection.execute("SELECT span, count(*) FROM posting GROUP BY span").fetchall())
+    )
     for span in rows.keys() | journal.spans.keys():
         cursor = journal.spans.get(span)
         if cursor is None and span in lists:
@@ -210,20 +240,13 @@ def _compare(connection: sqlite3.Connection, origins: Mapping[int, str], journal
             continue
         expected = 0 if cursor is None else cursor.rows
         yield from _count(of_span.get(span, ""), "posting", rows[span], expected)
-    intervals = Counter(
-        dict(connection.execute("SELECT span, count(*) FROM superseded GROUP BY span"))
-    )
-    for span in intervals.keys() | ended.keys():
-        yield from _count(of_span.get(span, ""), "superseded", intervals[span], ended[span])
-    yield from _count_leaves(connection, origins, lists, journal)
 
 
-def _count_leaves(
-    connection: sqlite3.Connection,
-    origins: Mapping[int, str],
-    lists: Mapping[int, int],
-    journal: Journal,
+def _compare_leaves(
+    connection: sqlite3.Connection, origins: Mapping[int, str], journal: Journal
 ) -> Steps:
+    """Compare how many leaves and buckets there are with how many were checked."""
+    lists, _ = _name_spans(connection, origins)
     expected: Counter[int] = Counter()
     for span, start, snapshot in connection.execute("SELECT span, start, snapshot FROM span"):
         cursor = journal.spans.get(span)
@@ -234,7 +257,7 @@ def _count_leaves(
             f"SELECT id >> ?1, count(*) FROM {table} GROUP BY id >> ?1",  # noqa: S608
             (POSITION_BITS,),
         ):
-            if not journal.of_list(number).lost:
+            if number not in journal.lists or not journal.lists[number].lost:
                 yield from _count(origins.get(number, ""), table, found, expected[number])
     (strays,) = connection.execute(
         "SELECT count(*) FROM bucket WHERE id >> ? NOT IN (SELECT snapshot FROM snapshot)",

@@ -2,8 +2,8 @@
 
 A cursor says what was verified and what follows from it; what is behind it is not looked at again
 in the same pass. That is sound, although others commit meanwhile, because nothing behind it ever
-changes rightly: leaves, bodies, buckets and their index rows are only added. A cursor that no longer
-fits (its last leaf is another one, its snapshot is gone) is dropped, and with it what it stood for.
+changes rightly: leaves, bodies, buckets and their index rows are only added. A cursor that fits no
+more (its last leaf is another one, its snapshot is gone) is dropped, with what it stood for.
 What can change is compared at the end of a pass, in one read of one version of the store.
 """
 

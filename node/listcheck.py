@@ -17,7 +17,7 @@ from federation import state as states
 from federation.body import Body
 from federation.bucket import Extent
 from federation.charter import verify_charter
-from federation.diagnosis import UNKNOWN, Part, diagnose
+from federation.diagnosis import UNKNOWN, Diagnosis, Part, diagnose
 from federation.errors import FederationError, OperationError
 from federation.header import Header, LeafKind, leaf_hash
 from federation.merge import Prior, merge
@@ -147,13 +147,11 @@ class ListCheck:
         return 0 if newest is None else newest.position + 1
 
     def _check_state(self, held: SnapshotRecord, applied: Sequence[Span]) -> Steps:
-        if held.snapshot in {span.snapshot for span in applied}:
-            if held.state is not SnapshotState.HELD:
-                yield self._damage(
-                    DamageKind.RECORD,
-                    held.position,
-                    f"snapshot: in force, but noted as {held.state}",
-                )
+        in_force = held.snapshot in {span.snapshot for span in applied}
+        if in_force and held.state is not SnapshotState.HELD:
+            yield self._damage(
+                DamageKind.RECORD, held.position, f"snapshot: in force, but noted as {held.state}"
+            )
 
     def _charter(self, record: ListRecord, root: PinnedRoot) -> Steps:
         if record.charter is None:
@@ -258,9 +256,9 @@ class ListCheck:
         held = log.load_record(self._connection, self._number, position)
         data = log.load_body_bytes(self._connection, self._number, position)
         return SignedDelta(
-            b"" if held is None else held.header,
+            b"" if held is None else _octets(held.header),
             b"" if data is None else data,
-            b"" if held is None else held.checkpoint,
+            b"" if held is None else _octets(held.checkpoint),
         )
 
     def _leaf(self, replica: Replica, span: Span, cursor: SpanCursor) -> Steps:
@@ -268,54 +266,58 @@ class ListCheck:
         position = cursor.position
         held = log.load_record(self._connection, self._number, position)
         leaf = self._load(position)
-        prior = entries.load_superseded_by(self._connection, span.span, position)
         before = cursor.state
         cursor.position += 1
-        known = before is not None and before.live_count != UNKNOWN
-        body: Body | None = None
-        if known:
-            assert before is not None  # noqa: S101  # as `known` says
-            replica.state = before
-            try:
-                # The time of arrival is not known any more: no time is in the future of itself.
-                time_ms = Header.parse(leaf.header).time_ms
-                candidate = replica.receive(leaf, now_ms=time_ms)
-            except FederationError:
-                pass
-            else:
-                body, cursor.state = candidate.body, candidate.state
-                yield from self._judge(span, before, candidate.header, body, prior)
-        if body is None:
-            following = log.load_record(self._connection, self._number, position + 1)
-            found = diagnose(
-                replica, before, position, leaf, None if following is None else following.header
-            )
+        found = self._receive(replica, before, leaf)
+        if found is None:
+            found = self._diagnose(replica, before, position, leaf)
             if held is None:
+                del found.errors[Part.HEADER], found.errors[Part.CHECKPOINT]
                 yield self._damage(DamageKind.HEADER, position, "the signed bytes are missing")
-            for part, error in found.errors.items():
-                if held is not None or part is Part.BODY:
-                    yield self._damage(_KINDS[part], position, _say(part, leaf, error))
-            if known and not found.errors:
+            elif not found.errors and before is not None and before.live_count != UNKNOWN:
                 # Well signed, each by itself, and not what may follow here.
                 yield self._damage(DamageKind.HEADER, position, "it does not fit the leaf before")
-            body, cursor.state = found.body, found.state
-            if known and before is not None and found.header is not None and body is not None:
-                yield from self._judge(span, before, found.header, body, prior)
+            for part, error in found.errors.items():
+                yield self._damage(_KINDS[part], position, _say(part, leaf, error))
+        cursor.state = found.state
         if held is not None and held.body_size != len(leaf.body):
             yield self._damage(
                 DamageKind.RECORD,
                 position,
                 f"got a body of {len(leaf.body)} bytes, recorded {held.body_size}",
             )
-        if body is None:
+        if found.header is None or found.body is None:
             cursor.rows = None
             return
-        if Header.parse(leaf.header).kind is LeafKind.SNAPSHOT:
+        if found.header.kind is LeafKind.SNAPSHOT:
             cursor.snapshot = position
-        expected, missing = entries.check_index(self._connection, span.span, position, body)
+        if before is not None and before.live_count != UNKNOWN:
+            yield from self._judge(span, before, found.header, found.body)
+        expected, missing = entries.check_index(self._connection, span.span, position, found.body)
         yield from self._name_rows(position, expected, missing, "")
         if cursor.rows is not None:
             cursor.rows += expected
+
+    @staticmethod
+    def _receive(replica: Replica, before: LogState | None, leaf: SignedDelta) -> Diagnosis | None:
+        """Check a leaf as a subscriber does; None when that cannot be done or it does not pass."""
+        if before is None or before.live_count == UNKNOWN:
+            return None
+        replica.state = before
+        try:
+            # The time of arrival is not known any more: no time is in the future of itself.
+            candidate = replica.receive(leaf, now_ms=Header.parse(leaf.header).time_ms)
+        except FederationError:
+            return None
+        return Diagnosis(header=candidate.header, body=candidate.body, state=candidate.state)
+
+    def _diagnose(
+        self, replica: Replica, before: LogState | None, position: int, leaf: SignedDelta
+    ) -> Diagnosis:
+        following = log.load_record(self._connection, self._number, position + 1)
+        return diagnose(
+            replica, before, position, leaf, None if following is None else following.header
+        )
 
     def _judge(
         self,
@@ -323,10 +325,10 @@ class ListCheck:
         before: LogState,
         header: Header,
         body: Body,
-        prior: Mapping[int, Prior],
     ) -> Steps:
         """Check what a leaf signs of its operations and of the live set after it."""
         position = header.position
+        prior = entries.load_superseded_by(self._connection, span.span, position)
         if header.kind is LeafKind.DELTA and body.ops_root() != header.ops_root:
             yield self._damage(
                 DamageKind.CLAIM,
@@ -525,6 +527,11 @@ class ListCheck:
                     f"fetched: got the delta of position {position}",
                 )
             yield None
+
+
+def _octets(value: object) -> bytes:
+    """Return stored bytes; none for what damage has given another type."""
+    return value if isinstance(value, bytes) else b""
 
 
 def _say(part: Part, leaf: SignedDelta, error: FederationError) -> str:

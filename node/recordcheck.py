@@ -7,7 +7,7 @@ called: those are taken as they stand, as long as they are in an order that can 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from sqlite_utils import Database
@@ -22,22 +22,11 @@ from node.store.registry import FollowState
 from node.store.schema import NUMBERS, POSITION_BITS, migrations
 from node.store.sqlite import sqlite3
 
+_TOKEN_BYTES: Final = 16
 _SCHEMA: Final = (
     "SELECT type, name, tbl_name, sql FROM sqlite_master "
     "WHERE name NOT LIKE 'sqlite%' AND name NOT LIKE '_sqlite%' ORDER BY type, name"
 )
-
-
-def check_records(connection: sqlite3.Connection) -> Iterator[Damage]:
-    """Yield what is wrong with what is recorded beside the lists."""
-    yield from _check_schema(connection)
-    yield from _check_numbers(connection)
-    yield from _check_node(connection)
-    yield from _check_orgs(connection)
-    yield from _check_peers(connection)
-    yield from _check_versions(connection)
-    yield from _check_lists(connection)
-    yield from _check_references(connection)
 
 
 def _damage(
@@ -71,7 +60,7 @@ def _check_node(connection: sqlite3.Connection) -> Iterator[Damage]:
         yield _damage(DamageKind.RECORD, "whose store this is cannot be told")
     token = registry.load_node(connection, "incarnation") or ""
     try:
-        whole = len(bytes.fromhex(token)) == 16  # noqa: PLR2004  # as it is made
+        whole = len(bytes.fromhex(token)) == _TOKEN_BYTES
     except ValueError:
         whole = False
     if not whole:
@@ -180,3 +169,16 @@ def _check_arrivals(connection: sqlite3.Connection, number: int, origin: str) ->
 def _check_references(connection: sqlite3.Connection) -> Iterator[Damage]:
     for table, row, parent, _ in connection.execute("PRAGMA foreign_key_check").fetchmany(20):
         yield _damage(DamageKind.RECORD, f"row {row} of {table} names a {parent} that is not there")
+
+
+CHECKS: Final[tuple[Callable[[sqlite3.Connection], Iterator[Damage]], ...]] = (
+    _check_schema,
+    _check_numbers,
+    _check_node,
+    _check_orgs,
+    _check_peers,
+    _check_versions,
+    _check_lists,
+    _check_references,
+)
+"""Each yields what is wrong with one thing that is recorded beside the lists."""

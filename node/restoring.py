@@ -15,9 +15,10 @@ from typing import Final
 
 from federation.names import OrgName
 from federation.recovery import Obstacle
-from node import administering, durable, fsck
+from node import administering, durable, findings, fsck, fsckjournal
 from node.clock import Clock
 from node.errors import DamageError, StoreError, UsageError
+from node.findings import DamageKind
 from node.home import Home
 from node.store import registry
 from node.store.connection import Store
@@ -88,8 +89,12 @@ def restore(
         restored = _prepare(copy, org, store, clock, on_progress)
         with durable.disk_errors(store):
             durable.sync(copy)
-            aside = _put_aside(store, clock.now_ms())
+            aside = put_aside(store, clock.now_ms())
             durable.rename(copy, store)
+            # What was found in the store that was there is not so of this one.
+            findings.path_of(store).unlink(missing_ok=True)
+            for journal in (home.fsck_journal, home.scrub_journal):
+                fsckjournal.forget(journal)
     finally:
         for end in (*_ENDS, "-journal"):
             with suppress(OSError):
@@ -132,6 +137,8 @@ def _prepare(
                 reason="FOREIGN",
             )
         for damage in fsck.fsck(opened, on_progress=on_progress):
+            if damage.kind is DamageKind.CLAIM:
+                continue
             raise DamageError(
                 f"the backup is damaged: {damage.message}",
                 hint="nothing was changed; try an older backup",
@@ -169,7 +176,7 @@ def _opened(path: Path, clock: Clock) -> Iterator[Store]:
         store.close()
 
 
-def _put_aside(store: Path, now_ms: int) -> Path | None:
+def put_aside(store: Path, now_ms: int) -> Path | None:
     """Give what is in the store's place another name; return that of the database itself.
 
     The database goes first: whatever happens after that, no half of it is taken for a store.

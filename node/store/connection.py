@@ -172,6 +172,10 @@ class Store:
             raise DamageError(f"{self.path} is not a hashfed store")
         known = {migration.name for migration in migrations.pending(Database(memory=True))}
         newer = {migration.name for migration in migrations.applied(Database(self.connection))}
+        if not newer or any(_differ_by_a_bit(name, other) for name in newer for other in known):
+            raise DamageError(
+                f"{self.path}: what its schema is cannot be told", hint="run 'hashfed fsck'"
+            )
         if newer - known:
             raise StoreError(
                 f"{self.path} is from a newer hashfed ({', '.join(sorted(newer - known))})",
@@ -257,3 +261,11 @@ class Store:
                 yield self.connection
             finally:
                 self.connection.execute("ROLLBACK")
+
+
+def _differ_by_a_bit(name: str, other: str) -> bool:
+    """Say whether a name is another one with one bit flipped."""
+    if len(name) != len(other):
+        return False
+    flipped = [ord(here) ^ ord(there) for here, there in zip(name, other, strict=True)]
+    return sum(bits.bit_count() for bits in flipped) == 1
