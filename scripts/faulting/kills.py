@@ -21,6 +21,7 @@ from scripts.faulting.invariants import KILLED
 from scripts.faulting.nodes import Node, require_sound_file
 from scripts.faulting.part import Broken, Part, Share, judged
 from scripts.faulting.report import Outcome
+from scripts.faulting.small_buckets import PLANTED, small_buckets
 from tests.cli import forkserver
 from tests.cli.forkserver import ForkServer
 from tests.endtoend.nodes import Result, assertion
@@ -35,8 +36,7 @@ _UNKNOWN_SECONDS: Final = 0.3
 
 def run(share: Share) -> Iterator[Outcome]:
     """Let coalitions live, one for each case."""
-    modules = ["scripts.faulting.small_buckets", *share.planted]
-    with forkserver.running(*modules) as forks:
+    with small_buckets(), forkserver.running(PLANTED, *share.planted) as forks:
         for case in share.cases:
             killed: Counter[str] = Counter()
             violations = judged(partial(_live, share, case, forks, killed))
