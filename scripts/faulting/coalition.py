@@ -73,9 +73,9 @@ class Coalition:
         return self.owner, self.relay, self.reader
 
     def end(self) -> None:
-        """End all servers at once."""
+        """End all that runs."""
         for node in self.nodes:
-            node.kill()
+            node.abandon()
 
     def acknowledge(self, live: dict[int, str]) -> None:
         """Remember that `publish` has said that all changes are published.

@@ -52,7 +52,7 @@ def _live(share: Share, case: int, forks: ForkServer, killed: Counter[str]) -> N
                 life.round()
             life.coalition.conclude()
         finally:
-            life.coalition.end()
+            life.end()
 
 
 class _Life:
@@ -67,11 +67,12 @@ class _Life:
     ) -> None:
         self._killed = killed
         self._random = source
-        self._forks = forks
         self._folder = folder
         self._seconds: dict[str, float] = {}
         self._backups = 0
         self.coalition = Coalition(folder, forks, source)
+        self._newcomer = Node(folder, "newcomer.example", forks)
+        self._pristine = folder / "newcomer.pristine"
         self._rounds: dict[Callable[[], None], int] = {
             self._kill_import: 3,
             self._kill_publish: 6,
@@ -94,6 +95,11 @@ class _Life:
     def _origin(self) -> str:
         return self.coalition.origin
 
+    def end(self) -> None:
+        """End all that runs."""
+        self.coalition.end()
+        self._newcomer.abandon()
+
     def begin(self) -> None:
         """Publish for the first time, and start all servers."""
         coalition = self.coalition
@@ -106,11 +112,9 @@ class _Life:
         coalition.owner("snapshot", LIST)
         for node in coalition.nodes:
             node.serve()
-        newcomer = Node(self._folder, "newcomer.example", self._forks)
+        newcomer = self._newcomer
         newcomer.meet(coalition.owner)
         newcomer("follow", coalition.origin)
-        self._newcomer = newcomer
-        self._pristine = self._folder / "newcomer.pristine"
         shutil.copytree(newcomer.home, self._pristine)
         # The owner asks all its peers after a restore: one that does not serve says nothing.
         coalition.owner("peer", "remove", newcomer.org)
