@@ -147,3 +147,5 @@ def _work(part: Part, share: Share, answers: Connection) -> None:
         return
     except Exception:  # noqa: BLE001  # whatever it is, somebody has to read it
         answers.send(traceback.format_exc())
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
