@@ -6,6 +6,7 @@ its own, so that our lists are not signed for before they have caught up (`node.
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -179,14 +180,23 @@ def _opened(path: Path, clock: Clock) -> Iterator[Store]:
 def put_aside(store: Path, now_ms: int) -> Path | None:
     """Give what is in the store's place another name; return that of the database itself.
 
-    The database goes first: whatever happens after that, no half of it is taken for a store.
+    Whatever happens meanwhile, nobody finds the database without its log, which has what was
+    committed last: the log has both names until the database has moved.
     """
     aside = store.with_name(f"{store.name}.replaced-{now_ms}")
-    moved = None
-    for end in _ENDS:
-        old = Path(f"{store}{end}")
-        if old.exists():
-            old.rename(f"{aside}{end}")
-            moved = aside if not end else moved
+    log, log_aside = Path(f"{store}-wal"), Path(f"{aside}-wal")
+    moved = store.exists()
+    if moved:
+        if log.exists():
+            # On a file system without links it has to follow the database.
+            with suppress(OSError):
+                os.link(log, log_aside)
+                durable.sync(store.parent)
+        durable.rename(store, aside)
+    if log_aside.exists():
+        log.unlink(missing_ok=True)
+    elif log.exists():
+        log.rename(log_aside)
+    Path(f"{store}-shm").unlink(missing_ok=True)
     durable.sync(store.parent)
-    return moved
+    return aside if moved else None

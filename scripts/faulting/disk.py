@@ -146,6 +146,8 @@ class Disk:
                 old_folder, old = self._place(path)
                 folder, name = self._place(new)
                 node = old_folder.now[old]
+                if folder.now.get(name) is node:
+                    return  # Two names of one file stay as they are.
                 self._name("rename", (old_folder, old, None), (folder, name, node))
             case Link(path, new):
                 folder, name = self._place(new)
@@ -247,8 +249,9 @@ def _survive(file: _File, odds: float, choices: random.Random, losses: Counter[s
             losses["write lost" if isinstance(change, Write) else "truncation lost"] += 1
         elif isinstance(change, Truncate):
             _truncate(found, change.size)
-        elif choices.random() < _TORN and _tear(found, change, choices):
-            losses["write torn"] += 1
+        elif choices.random() < _TORN:
+            lost = _tear(found, change, choices)
+            losses.update([f"write {lost}"] if lost else ())
         else:
             _write(found, change.offset, change.data)
     if len(found) < len(file.now) and choices.random() < odds:
@@ -258,19 +261,18 @@ def _survive(file: _File, odds: float, choices: random.Random, losses: Counter[s
     return bytes(found)
 
 
-def _tear(content: bytearray, write: Write, choices: random.Random) -> bool:
-    """Keep some sectors of a write; return whether any was lost."""
+def _tear(content: bytearray, write: Write, choices: random.Random) -> str:
+    """Keep some sectors of a write; return what it is then: torn, lost, or neither."""
     sector = choices.choice(_SECTORS)
-    torn = False
+    kept = []
     start, end = write.offset, write.offset + len(write.data)
     while start < end:
         stop = min(end, (start // sector + 1) * sector)
-        if choices.random() < 0.5:  # as likely as not
+        kept.append(choices.random() < 0.5)  # as likely as not
+        if kept[-1]:
             _write(content, start, write.data[start - write.offset : stop - write.offset])
-        else:
-            torn = True
         start = stop
-    return torn
+    return "" if all(kept) else "torn" if any(kept) else "lost"
 
 
 def _write(content: bytearray, offset: int, data: bytes) -> None:

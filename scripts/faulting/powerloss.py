@@ -31,6 +31,7 @@ from scripts.faulting.holdings import Holdings, read_holdings
 from scripts.faulting.part import Broken, Part, Share
 from scripts.faulting.recording import recording
 from scripts.faulting.report import Outcome
+from scripts.faulting.running import HarnessError
 from scripts.faulting.stories import ALONE, Step, Tape, subscriber
 from tests.cli import forkserver
 from tests.endtoend.nodes import Node
@@ -113,6 +114,8 @@ class _Life:
                 _lay_out(disk.now(), self._folder / "now")
                 self._views.append(_View(at, _read(self._folder / "now")))
                 shutil.rmtree(self._folder / "now")
+        if disk.now() != _read_folder(tape.root):
+            raise HarnessError(f"{tape.name}: what was recorded is not what is there")
         # With what was committed and released, other positions must never be released again.
         seen: frozenset[tuple[str, int, str]] = frozenset()
         self._released = []
@@ -184,6 +187,15 @@ def _name(operation: object) -> str:
 
 def _read(folder: Path) -> Holdings:
     return read_holdings(Home(folder / "node"), folder / "backups")
+
+
+def _read_folder(folder: Path) -> Image:
+    """Return everything in a folder, but for memory that is shared and sockets."""
+    return {
+        str(path.relative_to(folder)): None if path.is_dir() else path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if not path.name.endswith("-shm") and not path.is_socket()
+    }
 
 
 def _lay_out(image: Image, folder: Path) -> None:

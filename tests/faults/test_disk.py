@@ -100,3 +100,8 @@ def test_processes_see_all_of_it() -> None:
         disk.apply(operation)
     now: Image = disk.now()
     assert now == {"b": b"one\0"}
+
+
+def test_two_names_of_one_file_stay_when_one_is_renamed_to_the_other() -> None:
+    seen, _ = images(*KEPT, Link("/d/a", "/d/b"), Sync("/d"), Rename("/d/a", "/d/b"))
+    assert seen == {image(a=b"one", b=b"one")}
