@@ -6,7 +6,7 @@ Reads only; every answer comes from the signed bytes that are kept, found throug
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Final, NamedTuple
@@ -18,7 +18,7 @@ from federation.fingerprint import Fingerprint, candidates
 from federation.hashtypes import find_type
 from federation.header import Header, leaf_hash
 from federation.names import OrgName, Origin
-from node import guarding
+from node import findings, guarding
 from node.clock import Clock
 from node.errors import DamageError, UsageError
 from node.highwater import HighWater
@@ -219,12 +219,25 @@ def lookup(store: Store, text: str, cuts: Cuts | None = None) -> list[Match]:
 
     Raises:
         FingerprintError: it is no hash.
-        DamageError: the index and the signed bytes do not say the same.
+        DamageError: the index and the signed bytes do not say the same; or nothing was found, and
+            a list is damaged in which it may be.
     """
     ((_, answer),) = _answer(store, [text], cuts)
     if isinstance(answer, FederationError):
         raise answer
+    if not answer:
+        for origin in withheld(store):
+            findings.require_sound(store.path, origin)
     return answer
+
+
+def withheld(store: Store) -> list[str]:
+    """Return the lists that are known to be damaged: nothing is found in them."""
+    known = findings.load(store.path)
+    if not known.damages:
+        return []
+    origins = [origin for _, origin in registry.iter_origins(store.connection)]
+    return [origin for origin in origins if known.of(origin) is not None]
 
 
 def lookup_many(
@@ -232,7 +245,8 @@ def lookup_many(
 ) -> Iterator[tuple[str, Answer]]:
     """Yield (text, matches or what is wrong with the text) for each text, in order.
 
-    Takes many at a time, so that each body is read once for all of its matches in a batch.
+    Takes many at a time, so that each body is read once for all of its matches in a batch. What is
+    not found may be in a list that is `withheld`.
 
     Raises:
         DamageError: as `lookup`.
@@ -263,8 +277,9 @@ def _answer(store: Store, texts: list[str], cuts: Cuts | None) -> Iterator[tuple
                 found.append(question[1])
             wanted.append(tuple(found))
         reader = _Reader(connection)
+        hidden = set(withheld(store))
         for column, questions in asked.items():
-            _find_matches(connection, reader, column, questions, cuts)
+            _find_matches(connection, reader, column, questions, cuts, hidden)
     for text, readings in zip(texts, wanted, strict=True):
         if isinstance(readings, FederationError):
             yield text, readings
@@ -281,6 +296,7 @@ def _find_matches(
     column: _Column,
     asked: Mapping[bytes, _Asked],
     cuts: Cuts | None,
+    hidden: Collection[str],
 ) -> None:
     """Add the matches of digests of one type and width to what is asked."""
     type_name, width = column
@@ -288,6 +304,8 @@ def _find_matches(
     offsets: Sequence[int] = ()
     # By place, so that each body and bucket is read once.
     found = sorted(entries.find_many(connection, type_name, asked, cuts))
+    if hidden:
+        found = [place for place in found if str(reader.origin(place[0])) not in hidden]
     operations = reader.contents.iter_packed(found)
     for (span, _, position, _, digest), packed in zip(found, operations, strict=True):
         fingerprint, matches = asked[digest]
@@ -343,8 +361,10 @@ def show(store: Store, record: ListRecord, text: str) -> list[list[Provenance]]:
 
     Raises:
         UsageError: the list never had such an entry.
+        DamageError: the list is damaged here.
         FingerprintError: it starts like a hash and is none.
     """
+    findings.require_sound(store.path, str(record.origin))
     with store.snapshot() as connection:
         reader = _Reader(connection)
         named = _entries_named(connection, reader, record, text)
@@ -422,7 +442,12 @@ class LogLine:
 
 
 def read_log(store: Store, record: ListRecord, limit: int | None) -> Iterator[LogLine]:
-    """Yield the deltas of a list, newest first."""
+    """Yield the deltas of a list, newest first.
+
+    Raises:
+        DamageError: the list is damaged here.
+    """
+    findings.require_sound(store.path, str(record.origin))
     for number, delta in enumerate(
         log.iter_records(store.connection, record.list, 0, record.log.size, newest=True)
     ):
@@ -458,10 +483,14 @@ class ListStatus:
 
 def list_statuses(store: Store, mark: HighWater, *, clock: Clock) -> list[ListStatus]:
     """Return how every list stands here, by origin; our own as the high-water mark says too."""
+    known = findings.load(store.path)
     with store.snapshot() as connection:
         statuses = []
         for record in list(registry.iter_lists(connection)):
-            follow = guarding.status_now(store, mark, record, clock=clock)
+            follow = registry.with_damage(
+                guarding.status_now(store, mark, record, clock=clock),
+                known.of(str(record.origin)),
+            )
             behind = max(0, follow.head - record.log.size)
             held = snapshots.newest_held(connection, record.list)
             statuses.append(

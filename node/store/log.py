@@ -169,7 +169,8 @@ def load_body_bytes(
     row = connection.execute(
         "SELECT bytes FROM body WHERE id = ?", (delta_id(list_number, position),)
     ).fetchone()
-    return None if row is None else bytes(row[0])
+    # A damaged page can give a column a value of another type.
+    return row[0] if row is not None and isinstance(row[0], bytes) else None
 
 
 def load_body(connection: sqlite3.Connection, list_number: int, position: int) -> Body:

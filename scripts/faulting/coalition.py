@@ -61,7 +61,8 @@ class Coalition:
         self.relay.meet(self.reader)
         self.reader("peer", "add", "--yes", "-", stdin=self.owner("invite").out)
         self.origin = self.owner.create(LIST)
-        self.relay("follow", self.origin)
+        # It can give the publisher everything back.
+        self.relay("follow", self.origin, "--all-deltas")
         self.reader("follow", self.origin, "--via", self.relay.org)
         self.model = Model(source)
         self.ledger = Ledger(self.origin)
@@ -72,9 +73,9 @@ class Coalition:
         return self.owner, self.relay, self.reader
 
     def end(self) -> None:
-        """End all servers at once."""
+        """End all that runs."""
         for node in self.nodes:
-            node.kill()
+            node.abandon()
 
     def acknowledge(self, live: dict[int, str]) -> None:
         """Remember that `publish` has said that all changes are published.
@@ -132,9 +133,12 @@ class Coalition:
         for node in self.nodes:
             if node.export(self.origin) != first:
                 raise Broken(f"{node.org} exports other bytes than {self.owner.org}")
-            if node.headers(self.origin) != self.ledger.history:
+            if node.size(self.origin) != len(self.ledger.history):
                 raise Broken(f"{node.org} does not hold all positions that were ever seen")
             node.check()
+        for node in (self.owner, self.relay):
+            if node.headers(self.origin) != self.ledger.history:
+                raise Broken(f"{node.org} does not hold the delta of each position")
         for node in self.nodes:
             code = node.stop() if node.server is not None else 0
             if code != 0:

@@ -21,6 +21,7 @@ from scripts.faulting.invariants import KILLED
 from scripts.faulting.nodes import Node, require_sound_file
 from scripts.faulting.part import Broken, Part, Share, judged
 from scripts.faulting.report import Outcome
+from scripts.faulting.small_buckets import PLANTED, small_buckets
 from tests.cli import forkserver
 from tests.cli.forkserver import ForkServer
 from tests.endtoend.nodes import Result, assertion
@@ -35,8 +36,7 @@ _UNKNOWN_SECONDS: Final = 0.3
 
 def run(share: Share) -> Iterator[Outcome]:
     """Let coalitions live, one for each case."""
-    modules = ["scripts.faulting.small_buckets", *share.planted]
-    with forkserver.running(*modules) as forks:
+    with small_buckets(), forkserver.running(PLANTED, *share.planted) as forks:
         for case in share.cases:
             killed: Counter[str] = Counter()
             violations = judged(partial(_live, share, case, forks, killed))
@@ -52,7 +52,7 @@ def _live(share: Share, case: int, forks: ForkServer, killed: Counter[str]) -> N
                 life.round()
             life.coalition.conclude()
         finally:
-            life.coalition.end()
+            life.end()
 
 
 class _Life:
@@ -67,11 +67,12 @@ class _Life:
     ) -> None:
         self._killed = killed
         self._random = source
-        self._forks = forks
         self._folder = folder
         self._seconds: dict[str, float] = {}
         self._backups = 0
         self.coalition = Coalition(folder, forks, source)
+        self._newcomer = Node(folder, "newcomer.example", forks)
+        self._pristine = folder / "newcomer.pristine"
         self._rounds: dict[Callable[[], None], int] = {
             self._kill_import: 3,
             self._kill_publish: 6,
@@ -94,6 +95,11 @@ class _Life:
     def _origin(self) -> str:
         return self.coalition.origin
 
+    def end(self) -> None:
+        """End all that runs."""
+        self.coalition.end()
+        self._newcomer.abandon()
+
     def begin(self) -> None:
         """Publish for the first time, and start all servers."""
         coalition = self.coalition
@@ -106,11 +112,9 @@ class _Life:
         coalition.owner("snapshot", LIST)
         for node in coalition.nodes:
             node.serve()
-        newcomer = Node(self._folder, "newcomer.example", self._forks)
+        newcomer = self._newcomer
         newcomer.meet(coalition.owner)
         newcomer("follow", coalition.origin)
-        self._newcomer = newcomer
-        self._pristine = self._folder / "newcomer.pristine"
         shutil.copytree(newcomer.home, self._pristine)
         # The owner asks all its peers after a restore: one that does not serve says nothing.
         coalition.owner("peer", "remove", newcomer.org)

@@ -10,11 +10,11 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from federation.names import Origin, parse_org
 from federation.recovery import Mark, Obstacle
@@ -27,9 +27,12 @@ from node.store import registry
 from node.store.connection import Store
 from scripts.faulting.invariants import require_documented
 from scripts.faulting.part import Broken
-from tests.cli.forkserver import Process
+from tests.cli.forkserver import ForkServer, Process
 from tests.endtoend import nodes
 from tests.endtoend.nodes import Result, Server
+
+_MAX_BYTES: Final = 64 * 1024 * 1024
+"""What a command writes at most."""
 
 
 @dataclass(frozen=True)
@@ -50,15 +53,17 @@ class Running:
 
     def __init__(self, node: Node, args: tuple[str | Path, ...], stdin: str) -> None:
         self.what = f"{node.org} {' '.join(map(str, args))}"
+        self._of = node.running
         self._out: BinaryIO = TemporaryFile()  # noqa: SIM115  # closed in `end`
         self._err: BinaryIO = TemporaryFile()  # noqa: SIM115
         self.process: Process = node.start(
             *args, stdin=stdin, out=self._out.fileno(), err=self._err.fileno()
         )
+        self._of.append(self)
 
     def written(self) -> bytes:
         """Return what it has written to stderr so far."""
-        return os.pread(self._err.fileno(), 1024 * 1024, 0)
+        return os.pread(self._err.fileno(), _MAX_BYTES, 0)
 
     def kill_after(self, seconds: float) -> Result:
         """Kill it after a while, unless it has ended by then."""
@@ -79,20 +84,34 @@ class Running:
         try:
             code = self.process.wait(timeout)
         except TimeoutError:
-            self.process.kill()
             raise Broken(f"{self.what} did not end within {timeout:g} s") from None
-        texts = []
-        for file in (self._out, self._err):
-            with file:
-                file.seek(0)
-                texts.append(file.read().decode())
+        texts = [os.pread(file.fileno(), _MAX_BYTES, 0).decode() for file in (self._out, self._err)]
+        self.abandon()
         result = Result(code, *texts)
         require_documented(code, result.err, of=self.what, killed=killed)
         return result
 
+    def abandon(self) -> None:
+        """Kill it if it runs still, and let go of what it has written."""
+        self._of.remove(self)
+        self.process.kill()
+        self.process.wait()
+        self._out.close()
+        self._err.close()
+
 
 class Node(nodes.Node):
-    """A node that is broken."""
+    """A node that is broken.
+
+    Attributes:
+        running: its commands that have not ended.
+    """
+
+    def __init__(
+        self, folder: Path, org: str, forks: ForkServer, env: Mapping[str, str] | None = None
+    ) -> None:
+        self.running: list[Running] = []
+        super().__init__(folder, org, forks, env)
 
     def begin(self, *args: str | Path, stdin: str = "") -> Running:
         """Start a command."""
@@ -107,9 +126,16 @@ class Node(nodes.Node):
         twin = copy.copy(self)
         twin.home = folder / self.home.name
         twin.server = None
+        twin.running = []
         twin._log = folder / self._log.name  # noqa: SLF001  # of the same class
         shutil.copytree(self.home, twin.home, symlinks=True, ignore=_no_sockets)
         return twin
+
+    def abandon(self) -> None:
+        """Kill all that was started here and runs still."""
+        for running in tuple(self.running):
+            running.abandon()
+        self.kill()
 
     def _start_server(self, wrap: Iterable[str], settings: Mapping[str, str], log: int) -> Server:
         assert not wrap  # noqa: S101  # a fork has no other program around it
@@ -203,10 +229,9 @@ def require_sound_file(path: Path, whose: str) -> None:
 
 @contextmanager
 def ending(*made: Node) -> Iterator[None]:
-    """End the servers of nodes after the block."""
+    """End all that nodes have started after the block."""
     try:
         yield
     finally:
         for node in made:
-            with suppress(OSError):
-                node.kill()
+            node.abandon()

@@ -72,7 +72,6 @@ class _Life:
         self._model = Model(source)
         self._ledger = Ledger(self._origin)
         self._backups = 0
-        self._started: list[Running] = []
         self._races: dict[Callable[[], None], int] = {
             self._two_publishers: 4,
             self._two_servers: 3,
@@ -113,10 +112,8 @@ class _Life:
 
     def end(self) -> None:
         """End what runs."""
-        for running in self._started:
-            running.process.kill()
         for node in (self._owner, self._reader):
-            node.kill()
+            node.abandon()
 
     # --- races --------------------------------------------------------------------------------
 
@@ -138,7 +135,7 @@ class _Life:
         first, lines = self._model.draw()
         self._model.live = first
         second, more = self._model.draw()
-        pair = [self._start("import", LIST, "-", stdin=text) for text in (lines, more)]
+        pair = [self._owner.begin("import", LIST, "-", stdin=text) for text in (lines, more)]
         for running in pair:
             self._require(running.end(), {0, _LOCKED})
         # In this order: an entry that both change is as the second says.
@@ -159,10 +156,10 @@ class _Life:
     def _stopped_server(self) -> None:
         """A server is stopped and goes on; another one wants its place meanwhile."""
         self._owner.stop()
-        first = self._start("serve")
+        first = self._owner.begin("serve")
         time.sleep(self._random.uniform(0, 2 * _APART_SECONDS))
         first.process.send_signal(signal.SIGSTOP)
-        second = self._start("serve")
+        second = self._owner.begin("serve")
         time.sleep(self._random.uniform(0, 2 * _APART_SECONDS))
         first.process.send_signal(signal.SIGCONT)
         winner, loser = self._await_one_server([first, second])
@@ -172,10 +169,10 @@ class _Life:
     def _stopped_publisher(self) -> None:
         """A publisher is stopped and goes on; another one publishes, or waits for it in vain."""
         live = self._stage()
-        first = self._start("publish", LIST, "--json")
+        first = self._owner.begin("publish", LIST, "--json")
         time.sleep(self._random.uniform(0, 2 * _APART_SECONDS))
         first.process.send_signal(signal.SIGSTOP)
-        second = self._start("publish", LIST, "--json")
+        second = self._owner.begin("publish", LIST, "--json")
         time.sleep(self._random.uniform(0, 3 * _APART_SECONDS))
         self._look()
         first.process.send_signal(signal.SIGCONT)
@@ -185,11 +182,11 @@ class _Life:
     def _stopped_publisher_without_its_lock(self) -> None:
         """Somebody removes the lock file of a publisher that is stopped: two hold one each."""
         live = self._stage()
-        first = self._start("publish", LIST, "--json")
+        first = self._owner.begin("publish", LIST, "--json")
         time.sleep(self._random.uniform(0, _APART_SECONDS))
         first.process.send_signal(signal.SIGSTOP)
-        Home(self._owner.home).lock_file("publish").unlink()
-        second = self._start("publish", LIST, "--json")
+        Home(self._owner.home).lock_file("publish").unlink(missing_ok=True)
+        second = self._owner.begin("publish", LIST, "--json")
         time.sleep(self._random.uniform(0, 3 * _APART_SECONDS))
         self._look()
         first.process.send_signal(signal.SIGCONT)
@@ -245,11 +242,6 @@ class _Life:
 
     # --- how ----------------------------------------------------------------------------------
 
-    def _start(self, *args: str | Path, stdin: str = "") -> Running:
-        running = self._owner.begin(*args, stdin=stdin)
-        self._started.append(running)
-        return running
-
     def _both(self, first: tuple[str | Path, ...], second: tuple[str | Path, ...]) -> list[Running]:
         """Start two commands, one of them a little later."""
         pair = [first, second]
@@ -257,7 +249,7 @@ class _Life:
         delay = self._random.choice([0.0, self._random.uniform(0, _APART_SECONDS)])
         started = {}
         for number in (1, 0) if late else (0, 1):
-            started[number] = self._start(*pair[number])
+            started[number] = self._owner.begin(*pair[number])
             time.sleep(delay)
         return [started[0], started[1]]
 

@@ -110,7 +110,11 @@ class Report:
 
     def json(self) -> dict[str, object]:
         """Return all of it, to be written as JSON."""
-        return {**asdict(self), "hit": dict(sorted(self.hit.items()))}
+        return {
+            **vars(self),
+            "hit": dict(sorted(self.hit.items())),
+            "violations": [asdict(violation) for violation in self.violations],
+        }
 
     def text(self) -> str:
         """Return it for a person to read."""

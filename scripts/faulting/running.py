@@ -9,6 +9,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Final
@@ -31,6 +32,7 @@ def run(
     case: int | None = None,
     jobs: int = 1,
     keep: Path | None = None,
+    planted: tuple[str, ...] = (),
     tell: Callable[[Report], None] = lambda _: None,
 ) -> Report:
     """Try a part's cases.
@@ -42,6 +44,7 @@ def run(
         case: only this one.
         jobs: how many processes share the work.
         keep: a folder for the files of cases that broke a promise.
+        planted: modules that change the program, see `Share`.
         tell: told after every outcome how it stands.
 
     Raises:
@@ -53,7 +56,7 @@ def run(
     with tempfile.TemporaryDirectory(prefix="faults-") as scratch:
         folder = Path(scratch) if keep is None else keep
         workers = [
-            _Worker(part, share)
+            _Worker(part, replace(share, planted=planted))
             for share in _divide(seed, count, case, jobs, folder, keep=keep is not None)
         ]
         try:
@@ -144,3 +147,5 @@ def _work(part: Part, share: Share, answers: Connection) -> None:
         return
     except Exception:  # noqa: BLE001  # whatever it is, somebody has to read it
         answers.send(traceback.format_exc())
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)

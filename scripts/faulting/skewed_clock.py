@@ -21,4 +21,4 @@ def _now_ms(_: SystemClock) -> int:
     return setting.now_ms()
 
 
-SystemClock.now_ms = _now_ms  # type: ignore[method-assign]  # the whole purpose
+SystemClock.now_ms = _now_ms  # type: ignore[assignment, method-assign]  # the whole purpose

@@ -129,15 +129,18 @@ class Traced:
 
     def hit(self) -> str:
         """Return the call of the last run that failed, or empty."""
-        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
-        if lines and lines[-1].endswith("+++ killed by SIGKILL +++"):
-            ends = [line for line in lines if "(" in line]
-            return ends[-1] if ends else ""
-        return next((line for line in lines if line.endswith("(INJECTED)")), "")
+        # At a call that never returned, the process was killed.
+        return next(
+            (line for line in self._lines() if line.endswith(("(INJECTED)", "= ?"))),
+            "",
+        )
+
+    def _lines(self) -> list[str]:
+        return self.log.read_text(encoding="utf-8", errors="replace").splitlines()
 
     def _numbered(self) -> Iterator[tuple[str, int, str]]:
         counts: Counter[tuple[str, str]] = Counter()
-        for line in self.log.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in self._lines():
             found = _LINE.match(line)
             if found is not None:
                 thread, name, rest = found.groups()

@@ -27,6 +27,7 @@ from scripts.faulting.invariants import KILLED, Ledger, require_documented
 from scripts.faulting.nodes import Node, ending, require_sound_file
 from scripts.faulting.part import Broken, Part, Share, judged
 from scripts.faulting.report import Outcome
+from scripts.faulting.small_buckets import PLANTED, small_buckets
 from scripts.faulting.strace import READING, Call, Traced, why_not
 from tests.cli import forkserver
 from tests.cli.forkserver import ForkServer
@@ -35,7 +36,6 @@ from tests.endtoend.nodes import assertion
 _FAULTS: Final = {"EIO": "error=EIO", "ENOSPC": "error=ENOSPC", "KILL": "signal=KILL"}
 _REVISED: Final = 300
 _NEW: Final = 40
-_BUCKETS: Final = "scripts.faulting.small_buckets"
 _MAY_NOT_SIGN: Final = 15
 _BACKED_UP: Final = 2
 """Positions that the old backup has."""
@@ -86,8 +86,12 @@ def run(share: Share) -> Iterator[Outcome]:
         asked = share.cases if share.count is not None else share.cases[:1]
         yield from (Outcome(case, 0, skipped=reason) for case in asked)
         return
-    traced = Traced(share.folder, (_BUCKETS, *share.planted))
-    with forkserver.running(_BUCKETS) as forks, _prepared(share.folder, forks) as world:
+    traced = Traced(share.folder, (PLANTED, *share.planted))
+    with (
+        small_buckets(),
+        forkserver.running(PLANTED) as forks,
+        _prepared(share.folder, forks) as world,
+    ):
         points = _points(world, traced, share)
         for case in share.cases:
             if case >= len(points):
@@ -141,13 +145,16 @@ def _prepared(folder: Path, forks: ForkServer) -> Iterator[_World]:
         relay("sync")
         # Now it can serve the snapshot too.
         relay("snapshot", origin)
-        relay.serve()
+        # Files are copied while nobody writes.
+        owner.stop()
         alone = owner.copied(folder / "alone")
         alone("peer", "remove", relay.org)
         staged = alone.copied(folder / "staged")
         staged.stage(LIST, _changes())
         restored = owner.copied(folder / "restored")
         restored("restore", backup)
+        owner.serve()
+        relay.serve()
         history, export = owner.headers(origin), owner.export(origin)
         operations = _operations(
             _Checks(origin, len(history), export),

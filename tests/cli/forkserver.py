@@ -124,8 +124,13 @@ class ForkServer:
 
 
 @contextmanager
-def running(*modules: str) -> Iterator[ForkServer]:
-    """Run a fork server while the block runs; the modules change the program that it starts."""
+def running(*modules: str, wrap: Sequence[str] = ()) -> Iterator[ForkServer]:
+    """Run a fork server while the block runs.
+
+    Args:
+        modules: change the program that it starts.
+        wrap: a program that is to run the server, such as a tracer.
+    """
     # Not in pytest's folder: the path of a socket is short.
     with tempfile.TemporaryDirectory(prefix="hashfed-") as name:
         server = ForkServer(Path(name))
@@ -134,7 +139,7 @@ def running(*modules: str) -> Iterator[ForkServer]:
         shim.write_text(SHIM.format(python=sys.executable, address=address))
         shim.chmod(0o700)
         process = subprocess.Popen(
-            [sys.executable, __file__, address, *modules],
+            [*wrap, sys.executable, __file__, address, *modules],
             cwd=_ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -28,5 +28,5 @@ def _check_time(replica: Replica, header: Header, now_ms: int) -> None:
 
 
 recovery._against_knowledge = _at_any_time
-Author._check_clock = _check_clock  # type: ignore[method-assign]
-Replica._check_time = _check_time  # type: ignore[method-assign]
+Author._check_clock = _check_clock  # type: ignore[assignment, method-assign]
+Replica._check_time = _check_time  # type: ignore[assignment, method-assign]

@@ -22,4 +22,4 @@ def _step(permit: Permit, store: Store) -> Iterator[Step]:
     permit._held = step.complete()
 
 
-Permit.step = _step  # type: ignore[method-assign]
+Permit.step = _step  # type: ignore[assignment, method-assign]
