@@ -11,7 +11,7 @@ import random
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -34,7 +34,7 @@ _UNKNOWN_SECONDS: Final = 0.3
 """How long a command is taken to run that has not run yet."""
 
 
-def run(share: Share) -> Iterator[Outcome]:
+def run(share: Share) -> Generator[Outcome, None, None]:
     """Let coalitions live, one for each case."""
     with small_buckets(), forkserver.running(PLANTED, *share.planted) as forks:
         for case in share.cases:

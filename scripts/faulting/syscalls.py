@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -80,7 +80,7 @@ class Point:
         return f"{self.operation.name}: {self.fault} at {call.name} {call.number} ({call.target})"
 
 
-def run(share: Share) -> Iterator[Outcome]:
+def run(share: Share) -> Generator[Outcome, None, None]:
     """Let calls fail, one for each case."""
     if reason := why_not():
         asked = share.cases if share.count is not None else share.cases[:1]
