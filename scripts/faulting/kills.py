@@ -143,8 +143,11 @@ class _Life:
 
     def _kill_snapshot(self) -> None:
         self._publish(self._stage())
+        size = self._owner.size(self._origin)
         self._kill("snapshot", self._owner, "snapshot", LIST)
-        self._complete("snapshot", self._owner, "snapshot", LIST)
+        # One that is signed is not signed again while nothing new is published.
+        if self._owner.size(self._origin) == size:
+            self._complete("snapshot", self._owner, "snapshot", LIST)
 
     def _kill_server_of_owner(self) -> None:
         self._kill_server("serve, publisher", self.coalition.owner)
