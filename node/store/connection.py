@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from sqlite_utils import Database
-
 from node import durable
 from node.clock import Clock
 from node.errors import DamageError, DiskError, StoreError
-from node.store.schema import migrations
+from node.store.schema import MIGRATION_SET, MIGRATIONS
 from node.store.sqlite import is_disk_failure, sqlite3, sqlite_errors
 
 OLDEST_SQLITE: Final = (3, 51, 3)
@@ -83,7 +81,7 @@ class Store:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         with cls._connected(path, clock) as store:
             store.connection.execute("PRAGMA journal_mode = WAL")
-            migrations.apply(Database(store.connection))
+            _migrate(store.connection)
         return store
 
     @classmethod
@@ -101,9 +99,8 @@ class Store:
             # A backup is one file without a log: put back, it would make readers and writers wait
             # for each other.
             store.connection.execute("PRAGMA journal_mode = WAL")
-            database = Database(store.connection)
-            if migrations.pending(database):
-                migrations.apply(database)
+            if not store.is_current:
+                _migrate(store.connection)
         return store
 
     @classmethod
@@ -117,7 +114,7 @@ class Store:
         with cls._connected(path, clock) as store:
             store.connection.execute("PRAGMA query_only = ON")
             store.check_schema()
-            if migrations.pending(Database(store.connection)):
+            if not store.is_current:
                 raise StoreError(
                     f"{path} is from an older hashfed",
                     hint="run a command that writes, such as 'hashfed sync', once",
@@ -162,21 +159,28 @@ class Store:
             DamageError: the file is no store of this program.
             StoreError: it is from a newer hashfed.
         """
-        names = {
-            str(row[0])
-            for row in self.connection.execute(
-                "SELECT name FROM sqlite_master WHERE type = 'table'"
-            )
-        }
-        if "_sqlite_migrations" not in names:
+        known = self.connection.execute(
+            "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = '_sqlite_migrations'"
+        ).fetchone()
+        if known is None:
             raise DamageError(f"{self.path} is not a hashfed store")
-        known = {migration.name for migration in migrations.pending(Database(memory=True))}
-        newer = {migration.name for migration in migrations.applied(Database(self.connection))}
-        if newer - known:
+        if newer := self._load_migrations() - MIGRATIONS.keys():
             raise StoreError(
-                f"{self.path} is from a newer hashfed ({', '.join(sorted(newer - known))})",
+                f"{self.path} is from a newer hashfed ({', '.join(sorted(newer))})",
                 hint="update hashfed on this machine",
             )
+
+    @property
+    def is_current(self) -> bool:
+        """Whether nothing of the schema is missing."""
+        return self._load_migrations() >= MIGRATIONS.keys()
+
+    def _load_migrations(self) -> set[str]:
+        """Return the names of the steps that the schema was built by."""
+        rows = self.connection.execute(
+            "SELECT name FROM _sqlite_migrations WHERE migration_set = ?", (MIGRATION_SET,)
+        )
+        return {str(name) for (name,) in rows}
 
     def close(self) -> None:
         """Close the connection."""
@@ -257,3 +261,9 @@ class Store:
                 yield self.connection
             finally:
                 self.connection.execute("ROLLBACK")
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    from node.store.migrating import migrate  # noqa: PLC0415  # rarely needed, slow to import
+
+    migrate(connection)
