@@ -101,7 +101,7 @@ class Pair:
             if self._helper is None and self._asked_bytes > START_BYTES:
                 self._helper = self._open.enter_context(Helper(self._directory, self._slots))
             if self._helper is None or not self._helper.ask(function, answer, slots):
-                answer.data = function(question)
+                answer.give(function(question))
             pending.append(answer)
             if len(pending) > 2 * slots:
                 yield self._take(pending, function)
@@ -119,7 +119,7 @@ class Pair:
                 # It is still starting, which takes longer than an answer.
                 late = answer
             if not helper.collect(wait=late is None) and late is not None:
-                late.data = function(late.question)
+                late.give(function(late.question))
         return answer.data
 
 
@@ -128,12 +128,16 @@ class Answer:
     """What a question is answered with.
 
     Attributes:
-        question: the question.
+        question: the question; empty once it is answered, as both may be large.
         data: the answer; None as long as it is not known.
     """
 
     question: bytes
     data: bytes | None = None
+
+    def give(self, data: bytes) -> None:
+        """Note the answer."""
+        self.question, self.data = b"", data
 
 
 class Helper:
@@ -243,7 +247,7 @@ class Helper:
                 with scratch_errors(self._directory):
                     raise OSError(number, os.strerror(number))
             slot, answer = self._waiting.popleft()
-            answer.data = slot.read(size)
+            answer.give(slot.read(size))
             self.has_answered = found = True
         return found
 

@@ -19,7 +19,7 @@ from federation import limits
 from federation.body import PackedOp
 from federation.errors import LimitError
 from node.sorting import Sorter
-from node.stagedrow import Row, from_row, key_width, prefix_width, to_row
+from node.stagedrow import Row, prefix_width, to_row
 
 NUMBER_BYTES: Final = 8
 """Bytes of an operation's number."""
@@ -52,12 +52,6 @@ def to_item(packed: PackedOp, number: int) -> bytes:
         )
     key, content = to_row(packed)
     return key + number.to_bytes(NUMBER_BYTES) + content
-
-
-def from_item(item: bytes) -> PackedOp:
-    """Return the operation of an item."""
-    width = key_width(item)
-    return from_row(Row(item[:width], item[width + NUMBER_BYTES :]))
 
 
 @dataclass(frozen=True, slots=True)

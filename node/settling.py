@@ -29,10 +29,17 @@ from federation.merge import Prior
 from node.committing import find_roots
 from node.csvfile import merge_labels
 from node.helper import Pair
-from node.pile import NUMBER_BYTES, Pile, PileBatch, from_item
+from node.pile import NUMBER_BYTES, Pile, PileBatch
 from node.sorting import Sorter
 from node.stagededit import Edit, Run
-from node.stagedrow import Row, form_width, parse_annotation, prefix_width
+from node.stagedrow import (
+    Row,
+    contents_of,
+    form_width,
+    key_width,
+    parse_annotation,
+    prefix_width,
+)
 from node.staging import Staging
 from node.store import compare, log, registry
 from node.store.connection import Store
@@ -277,11 +284,11 @@ class Settlement:
         for block in revisions.iter_blocks():
             items = [item[_PLACE.size :] for item in block]
             places = [(self._record.list, *_PLACE.unpack_from(item)) for item in block]
-            in_force = log.iter_packed(self._store.connection, places)
+            in_force = contents_of(list(log.iter_packed(self._store.connection, places)))
             changed = [
                 item
-                for item, packed in zip(items, in_force, strict=True)
-                if from_item(item) != packed
+                for item, content in zip(items, in_force, strict=True)
+                if item[key_width(item) + NUMBER_BYTES :] != content
             ]
             self.effect.unchanged += len(items) - len(changed)
             self.effect.revised += len(changed)
