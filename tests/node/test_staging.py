@@ -22,6 +22,7 @@ from node.errors import DamageError, LockedError, StoreError
 from node.stagededit import Run
 from node.stagedrow import (
     Row,
+    contents_of,
     from_row,
     iter_rows,
     key_of,
@@ -81,6 +82,12 @@ def test_annotations_are_read_back(annotation: Annotation) -> None:
 @given(operations())
 def test_rows_are_read_back(operation: Operation) -> None:
     assert unpack_row(to_row(pack(operation))) == operation
+
+
+@given(st.lists(operations(), max_size=8))
+def test_contents_of_many_are_those_of_each(drawn: list[Operation]) -> None:
+    packed = list(map(pack, drawn))
+    assert contents_of(packed) == [to_row(each).content for each in packed]
 
 
 @given(operations(), operations())
