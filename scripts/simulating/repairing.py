@@ -1,0 +1,85 @@
+"""How a simulated node finds damage and repairs it: what is stored, verified again; leaves fetched.
+
+A leaf comes from any peer with the proof that it is in the log that is held here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from disk import Held, Leaf
+from messages import LeafSent, WantLeaf
+
+from federation.checkpoint import open_checkpoint
+from federation.errors import FederationError, PeerError
+from federation.header import Header, verify_header
+from federation.replica import SignedDelta
+
+if TYPE_CHECKING:
+    from member import Member
+
+
+class Repair:
+    """Verifies the store of one node again."""
+
+    def __init__(self, member: Member) -> None:
+        self.member = member
+        # What was verified once is verified: a damaged leaf is other bytes.
+        self._sound: dict[SignedDelta, bool] = {}
+
+    def scrub(self) -> int:
+        """Verify every leaf, ask all peers for those that are damaged; return how many there are."""
+        member = self.member
+        damaged = 0
+        for held in member.store:
+            for position, leaf in enumerate(held.leaves, held.log.start):
+                if self.is_sound(held, position, leaf.delta):
+                    continue
+                damaged += 1
+                for peer in member.peers:
+                    member.send(peer, WantLeaf(held.origin, position, held.size))
+        if damaged:
+            member.tools.hits["damage found"] += damaged
+        return damaged
+
+    def is_sound(self, held: Held, position: int, delta: SignedDelta) -> bool:
+        """Say whether a leaf is what was signed for its position."""
+        if delta not in self._sound:
+            self._sound[delta] = self._verify(held, delta)
+        return self._sound[delta] and Header.parse(delta.header).position == position
+
+    def _verify(self, held: Held, delta: SignedDelta) -> bool:
+        root = self.member.tools.root_of(held.origin).document
+        try:
+            header = Header.parse(delta.header)
+            verify_header(delta.header, root.publisher_key(header.key_id))
+            verifiers = root.log_verifiers(held.origin)
+            checkpoint = open_checkpoint(delta.checkpoint, str(held.origin), verifiers)
+        except FederationError:
+            return False
+        sound_body = sha256(delta.body).digest() == header.body_digest
+        return sound_body and checkpoint.size == header.position + 1
+
+    def take(self, message: LeafSent) -> None:
+        """Put a leaf in the place of a damaged one, if it is what was signed."""
+        member = self.member
+        held = member.store.now.lists.get(message.origin)
+        here = None if held is None else held.leaf(message.position)
+        if held is None or here is None or self.is_sound(held, message.position, here):
+            return
+        tools = member.tools
+        replica = tools.parts.replica(held.origin, tools.root_of(held.origin), held.log)
+        try:
+            candidate = replica.receive_past(message.delta, message.inclusion)
+        except PeerError:
+            return
+        if candidate.header.position != message.position:
+            return
+        at = message.position - held.log.start
+        leaf = Leaf(message.delta, held.leaves[at].version)
+        leaves = (*held.leaves[:at], leaf, *held.leaves[at + 1 :])
+        member.commit(replace(held, leaves=leaves))
+        tools.hits["leaf repaired"] += 1
+        tools.trace(f"{member.org} {held.origin} repaired position {message.position}")
