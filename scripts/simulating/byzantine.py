@@ -55,9 +55,8 @@ class LyingServer(Server):
             return twin
         held = super().view(caller, origin)
         if held is not None and held.size > 1 and self._tells("holds deltas back"):
-            kept = held.leaves[: len(held.leaves) // 2]
-            # Only what is read of a list to serve it.
-            return replace(held, leaves=kept, released=min(held.released, len(kept)))
+            # As if it were an own list of which not all is released.
+            return replace(held, own=True, released=(held.log.start + held.available) // 2)
         return held
 
     def stand(self, held: Held, cursor: Cursor, serial: int) -> Opened:

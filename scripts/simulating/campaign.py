@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from member import Parts
 from oracle import ViolationError
+from remembering import remembered
 from schedule import Event, Scenario, draw
 from world import World
 
@@ -41,9 +44,14 @@ def try_seed(
 
 def _try(world: World) -> ViolationError | None:
     try:
-        world.run()
+        with remembered(world.seed):
+            world.run()
     except ViolationError as error:
         return error
+    except Exception as error:  # noqa: BLE001  # whatever a node raises is a finding
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(frame.filename).name}:{frame.lineno}"
+        return ViolationError("no unforeseen error", f"{type(error).__name__} at {where}: {error}")
     return None
 
 

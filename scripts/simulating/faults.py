@@ -11,6 +11,7 @@ from disk import Held, Intent, Leaf
 from publishing import CRASH_WINDOWS
 from schedule import Event
 
+from federation.errors import FederationError
 from federation.names import Origin
 from federation.recovery import Obstacle
 from federation.replica import SignedDelta
@@ -69,6 +70,7 @@ def _follow_anew(world: World, member: Member, event: Event) -> bool:
     held = lists[int(event.one * len(lists))]
     world.oracle.put_back(member.number)
     member.commit(Held(origin=held.origin, own=False, via=held.via))
+    member.follower.leave(held.origin)
     return True
 
 
@@ -339,9 +341,13 @@ def _two_histories(_world: World, member: Member, event: Event) -> bool:
     origin = _pick(_own(member), event.one)
     if not isinstance(member, Liar) or origin is None or not member.is_up:
         return False
-    member.guarded(lambda: member.grow_twin(origin, int(event.two * 1000)))
+    try:
+        member.grow_twin(origin, int(event.two * 1000))
+    except FederationError:
+        # Its clock is wrong just now: even a liar signs nothing that nobody would take.
+        return False
     member.wake()
-    return origin in member.twins
+    return True
 
 
 def _crash_after(step: str, *, machine: bool) -> Act:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from disk import Arriving, DamageError, Entries, Held, HeldSnapshot, Leaf
-from messages import Bucket, Delivered, End, Open, Opened, WantBucket
+from messages import Alive, Bucket, Delivered, End, Open, Opened, WantBucket
 from publishing import rebuild_snapshot
 
 from federation import state as states
@@ -71,6 +71,7 @@ class Session:
         is_open: whether there is one.
         answered: whether the peer has answered on it.
         heard: when it last said something.
+        got: how many messages have come on it.
         again: when to open the next one.
         lists: the lists on it.
         resting: lists that are asked for again later.
@@ -84,6 +85,7 @@ class Session:
     is_open: bool = False
     answered: bool = False
     heard: float = 0.0
+    got: int = 0
     again: float = 0.0
     lists: dict[Origin, Followed] = field(default_factory=dict)
     resting: dict[Origin, tuple[Backoff, float]] = field(default_factory=dict)
@@ -133,7 +135,7 @@ class Follower:
         return rest is None or rest[1] <= self.member.tools.timeline.now
 
     def _open(self, session: Session, wanted: Sequence[Held]) -> None:
-        session.serial = self.member.next_serial()
+        session.serial, session.got = self.member.next_serial(), 0
         session.is_open, session.answered = True, False
         session.heard = self.member.tools.timeline.now
         session.again = session.heard + 1.0
@@ -155,6 +157,12 @@ class Follower:
             )
         self.member.send(session.peer, Open(session.serial, tuple(cursors), live=True))
 
+    def leave(self, origin: Origin) -> None:
+        """Take nothing more of a list on the streams that are open: it is asked for anew."""
+        for session in self.sessions.values():
+            session.lists.pop(origin, None)
+            session.joins.pop(origin, None)
+
     def lose(self, peer: int) -> None:
         """Take note that a stream is broken."""
         session = self.sessions.get(peer)
@@ -170,10 +178,28 @@ class Follower:
         session.heard = self.member.tools.timeline.now
         return session
 
+    def alive(self, peer: int, message: Alive) -> None:
+        """Take a sign of life; give the stream up if it has not brought what was sent."""
+        session = self.hear(peer, message.serial)
+        if session is not None and session.got != message.sent:
+            self.member.tools.hits["connection broken"] += 1
+            self.lose(peer)
+
     def end(self, peer: int, message: End) -> None:
         """Take the end of a stream."""
         if self.hear(peer, message.serial) is not None:
             self.lose(peer)
+
+    def _item(self, session: Session | None, origin: Origin) -> Followed | None:
+        """Return how a list stands on a stream; None if nothing more of it is taken there."""
+        item = None if session is None else session.lists.get(origin)
+        if session is None or item is None or item.dropped:
+            return None
+        if self.member.store[origin].via != self.member.tools.party_of(session.peer).org:
+            # Not followed by this peer any more, since a moment ago.
+            item.dropped = True
+            return None
+        return item
 
     def _rest(self, session: Session, origin: Origin) -> None:
         backoff = session.resting.get(origin, (self._backoff(), 0.0))[0]
@@ -189,8 +215,10 @@ class Follower:
     def opened(self, peer: int, message: Opened) -> None:
         """Take how a peer stands to a cursor."""
         session = self.hear(peer, message.serial)
-        item = session.lists.get(message.origin) if session is not None else None
-        if session is None or item is None or item.dropped:
+        if session is not None:
+            session.got += 1
+        item = self._item(session, message.origin)
+        if session is None or item is None:
             return
         if not session.answered:
             session.answered = True
@@ -237,8 +265,10 @@ class Follower:
     def delivered(self, peer: int, message: Delivered) -> None:
         """Take deltas: verify, merge and commit all of them, or those before the first bad one."""
         session = self.hear(peer, message.serial)
-        item = session.lists.get(message.origin) if session is not None else None
-        if session is None or item is None or item.dropped or item.outcome not in _FOLLOWABLE:
+        if session is not None:
+            session.got += 1
+        item = self._item(session, message.origin)
+        if session is None or item is None or item.outcome not in _FOLLOWABLE:
             return
         held = self.member.store[message.origin]
         start, item.expected = item.expected, item.expected + len(message.deltas)

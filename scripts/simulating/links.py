@@ -1,7 +1,8 @@
 """The network: every message takes a while, and faults do to it what they do.
 
-Without faults, messages of one link arrive in their order. A connection that loses or doubles
-single messages would be a broken TCP; nodes have to stand even that.
+Without faults, messages of one link arrive in their order. Real connections lose and double no
+message: they end. Here each one arrives as it comes, so that what verifies has to stand that too;
+and that the connection is broken is found out by the next sign of life.
 """
 
 from __future__ import annotations

@@ -437,7 +437,7 @@ class Member:
                 self.follower.delivered(source, message)
                 self.guard.delivered(source, message)
             case Alive():
-                self.follower.hear(source, message.serial)
+                self.follower.alive(source, message)
             case End():
                 self.follower.end(source, message)
                 self.guard.ended(message)

@@ -43,9 +43,10 @@ class Delivered:
 
 @dataclass(frozen=True, slots=True)
 class Alive:
-    """A sign of life."""
+    """A sign of life, and how many messages were sent before it."""
 
     serial: int
+    sent: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from disk import DamageError, Held, HeldSnapshot
@@ -33,8 +33,25 @@ if TYPE_CHECKING:
 _FRAME_DELTAS: Final = 3
 """Deltas in a frame at most: so few that a list takes several."""
 
+_FOLLOWABLE: Final = (Outcome.UP_TO_DATE, Outcome.DELTAS)
+
 _REPLACED: Final = 2
 """Deltas that a snapshot must take the place of to be offered."""
+
+
+@dataclass(slots=True)
+class Place:
+    """How a stream stands to one list, as in `node.rpc.follow`.
+
+    Attributes:
+        cursor: where the caller is, as far as it was sent something.
+        outcome: what it was told last.
+        known: the list as it was looked at last.
+    """
+
+    cursor: Cursor
+    outcome: Outcome | None = None
+    known: Held | None = None
 
 
 @dataclass(slots=True)
@@ -43,15 +60,13 @@ class Stream:
 
     Attributes:
         serial: the caller's number of it.
-        live: whether it goes on.
-        cursors: how far the caller was brought in each list that goes on.
-        waiting: cursors that could not be followed, and the size that they were answered at.
+        sent: how many messages were sent on it.
+        places: how it stands to each list.
     """
 
     serial: int
-    live: bool
-    cursors: dict[Origin, int] = field(default_factory=dict)
-    waiting: dict[Origin, tuple[Cursor, int]] = field(default_factory=dict)
+    sent: int = 0
+    places: dict[Origin, Place] = field(default_factory=dict)
 
 
 class Server:
@@ -60,6 +75,7 @@ class Server:
     def __init__(self, member: Member) -> None:
         self.member = member
         self.streams: dict[int, Stream] = {}
+        self._looked_at = 0
 
     def forget(self) -> None:
         """Lose what is in memory."""
@@ -72,15 +88,21 @@ class Server:
     def beat(self) -> None:
         """Show every caller a sign of life."""
         for caller, stream in list(self.streams.items()):
-            self.send(caller, Alive(stream.serial))
+            self.send(caller, Alive(stream.serial, stream.sent))
 
     def wake(self) -> None:
-        """Send every caller what is new."""
-        for caller in list(self.streams):
-            self._push(caller)
+        """Send every caller what is new, if anything is."""
+        if self._looked_at == self.member.store.number:
+            return
+        self._looked_at = self.member.store.number
+        for caller, stream in list(self.streams.items()):
+            self._push(caller, stream)
 
     def send(self, caller: int, message: Message) -> None:
         """Send a message to a caller."""
+        stream = self.streams.get(caller)
+        if stream is not None and isinstance(message, Opened | Delivered):
+            stream.sent += 1
         self.member.send(caller, message)
 
     def view(self, caller: int, origin: Origin) -> Held | None:
@@ -92,40 +114,49 @@ class Server:
 
     def open(self, caller: int, message: Open) -> None:
         """Answer every cursor of a new stream, and send what follows."""
-        stream = Stream(message.serial, message.live)
-        own = self.member.tools.party_of(caller).org
+        stream = Stream(message.serial)
+        for cursor in message.cursors:
+            stream.places[Origin.parse(cursor.origin)] = Place(cursor)
         if message.live:
             self.streams[caller] = stream
-        for cursor in message.cursors:
-            origin = Origin.parse(cursor.origin)
-            try:
-                self._answer(caller, stream, origin, cursor)
-            except DamageError:
-                # As any fault of a server: the call ends, and says nothing of why.
-                self.send(caller, End(message.serial, failed=True))
-                self.streams.pop(caller, None)
-                return
-        if message.live:
-            self._push(caller)
-            return
-        for origin in stream.cursors:
-            self._send_frames(caller, stream, origin)
-        self.member.tools.trace(f"{self.member.org} served {own} once")
-        self.send(caller, End(stream.serial, failed=False))
+        if self._push(caller, stream) and not message.live:
+            self.send(caller, End(stream.serial, failed=False))
 
-    def _answer(self, caller: int, stream: Stream, origin: Origin, cursor: Cursor) -> None:
-        held = self.view(caller, origin)
+    def _push(self, caller: int, stream: Stream) -> bool:
+        """Answer what has moved and send what is new; say whether that worked."""
+        try:
+            for origin, place in stream.places.items():
+                held = self.view(caller, origin)
+                if place.outcome is None or held is not place.known:
+                    place.known = held
+                    self._answer(caller, stream, origin, place)
+                if place.outcome is Outcome.DELTAS and held is not None:
+                    self._send_frames(caller, stream, held, place)
+        except DamageError:
+            # As any fault of a server: the call ends, and says nothing of why.
+            self.send(caller, End(stream.serial, failed=True))
+            self.drop(caller)
+            return False
+        return True
+
+    def _answer(self, caller: int, stream: Stream, origin: Origin, place: Place) -> None:
+        held = place.known
         if held is None or not held.charter:
-            self.send(caller, Opened(stream.serial, origin, Outcome.UNAVAILABLE))
-            stream.waiting[origin] = (cursor, 0)
-            return
-        opened = self.stand(held, cursor, stream.serial)
-        if opened.outcome in (Outcome.UP_TO_DATE, Outcome.DELTAS):
-            stream.waiting.pop(origin, None)
-            stream.cursors[origin] = cursor.size
+            opened = Opened(stream.serial, origin, Outcome.UNAVAILABLE)
         else:
-            stream.waiting[origin] = (cursor, held.available)
-        self.send(caller, opened)
+            opened = self.stand(held, place.cursor, stream.serial)
+        was, place.outcome = place.outcome, opened.outcome
+        if opened.charter and held is not None:
+            place.cursor = replace(place.cursor, charter_version=held.charter_version)
+        goes_on = was in _FOLLOWABLE and opened.outcome in _FOLLOWABLE
+        if opened.charter or not (goes_on or was is opened.outcome):
+            self.send(caller, opened)
+
+    def _send_frames(self, caller: int, stream: Stream, held: Held, place: Place) -> None:
+        while frame := self.frame(held, place.cursor.size):
+            size = place.cursor.size + len(frame)
+            place.cursor = replace(place.cursor, size=size, root_hash=held.root_at(size))
+            self.send(caller, Delivered(stream.serial, held.origin, self.pack(frame)))
 
     def stand(self, held: Held, cursor: Cursor, serial: int) -> Opened:
         """Say how this node stands to a cursor.
@@ -185,28 +216,6 @@ class Server:
         stop = min(held.available, start + _FRAME_DELTAS)
         found = (held.leaf(position) for position in range(start, stop))
         return tuple(delta for delta in found if delta is not None)
-
-    def _push(self, caller: int) -> None:
-        stream = self.streams.get(caller)
-        if stream is None:
-            return
-        for origin, (cursor, answered) in list(stream.waiting.items()):
-            held = self.view(caller, origin)
-            if held is not None and held.available > answered:
-                try:
-                    self._answer(caller, stream, origin, cursor)
-                except DamageError:
-                    self.send(caller, End(stream.serial, failed=True))
-                    self.drop(caller)
-                    return
-        for origin in list(stream.cursors):
-            self._send_frames(caller, stream, origin)
-
-    def _send_frames(self, caller: int, stream: Stream, origin: Origin) -> None:
-        held = self.view(caller, origin)
-        while held is not None and (frame := self.frame(held, stream.cursors[origin])):
-            stream.cursors[origin] += len(frame)
-            self.send(caller, Delivered(stream.serial, origin, self.pack(frame)))
 
     def pack(self, frame: tuple[SignedDelta, ...]) -> tuple[SignedDelta, ...]:
         """Return what is sent of a frame."""

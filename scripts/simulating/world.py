@@ -26,9 +26,13 @@ from timeline import Timeline
 
 from federation.limits import MAX_CLOCK_SKEW_MS
 from federation.names import Origin
+from federation.recovery import Obstacle
 
 ROUND_SECONDS: Final = 40.0
 """As long as the longest wait of anything that nodes do by themselves."""
+
+_PUBLISH_SECONDS: Final = 9.0
+"""More than a publication takes."""
 
 MAX_ROUNDS: Final = 20
 """In so many rounds after the last fault all honest nodes must agree."""
@@ -42,6 +46,7 @@ class World:
         links: the network.
         oracle: checks every step.
         hits: what happened, how often.
+        seed: what it was drawn from.
         rounds: how many rounds it took until all agreed.
     """
 
@@ -54,6 +59,7 @@ class World:
         self.hits: Counter[str] = Counter()
         self.oracle = Oracle(self.hits)
         self.rounds = 0
+        self.seed = scenario.seed
         self._scenario = scenario
         self._trace = trace
         self._timeline = Timeline()
@@ -185,23 +191,33 @@ class World:
 
     def _operate(self) -> None:
         """Do what the guide for operators says about how each list stands."""
+        honest = [member.number for member in self._honest()]
         for member in self._honest():
             member.guarded(lambda member=member: member.repair.scrub() and None)  # type: ignore[misc]
+            staged = [held.origin for held in member.store if held.own and self._waits(member, held)]
+            for at, origin in enumerate(staged):
+                # One after the other: each holds the lock.
+                self.after(
+                    _PUBLISH_SECONDS * at,
+                    lambda member=member, origin=origin: self.publish(member, origin),  # type: ignore[misc]
+                )
             for held in list(member.store):
-                if held.own:
-                    if self._is_staged(member, held):
-                        self.publish(member, held.origin)
-                    continue
-                via = None if held.via is None else self.members[self.tools.number_of(held.via)]
-                owner = self.members[self.oracle.ledgers[held.origin].owner]
-                lagging = held.reason in {"CURSOR_TOO_OLD", "CURSOR_AHEAD"}
-                if via is None or via is owner or owner.is_byzantine:
-                    continue
-                if via.is_byzantine or lagging:
-                    member.commit(replace(held, via=owner.org))
+                if held.own and held.reason == Obstacle.BEHIND_MARK:
+                    member.peers = [number for number in honest if number != member.number]
+                elif not held.own:
+                    self._choose_peer(member, held)
+
+    def _choose_peer(self, member: Member, held: Held) -> None:
+        """Follow a list by its owner, where the peer of now lags or lies."""
+        owner = self.members[self.oracle.ledgers[held.origin].owner]
+        if held.via is None or held.via == owner.org or owner.is_byzantine:
+            return
+        via = self.members[self.tools.number_of(held.via)]
+        if via.is_byzantine or held.reason in {"CURSOR_TOO_OLD", "CURSOR_AHEAD"}:
+            member.commit(replace(held, via=owner.org))
 
     @staticmethod
-    def _is_staged(member: Member, held: Held) -> bool:
+    def _waits(member: Member, held: Held) -> bool:
         return any(item.number > held.signed_extent for item in member.staging.get(held.origin, []))
 
     # --- agreement ----------------------------------------------------------------------------
@@ -218,7 +234,7 @@ class World:
             held = owner.store[origin]
             if self.excuse(origin):
                 continue
-            if held.released != held.size or held.state != "own" or self._is_staged(owner, held):
+            if held.released != held.size or held.state != "own" or self._waits(owner, held):
                 yield f"{origin} at its owner: {held.state} {held.reason}, {held.size} deltas, " \
                     f"{held.released} released"
             for member in self._honest():
