@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from random import Random
 
 from federation import merkle
 from federation.body import Body, PackedOp
 from federation.bucket import Bucket, LiveEntry, name_of
 from federation.checkpoint import Checkpoint, read_checkpoint
-from federation.entry import EntryId, OpKind
+from federation.entry import Annotation, EntryId, OpKind
 from federation.errors import FederationError
 from federation.logtail import LogTail
 from federation.merge import Prior
@@ -90,11 +89,10 @@ class Entries:
         """What the operation in force on each entry did."""
         return {entry: prior.kind for entry, (prior, _) in self._known.items()}
 
-    @cached_property
-    def places(self) -> dict[EntryId, tuple[int, int, bytes]]:
-        """The live entries: position and row of the assertion in force, and what it says."""
+    def said(self) -> dict[EntryId, tuple[int, Annotation]]:
+        """The live entries: where each was last asserted, and what was said of it."""
         return {
-            entry: (prior.position, prior.row, packed.annotation.canonical())
+            entry: (prior.position, packed.annotation)
             for entry, (prior, packed) in self._known.items()
             if prior.kind is OpKind.ASSERT
         }

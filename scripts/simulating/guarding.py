@@ -155,7 +155,9 @@ class Guard:
             member.mark.known.pop(origin, None)
             self._fetch(origin, decision.sources)
             return False
-        if decision.action in {Action.SIGN, Action.REFUSE} or member.lock is not None:
+        held = member.store[origin]
+        in_order = decision.action is Action.SIGN and held.released == held.size
+        if in_order or decision.action is Action.REFUSE or member.lock is not None:
             return False
         member.run(member.publisher.permit(origin, answers))
         return True

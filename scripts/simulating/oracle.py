@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from disk import Held, MarkFile
+from disk import Entries, Held, MarkFile
 
-from federation.entry import EntryId, Operation, OpKind
+from federation.entry import Annotation, EntryId, Operation, OpKind
 from federation.header import Header, leaf_hash
 from federation.names import Origin
 from federation.recovery import Answer
@@ -31,7 +31,7 @@ class ViolationError(Exception):
         self.promise = promise
 
 
-Said = Mapping[EntryId, tuple[int, bytes]]
+Said = Mapping[EntryId, tuple[int, Annotation]]
 """The live entries: where each was last asserted, and what was said of it."""
 
 
@@ -75,6 +75,7 @@ class Oracle:
         self._hits = hits
         self._signed_at: dict[tuple[Origin, int], bytes] = {}
         self._sizes: dict[tuple[int, Origin], int] = {}
+        self._checked: dict[tuple[int, Origin], Entries] = {}
         self._frozen: dict[tuple[int, Origin], int] = {}
 
     def add(self, origin: Origin, owner: int, *, honest: bool) -> None:
@@ -92,7 +93,7 @@ class Oracle:
         gone = set() if before is None else set(before.gone)
         for operation in operations:
             if operation.kind is OpKind.ASSERT:
-                live[operation.entry] = (position, operation.annotation.canonical())
+                live[operation.entry] = (position, operation.annotation)
                 gone.discard(operation.entry)
             else:
                 live.pop(operation.entry, None)
@@ -190,8 +191,9 @@ class Oracle:
         if held.size < before:
             raise ViolationError("never fewer", f"{where}: {held.size} after {before}")
         self._sizes[number, origin] = held.size
-        if held.size:
+        if held.size and self._checked.get((number, origin)) is not held.entries:
             self._check_state(where, held)
+            self._checked[number, origin] = held.entries
         if held.state != "forked":
             return
         frozen = self._frozen.setdefault((number, origin), held.size)
@@ -204,9 +206,7 @@ class Oracle:
         known = self.leaves.get(held.log.last_leaf)
         if known is None or known.origin != held.origin or known.position != held.size - 1:
             raise ViolationError("only what was signed", f"{where}: size {held.size}")
-        live = {
-            entry: (position, said) for entry, (position, _, said) in held.entries.places.items()
-        }
+        live = held.entries.said()
         if live == known.live:
             return
         if back := live.keys() & known.gone:

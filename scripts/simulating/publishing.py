@@ -168,7 +168,8 @@ class Publisher:
             yield "permit mark written"
             mark.rename({**records, held.origin: record})
             yield "permit mark renamed"
-            mark.sync()
+        # Also when it is in place already: who put it there may have been killed before this.
+        mark.sync()
         mark.known[held.origin] = True
 
     def _step(self, held: Held, after: Held, permit: Mark) -> Steps:

@@ -27,7 +27,7 @@ class Repair:
     def __init__(self, member: Member) -> None:
         self.member = member
         # What was verified once is verified: a damaged leaf is other bytes.
-        self._sound: dict[SignedDelta, bool] = {}
+        self._places: dict[SignedDelta, int | None] = {}
 
     def scrub(self) -> int:
         """Verify every leaf, ask all peers for those that are damaged; return how many there are."""
@@ -46,11 +46,12 @@ class Repair:
 
     def is_sound(self, held: Held, position: int, delta: SignedDelta) -> bool:
         """Say whether a leaf is what was signed for its position."""
-        if delta not in self._sound:
-            self._sound[delta] = self._verify(held, delta)
-        return self._sound[delta] and Header.parse(delta.header).position == position
+        if delta not in self._places:
+            self._places[delta] = self._verify(held, delta)
+        return self._places[delta] == position
 
-    def _verify(self, held: Held, delta: SignedDelta) -> bool:
+    def _verify(self, held: Held, delta: SignedDelta) -> int | None:
+        """Return the position that a leaf is signed for; None when it is not what was signed."""
         root = self.member.tools.root_of(held.origin).document
         try:
             header = Header.parse(delta.header)
@@ -58,9 +59,9 @@ class Repair:
             verifiers = root.log_verifiers(held.origin)
             checkpoint = open_checkpoint(delta.checkpoint, str(held.origin), verifiers)
         except FederationError:
-            return False
+            return None
         sound_body = sha256(delta.body).digest() == header.body_digest
-        return sound_body and checkpoint.size == header.position + 1
+        return header.position if sound_body and checkpoint.size == header.position + 1 else None
 
     def take(self, message: LeafSent) -> None:
         """Put a leaf in the place of a damaged one, if it is what was signed."""

@@ -20,7 +20,6 @@ from member import Member, Parts, Tools
 from messages import Message
 from oracle import Oracle, ViolationError
 from parties import origin_of, party
-from repairing import Repair
 from schedule import DURATION_SECONDS, Event, Scenario
 from timeline import Timeline
 
@@ -213,8 +212,20 @@ class World:
         if held.via is None or held.via == owner.org or owner.is_byzantine:
             return
         via = self.members[self.tools.number_of(held.via)]
-        if via.is_byzantine or held.reason in {"CURSOR_TOO_OLD", "CURSOR_AHEAD"}:
+        lags = held.reason in {"CURSOR_TOO_OLD", "CURSOR_AHEAD"}
+        if via.is_byzantine or lags or not self._reaches_owner(member, held):
             member.commit(replace(held, via=owner.org))
+
+    def _reaches_owner(self, member: Member, held: Held) -> bool:
+        """Say whether relays lead to the owner, or in a circle: each is current then, and stays."""
+        at, seen = member, {member.number: True}
+        while (via := at.store[held.origin].via) is not None:
+            at = self.members[self.tools.number_of(via)]
+            if at.number in seen:
+                self.hits["circle of relays"] += 1
+                return False
+            seen[at.number] = True
+        return True
 
     @staticmethod
     def _waits(member: Member, held: Held) -> bool:
@@ -251,7 +262,7 @@ class World:
         owner = self.members[ledger.owner]
         held = owner.store[origin]
         copies = [member.store[origin] for member in self._honest() if member is not owner]
-        sound = Repair(owner).is_sound
+        sound = owner.repair.is_sound
         for copy in [held, *copies]:
             for position, leaf in enumerate(copy.leaves, copy.log.start):
                 if sound(copy, position, leaf.delta):
@@ -262,8 +273,10 @@ class World:
                 ):
                     return "the only copy of a delta is damaged"
         ahead = [copy for copy in copies if copy.size > held.size]
-        if len(ledger.released) > held.size and not ahead:
-            return "nobody holds what was released"
+        record = owner.mark.record_durable(origin)
+        marked = 0 if record is None else record.size
+        if max(marked, len(ledger.released)) > held.size and not ahead:
+            return "nobody holds what was released, or may have been"
         if ahead and all(copy.log.start > held.size for copy in ahead):
             return "nobody holds the deltas, only what a snapshot made of them"
         now_ms = owner.now_ms()
