@@ -26,7 +26,7 @@ class Event:
         at: when, in virtual seconds.
         kind: what.
         node: to which node.
-        one, two: what else was drawn, from 0 to 1.
+        one, two: what else was drawn, from 0 up to 1.
         seconds: how long it lasts, where it lasts.
     """
 
@@ -195,8 +195,8 @@ def _event(random: Random, at: float, kind: str, node: int) -> Event:
         round(at, 3),
         kind,
         node,
-        round(random.random(), 3),
-        round(random.random(), 3),
+        random.randrange(1000) / 1000,
+        random.randrange(1000) / 1000,
         round(random.uniform(5.0, 50.0), 1),
     )
 
