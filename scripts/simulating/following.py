@@ -15,10 +15,17 @@ from federation import wire
 from federation.bucket import decode_bucket
 from federation.charter import verify_charter
 from federation.checkpoint import open_checkpoint
-from federation.errors import FederationError, ForkError, PeerError, ProofError, Reason
+from federation.errors import (
+    FederationError,
+    ForkError,
+    OperationError,
+    PeerError,
+    ProofError,
+    Reason,
+)
 from federation.header import Header, LeafKind, verify_header
 from federation.names import Origin
-from federation.replica import SignedDelta
+from federation.replica import Replica, SignedDelta
 from federation.snapshot import Snapshot
 from node.serving import Cursor, Outcome
 from node.sync.backoff import Backoff
@@ -303,8 +310,8 @@ class Follower:
                 position = Header.parse(delta.header).position
                 if position < replica.state.size:
                     if position >= held.log.start:
-                        here = leaves[position - held.log.start].delta.header
-                        self._receive_again(replica, delta, here)
+                        here = leaves[position - held.log.start].delta
+                        self._compare(replica, here, position, delta)
                     continue
                 before = replica.state.state_digest
                 candidate = replica.receive(delta, now_ms=self.member.now_ms())
@@ -327,8 +334,16 @@ class Follower:
         )
         return after, error
 
-    def _receive_again(self, replica, delta: SignedDelta, here: bytes) -> None:  # noqa: ANN001
-        replica.receive_again(delta, here)
+    def _compare(
+        self, replica: Replica, here: SignedDelta, position: int, delta: SignedDelta
+    ) -> None:
+        """Compare a delta with the one that is here, which may be damaged: that is no history."""
+        try:
+            replica.receive_again(delta, here.header)
+        except ForkError as error:
+            if not self.member.repair.is_sound(replica.origin, position, here):
+                raise _damaged(position) from error
+            raise
 
     def _take_charter(self, held: Held, data: bytes) -> Held:
         envelope = wire.decode_envelope(data)
@@ -351,6 +366,10 @@ class Follower:
         checkpoint = open_checkpoint(note, str(held.origin), verifiers)
         covered = held.log.start <= checkpoint.size <= held.size and checkpoint.size > 0
         if covered and held.root_at(checkpoint.size) != checkpoint.root_hash:
+            newest = held.leaf(checkpoint.size - 1)
+            sound = self.member.repair.is_sound
+            if newest is not None and not sound(held.origin, checkpoint.size - 1, newest):
+                raise _damaged(checkpoint.size - 1)
             raise ForkError(f"two signed checkpoints of size {checkpoint.size}")
         return checkpoint.size
 
@@ -483,6 +502,11 @@ def is_frozen(held: Held) -> bool:
     """Say whether a list waits for a person."""
     at_fault = (Reason.OPS_ROOT_MISMATCH, Reason.STATE_DIGEST_MISMATCH)
     return held.state == "forked" or (held.state == "quarantined" and held.reason in at_fault)
+
+
+def _damaged(position: int) -> OperationError:
+    """Return what parks a list until it is repaired."""
+    return OperationError(f"position {position} is damaged here")
 
 
 def _position(delta: SignedDelta) -> int | None:

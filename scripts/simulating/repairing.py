@@ -9,12 +9,13 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from disk import Held, Leaf
+from disk import Leaf
 from messages import LeafSent, WantLeaf
 
 from federation.checkpoint import open_checkpoint
 from federation.errors import FederationError, PeerError
 from federation.header import Header, verify_header
+from federation.names import Origin
 from federation.replica import SignedDelta
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Repair:
         damaged = 0
         for held in member.store:
             for position, leaf in enumerate(held.leaves, held.log.start):
-                if self.is_sound(held, position, leaf.delta):
+                if self.is_sound(held.origin, position, leaf.delta):
                     continue
                 damaged += 1
                 for peer in member.peers:
@@ -44,20 +45,20 @@ class Repair:
             member.tools.hits["damage found"] += damaged
         return damaged
 
-    def is_sound(self, held: Held, position: int, delta: SignedDelta) -> bool:
+    def is_sound(self, origin: Origin, position: int, delta: SignedDelta) -> bool:
         """Say whether a leaf is what was signed for its position."""
         if delta not in self._places:
-            self._places[delta] = self._verify(held, delta)
+            self._places[delta] = self._verify(origin, delta)
         return self._places[delta] == position
 
-    def _verify(self, held: Held, delta: SignedDelta) -> int | None:
+    def _verify(self, origin: Origin, delta: SignedDelta) -> int | None:
         """Return the position that a leaf is signed for; None when it is not what was signed."""
-        root = self.member.tools.root_of(held.origin).document
+        root = self.member.tools.root_of(origin).document
         try:
             header = Header.parse(delta.header)
             verify_header(delta.header, root.publisher_key(header.key_id))
-            verifiers = root.log_verifiers(held.origin)
-            checkpoint = open_checkpoint(delta.checkpoint, str(held.origin), verifiers)
+            verifiers = root.log_verifiers(origin)
+            checkpoint = open_checkpoint(delta.checkpoint, str(origin), verifiers)
         except FederationError:
             return None
         sound_body = sha256(delta.body).digest() == header.body_digest
@@ -68,7 +69,7 @@ class Repair:
         member = self.member
         held = member.store.now.lists.get(message.origin)
         here = None if held is None else held.leaf(message.position)
-        if held is None or here is None or self.is_sound(held, message.position, here):
+        if held is None or here is None or self.is_sound(held.origin, message.position, here):
             return
         tools = member.tools
         replica = tools.parts.replica(held.origin, tools.root_of(held.origin), held.log)

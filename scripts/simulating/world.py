@@ -265,11 +265,11 @@ class World:
         sound = owner.repair.is_sound
         for copy in [held, *copies]:
             for position, leaf in enumerate(copy.leaves, copy.log.start):
-                if sound(copy, position, leaf.delta):
+                if sound(origin, position, leaf.delta):
                     continue
                 others = (other.leaf(position) for other in [held, *copies])
                 if not any(
-                    other is not None and sound(copy, position, other) for other in others
+                    other is not None and sound(origin, position, other) for other in others
                 ):
                     return "the only copy of a delta is damaged"
         ahead = [copy for copy in copies if copy.size > held.size]
