@@ -302,7 +302,9 @@ class MarkFile:
 
     Attributes:
         content: what a reader sees.
+        durable: what is left of it after a power loss, at least.
         history: every content that it ever had, the newest last.
+        synced: all that it ever said, durably.
         is_full, fails: what happens when it is written.
         known: lists whose mark was compared with the peers, for this very file on this boot.
     """
@@ -310,10 +312,12 @@ class MarkFile:
     def __init__(self, records: Mapping[Origin, MarkRecord]) -> None:
         self.content: MarkContent = records
         self.durable: MarkContent = records
-        self.history: list[MarkContent] = [records]
+        self.history: list[MarkContent] = []
+        self.synced: dict[tuple[Origin, int, bytes], bool] = {}
         self.is_full = False
         self.fails = False
         self.known: dict[Origin, bool] = dict.fromkeys(records, True)
+        self.sync()
 
     def load(self, origin: Origin) -> Mark | Obstacle:
         """Return the mark of a list, or why there is none that can be used."""
@@ -348,6 +352,9 @@ class MarkFile:
         """Sync the folder: what is in place stays."""
         self.durable = self.content
         self.history.append(self.content)
+        if not isinstance(self.content, Obstacle):
+            for origin, record in self.content.items():
+                self.synced[origin, record.size, record.root_hash] = True
 
     def record_durable(self, origin: Origin) -> MarkRecord | None:
         """Return what the mark says of a list whatever crash comes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from byzantine import LIES, Liar
@@ -189,7 +190,7 @@ def _flip(_world: World, member: Member, event: Event) -> bool:
 
 def _scrub(_world: World, member: Member, _event: Event) -> bool:
     if member.is_up and not member.is_paused:
-        member.guarded(lambda: member.repair.scrub() and None)
+        member.guarded(member.repair.scrub)
     return member.is_up
 
 
@@ -319,7 +320,7 @@ def _swizzle(world: World, _member: Member, event: Event) -> bool:
         pairs = [(at, other) for other in range(count) if other != at]
         pairs += [(other, at) for other in range(count) if other != at]
         stop = event.seconds + 3.0 * ((order * 7 + int(event.two * 10)) % len(some))
-        world.after(2.0 * order, lambda pairs=pairs, stop=stop: world.cut(pairs, stop))  # type: ignore[misc]
+        world.after(2.0 * order, partial(world.cut, pairs, stop))
     return True
 
 

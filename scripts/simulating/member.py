@@ -290,7 +290,7 @@ class Member:
             settled=held.settled,
             incarnation=self.store.incarnation,
             last_time_ms=held.log.last_time_ms,
-            root_at=held.root_at,
+            root_at=lambda size: self._signed_root(held, size),
         )
         decision = self.tools.parts.decide(
             own,
@@ -305,6 +305,17 @@ class Member:
             self.tools.hits[f"decision {decision.obstacle}"] += 1
             self.tools.trace(f"{self.org} {held.origin} {decision.action.name} {decision.obstacle}")
         return decision
+
+    def _signed_root(self, held: Held, size: int) -> bytes:
+        """Return the root that we signed for an earlier size; damage is no history.
+
+        Raises:
+            DamageError: what is stored there is not what was signed.
+        """
+        leaf = held.leaf(size - 1)
+        if leaf is None or not self.repair.is_sound(held.origin, size - 1, leaf):
+            raise DamageError(f"position {size - 1} of {held.origin} is damaged")
+        return held.root_at(size)
 
     def note_own(self, held: Held, decision: Decision) -> None:
         """Record how a list of ours stands, if that is news."""

@@ -30,20 +30,16 @@ class Repair:
         # What was verified once is verified: a damaged leaf is other bytes.
         self._places: dict[SignedDelta, int | None] = {}
 
-    def scrub(self) -> int:
-        """Verify every leaf, ask all peers for those that are damaged; return how many there are."""
+    def scrub(self) -> None:
+        """Verify every leaf, and ask all peers for those that are damaged."""
         member = self.member
-        damaged = 0
         for held in member.store:
             for position, leaf in enumerate(held.leaves, held.log.start):
                 if self.is_sound(held.origin, position, leaf.delta):
                     continue
-                damaged += 1
+                member.tools.hits["damage found"] += 1
                 for peer in member.peers:
                     member.send(peer, WantLeaf(held.origin, position, held.size))
-        if damaged:
-            member.tools.hits["damage found"] += damaged
-        return damaged
 
     def is_sound(self, origin: Origin, position: int, delta: SignedDelta) -> bool:
         """Say whether a leaf is what was signed for its position."""

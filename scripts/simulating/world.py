@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from random import Random
 from typing import Final
 
@@ -105,7 +106,11 @@ class World:
 
     def after(self, seconds: float, action: Callable[[], object]) -> None:
         """Do something later."""
-        self._timeline.after(seconds, lambda: (action(), None)[1])
+
+        def act() -> None:
+            action()
+
+        self._timeline.after(seconds, act)
 
     def next_intent(self) -> int:
         """Return the number of the next staged change."""
@@ -143,7 +148,7 @@ class World:
     # --- the run ------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Let all happen.
+        """Let all happen, and check that all is in order in the end.
 
         Raises:
             ViolationError: a promise was broken.
@@ -151,7 +156,7 @@ class World:
         for at, member in enumerate(self.members):
             self.after(0.1 * at, member.start)
         for event in self._scenario.events:
-            self.after(event.at, lambda event=event: self._happen(event))  # type: ignore[misc]
+            self.after(event.at, partial(self._happen, event))
         self._timeline.run(DURATION_SECONDS)
         self._heal()
         while not self._agree():
@@ -192,14 +197,11 @@ class World:
         """Do what the guide for operators says about how each list stands."""
         honest = [member.number for member in self._honest()]
         for member in self._honest():
-            member.guarded(lambda member=member: member.repair.scrub() and None)  # type: ignore[misc]
+            member.guarded(member.repair.scrub)
             staged = [held.origin for held in member.store if held.own and self._waits(member, held)]
             for at, origin in enumerate(staged):
                 # One after the other: each holds the lock.
-                self.after(
-                    _PUBLISH_SECONDS * at,
-                    lambda member=member, origin=origin: self.publish(member, origin),  # type: ignore[misc]
-                )
+                self.after(_PUBLISH_SECONDS * at, partial(self.publish, member, origin))
             for held in list(member.store):
                 if held.own and held.reason == Obstacle.BEHIND_MARK:
                     member.peers = [number for number in honest if number != member.number]
@@ -291,7 +293,7 @@ class World:
         for origin, ledger in self.oracle.ledgers.items():
             if not ledger.honest:
                 continue
-            excuse = ledger.lost and f"list lost {ledger.lost}" or self.excuse(origin)
+            excuse = f"list lost {ledger.lost}" if ledger.lost else self.excuse(origin)
             if excuse:
                 self.hits[f"not brought in order: {excuse}"] += 1
                 continue
