@@ -38,7 +38,7 @@ def _parse_arguments() -> argparse.Namespace:
         parser.error("expected either --seeds or --seed")
     if arguments.trace and arguments.seed is None:
         parser.error("--trace needs --seed")
-    if (arguments.seeds or 1) < 1 or arguments.jobs < 1:
+    if (arguments.seeds is not None and arguments.seeds < 1) or arguments.jobs < 1:
         parser.error("--seeds and --jobs: expected at least 1")
     return arguments
 

@@ -332,7 +332,8 @@ def _lie(lie: str) -> Act:
         if not isinstance(member, Liar):
             return False
         member.lies[lie] = True
-        world.after(event.seconds, lambda: member.lies.pop(lie, None))
+        # Long enough that something passes by it.
+        world.after(60.0 + event.seconds, lambda: member.lies.pop(lie, None))
         return True
 
     return act

@@ -151,18 +151,26 @@ def draw(seed: int) -> Scenario:
     # Nine nodes say little that four do not, and take four times as long.
     count = random.choice((3, 3, 3, 4, 4, 4, 5, 5, 6, 7, 8, 9))
     peers = _draw_peers(random, count)
-    liars: tuple[int, ...] = ()
-    if random.random() < 0.3:
-        liars = tuple(sorted(random.sample(range(count), 1 if count < 5 else random.randint(1, 2))))
     lists = []
-    for number in range(random.randint(3, 6 if count < 5 else 3)):
+    for number in range(random.choice((3, 3, 3, 4, 5, 6)) if count < 5 else 3):
         owner = random.randrange(count)
         lists.append(Following(owner, number, _routes(random, peers, owner)))
+    liars = _draw_liars(random, lists, count)
     needed = [None if random.random() < 0.85 else max(1, len(of) - 1) for of in peers]
     events = _draw_work(random, lists, count) + _draw_faults(random, lists, count)
     for liar in liars:
         events += _draw_lies(random, liar)
     return Scenario(seed, peers, lists, liars, needed, tuple(sorted(events)))
+
+
+def _draw_liars(random: Random, lists: list[Following], count: int) -> tuple[int, ...]:
+    """Return the nodes that may lie: relays, where there are any, as others have nobody to lie to."""
+    if random.random() > 0.3:
+        return ()
+    relays = sorted({via for item in lists for via in item.via.values() if via != item.owner})
+    if count < 5 or len(relays) < 2:
+        return (random.choice(relays or range(count)),)
+    return tuple(sorted(random.sample(relays, random.randint(1, 2))))
 
 
 def _draw_peers(random: Random, count: int) -> list[list[int]]:
@@ -245,7 +253,7 @@ def _draw_faults(random: Random, lists: list[Following], count: int) -> list[Eve
 
 def _draw_lies(random: Random, liar: int) -> list[Event]:
     events = [
-        _event(random, random.uniform(5.0, DURATION_SECONDS), random.choice(LIES), liar)
+        _event(random, random.uniform(2.0, DURATION_SECONDS - 60.0), random.choice(LIES), liar)
         for _ in range(random.randint(2, 5))
     ]
     if random.random() < 0.6:
