@@ -27,6 +27,7 @@ _SEEDS = 500
 _CHUNK = 100
 
 Simulating = Any
+Part = Any
 """The modules are found at run time, so that nothing is known of their types here."""
 
 
@@ -87,7 +88,7 @@ def test_what_cannot_be_run_is_said(tmp_path: Path) -> None:
 
 
 def ignore_the_mark(
-    own: OwnLog, mark: Mark | Obstacle, answers: Sequence[Answer], **more: Any
+    own: OwnLog, mark: Mark | Obstacle, answers: Sequence[Answer], **more: Part
 ) -> Decision:
     """Decide as if the mark always said what the store says."""
     agreeing = Mark(checkpoint=own.checkpoint, incarnation=own.incarnation, fresh=True)
@@ -95,7 +96,7 @@ def ignore_the_mark(
 
 
 def ignore_the_peers(
-    own: OwnLog, mark: Mark | Obstacle, answers: Sequence[Answer], **more: Any
+    own: OwnLog, mark: Mark | Obstacle, answers: Sequence[Answer], **more: Part
 ) -> Decision:
     """Decide as if every peer had answered and held nothing."""
     nothing = [replace(answer, answered=True, checkpoint=None) for answer in answers]
@@ -116,14 +117,14 @@ class CredulousReplica(Replica):
         return
 
 
-def plant(simulating: Simulating, bug: str) -> Any:
+def plant(simulating: Simulating, bug: str) -> Part:
     """Return the parts of a node, one of them broken."""
     publishing, disk = simulating.publishing, simulating.disk
 
     class EarlyPublisher(publishing.Publisher):  # type: ignore[name-defined,misc]
         """Releases when the mark is in place, before it is synced."""
 
-        def seal(self, after: Any, records: Any) -> Iterator[str]:
+        def seal(self, after: Part, records: Part) -> Iterator[str]:
             mark = self.member.mark
             mark.rename(records)
             yield "mark renamed"
@@ -135,7 +136,7 @@ def plant(simulating: Simulating, bug: str) -> Any:
     class ForgetfulEntries(disk.Entries):  # type: ignore[name-defined,misc]
         """Forgets every retraction."""
 
-        def after(self, position: int, body: Body) -> Any:
+        def after(self, position: int, body: Body) -> Part:
             after = super().after(position, body)
             kept = {
                 entry: self._known.get(entry, known) if known[0].kind is OpKind.RETRACT else known
@@ -143,7 +144,7 @@ def plant(simulating: Simulating, bug: str) -> Any:
             }
             return type(self)(kept)
 
-    parts = {
+    parts: dict[str, dict[str, Part]] = {
         "the mark is ignored": {"decide": ignore_the_mark},
         "the peers are ignored": {"decide": ignore_the_peers},
         "released before the mark is synced": {"publisher": EarlyPublisher},

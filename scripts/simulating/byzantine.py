@@ -99,7 +99,8 @@ class LyingServer(Server):
         if self._tells("shows what was not signed"):
             org = self.member.tools.party_of(caller).org
             false: Mapping[Origin, tuple[bytes, bytes]] = {
-                held.origin: (b"no checkpoint", b"") for held in self.member.store
+                held.origin: (b"no checkpoint", b"")
+                for held in self.member.store
                 if held.origin.org == org
             }
             super().send(caller, Shown(message.number, false))

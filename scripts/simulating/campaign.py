@@ -32,9 +32,7 @@ class Failure:
     events: tuple[Event, ...]
 
 
-def try_seed(
-    seed: int, hits: Counter[str], parts: Parts | None = None
-) -> ViolationError | None:
+def try_seed(seed: int, hits: Counter[str], parts: Parts | None = None) -> ViolationError | None:
     """Run one seed; add what happened to `hits`, and return the promise that was broken."""
     world = World(draw(seed), parts)
     error = _try(world)
@@ -55,7 +53,9 @@ def _try(world: World) -> ViolationError | None:
     return None
 
 
-def trace(scenario: Scenario, parts: Parts | None = None) -> tuple[list[str], ViolationError | None]:
+def trace(
+    scenario: Scenario, parts: Parts | None = None
+) -> tuple[list[str], ViolationError | None]:
     """Run a scenario; return a line for each thing that happened, and the promise broken."""
     lines: list[str] = []
     world = World(scenario, parts, lines.append)
@@ -78,9 +78,7 @@ def explain(seed: int, parts: Parts | None = None) -> Failure | None:
     return Failure(seed, error.promise, str(last), tuple(events))
 
 
-def minimize(
-    events: Sequence[Event], fails: Callable[[Sequence[Event]], bool]
-) -> list[Event]:
+def minimize(events: Sequence[Event], fails: Callable[[Sequence[Event]], bool]) -> list[Event]:
     """Return a part of the events that still fails and does not without any one of them.
 
     Delta debugging (Zeller and Hildebrandt, "Simplifying and Isolating Failure-Inducing Input",

@@ -364,7 +364,7 @@ class MarkFile:
 
     def lose_power(self, random: Random) -> None:
         """Keep what is synced; of a rename that is not, one of the two."""
-        if random.random() < 0.5:  # noqa: PLR2004
+        if random.random() < 0.5:
             self.durable = self.content
         self.content = self.durable
         self.known = {}

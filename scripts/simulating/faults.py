@@ -182,9 +182,7 @@ def _flip(_world: World, member: Member, event: Event) -> bool:
     bit = 1 << (int(event.two * 997) % 8)
     parts[part] = data[:where] + bytes([data[where] ^ bit]) + data[where + 1 :]
     leaf = Leaf(SignedDelta(*parts), held.leaves[at].version)
-    member.store.damage(
-        replace(held, leaves=(*held.leaves[:at], leaf, *held.leaves[at + 1 :]))
-    )
+    member.store.damage(replace(held, leaves=(*held.leaves[:at], leaf, *held.leaves[at + 1 :])))
     return True
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-from disk import Arriving, DamageError, Entries, Held, HeldSnapshot, Leaf
+from disk import Arriving, Held, HeldSnapshot, Leaf
 from messages import Alive, Bucket, Delivered, End, Open, Opened, WantBucket
 from publishing import rebuild_snapshot
 
@@ -23,7 +23,7 @@ from federation.errors import (
     ProofError,
     Reason,
 )
-from federation.header import Header, LeafKind, verify_header
+from federation.header import Header, LeafKind
 from federation.names import Origin
 from federation.replica import Replica, SignedDelta
 from federation.snapshot import Snapshot
@@ -292,9 +292,7 @@ class Follower:
         elif after.state != "current" and min(after.size, item.expected) >= item.head:
             self._be_current(session, after)
 
-    def merge(
-        self, held: Held, deltas: Sequence[SignedDelta]
-    ) -> tuple[Held, PeerError | None]:
+    def merge(self, held: Held, deltas: Sequence[SignedDelta]) -> tuple[Held, PeerError | None]:
         """Verify deltas and merge them up to the first that does not verify.
 
         Raises:
@@ -487,9 +485,7 @@ class Follower:
                 before=opened.before,
                 leaves=(Leaf(leaf, self.member.store.number + 1),),
                 entries=tools.parts.entries.of_buckets(buckets),
-                snapshots=(
-                    HeldSnapshot(position=opened.position, offer=offer, buckets=data),
-                ),
+                snapshots=(HeldSnapshot(position=opened.position, offer=offer, buckets=data),),
                 arriving=None,
             )
         )

@@ -109,9 +109,7 @@ class Tools:
             for peer in (self.members[number] for number in member.peers)
             if not peer.is_byzantine and held.origin in peer.store.now.lists
         }
-        self.oracle.permit(
-            held, member.mark, answers, holding, needed=member.needed, risk=risk
-        )
+        self.oracle.permit(held, member.mark, answers, holding, needed=member.needed, risk=risk)
 
 
 class Clock:
@@ -193,10 +191,7 @@ class Member:
         token = self.next_incarnation()
         self.store = Store(lists, token)
         self.mark = MarkFile(
-            {
-                origin: MarkRecord(0, lists[origin].log.frontier.root(), token)
-                for origin in own
-            }
+            {origin: MarkRecord(0, lists[origin].log.frontier.root(), token) for origin in own}
         )
 
     # --- what the parts need ------------------------------------------------------------------
@@ -261,7 +256,9 @@ class Member:
         """
         fails, self.commit_fails = self.commit_fails, None
         if fails is not None:
-            self.tools.hits[f"commit failed, {'and is there' if fails else 'and is not there'}"] += 1
+            self.tools.hits[
+                f"commit failed, {'and is there' if fails else 'and is not there'}"
+            ] += 1
             if fails:
                 self.commit(held)
             raise DiskFailedError
@@ -437,7 +434,7 @@ class Member:
             return
         self.guarded(lambda: self._dispatch(source, message))
 
-    def _dispatch(self, source: int, message: Message) -> None:  # noqa: C901
+    def _dispatch(self, source: int, message: Message) -> None:
         match message:
             case Open():
                 self.server.open(source, message)

@@ -111,5 +111,15 @@ class LeafSent:
 
 
 Message = (
-    Open | Opened | Delivered | Alive | End | Ask | Shown | WantBucket | Bucket | WantLeaf | LeafSent
+    Open
+    | Opened
+    | Delivered
+    | Alive
+    | End
+    | Ask
+    | Shown
+    | WantBucket
+    | Bucket
+    | WantLeaf
+    | LeafSent
 )

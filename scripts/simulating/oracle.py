@@ -14,7 +14,7 @@ from disk import Entries, Held, MarkFile
 
 from federation.entry import Annotation, EntryId, Operation, OpKind
 from federation.header import Header, leaf_hash
-from federation.names import Origin
+from federation.names import OrgName, Origin
 from federation.recovery import Answer
 from federation.replica import SignedDelta
 
@@ -108,7 +108,7 @@ class Oracle:
         held: Held,
         mark: MarkFile,
         answers: Sequence[Answer],
-        holding: Mapping[str, int],
+        holding: Mapping[OrgName, int],
         *,
         needed: int | None,
         risk: bool,
@@ -130,13 +130,16 @@ class Oracle:
         missing = len(ledger.released) - size
         record = mark.record_durable(held.origin)
         if record is not None and record.size > size and not ledger.lost:
-            raise ViolationError("nothing signed over", f"{held.origin}: the mark has {missing} more")
+            raise ViolationError(
+                "nothing signed over", f"{held.origin}: the mark has {missing} more"
+            )
         unheard = False
         for answer in answers:
             shown = answer.checkpoint.size if answer.checkpoint is not None else 0
             if answer.answered and answer.peer in holding and shown > size:
                 raise ViolationError(
-                    "nothing signed over", f"{held.origin}: {answer.peer} showed {shown}, not {size}"
+                    "nothing signed over",
+                    f"{held.origin}: {answer.peer} showed {shown}, not {size}",
                 )
             unheard |= not answer.answered and holding.get(answer.peer, 0) > size
         if unheard and not risk and needed is None:

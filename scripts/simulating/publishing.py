@@ -270,7 +270,10 @@ class Publisher:
             held,
             log=replica.state,
             leaves=(*held.leaves, Leaf(leaf, member.store.number + 1)),
-            snapshots=(*held.snapshots, HeldSnapshot(position=held.size, offer=offer, buckets=made)),
+            snapshots=(
+                *held.snapshots,
+                HeldSnapshot(position=held.size, offer=offer, buckets=made),
+            ),
         )
 
 
@@ -312,9 +315,6 @@ def _resolve(intents: Sequence[Intent], kinds: dict[EntryId, OpKind]) -> dict[En
             if not fitting:
                 continue
             entry = fitting[intent.value % len(fitting)]
-            operation = (
-                Operation.purge(entry) if wanted is OpKind.PURGE else retraction(entry)
-            )
+            operation = Operation.purge(entry) if wanted is OpKind.PURGE else retraction(entry)
         operations[operation.entry] = operation
     return operations
-

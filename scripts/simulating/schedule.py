@@ -164,7 +164,7 @@ def draw(seed: int) -> Scenario:
 
 
 def _draw_liars(random: Random, lists: list[Following], count: int) -> tuple[int, ...]:
-    """Return the nodes that may lie: relays, where there are any, as others have nobody to lie to."""
+    """Return the nodes that may lie: relays, as others have nobody to lie to."""
     if random.random() > 0.3:
         return ()
     relays = sorted({via for item in lists for via in item.via.values() if via != item.owner})

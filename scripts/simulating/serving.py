@@ -192,9 +192,7 @@ class Server:
         return Outcome.DELTAS if cursor.size >= held.log.start else Outcome.CURSOR_TOO_OLD
 
     @staticmethod
-    def _offer(
-        held: Held, cursor: Cursor, size: int, outcome: Outcome
-    ) -> SnapshotOffer | None:
+    def _offer(held: Held, cursor: Cursor, size: int, outcome: Outcome) -> SnapshotOffer | None:
         fitting = [item for item in held.snapshots if cursor.size <= item.position < size]
         if not fitting:
             return None
@@ -252,6 +250,4 @@ class Server:
         except FederationError:
             return
         if delta is not None:
-            self.send(
-                caller, LeafSent(message.origin, message.position, delta, tuple(proof))
-            )
+            self.send(caller, LeafSent(message.origin, message.position, delta, tuple(proof)))

@@ -198,7 +198,9 @@ class World:
         honest = [member.number for member in self._honest()]
         for member in self._honest():
             member.guarded(member.repair.scrub)
-            staged = [held.origin for held in member.store if held.own and self._waits(member, held)]
+            staged = [
+                held.origin for held in member.store if held.own and self._waits(member, held)
+            ]
             for at, origin in enumerate(staged):
                 # One after the other: each holds the lock.
                 self.after(_PUBLISH_SECONDS * at, partial(self.publish, member, origin))
@@ -248,15 +250,19 @@ class World:
             if self.excuse(origin):
                 continue
             if held.released != held.size or held.state != "own" or self._waits(owner, held):
-                yield f"{origin} at its owner: {held.state} {held.reason}, {held.size} deltas, " \
+                yield (
+                    f"{origin} at its owner: {held.state} {held.reason}, {held.size} deltas, "
                     f"{held.released} released"
+                )
             for member in self._honest():
                 if member is owner:
                     continue
                 copy = member.store[origin]
                 if copy.log != replace(held.log, start=copy.log.start) or copy.state != "current":
-                    yield f"{origin} at node {member.number}: {copy.state} {copy.reason}, " \
+                    yield (
+                        f"{origin} at node {member.number}: {copy.state} {copy.reason}, "
                         f"{copy.size} of {held.size}"
+                    )
 
     def excuse(self, origin: Origin) -> str:
         """Return why nobody can bring a list in order without the owner's decision; or nothing."""

@@ -44,9 +44,7 @@ async def guard_until_released(own: OwnList, folder: Path, size: int) -> None:
         idle_timeout_seconds=1,
     )
     released = asyncio.Event()
-    task = asyncio.create_task(
-        Guard(tools, interval_seconds=60, on_released=released.set).run()
-    )
+    task = asyncio.create_task(Guard(tools, interval_seconds=60, on_released=released.set).run())
     try:
         async with asyncio.timeout(20):
             await released.wait()
