@@ -23,20 +23,27 @@ if TYPE_CHECKING:
 
 
 class Repair:
-    """Verifies the store of one node again."""
+    """Verifies the store of one node again.
+
+    Attributes:
+        damaged: leaves that were found damaged when all were looked at last.
+    """
 
     def __init__(self, member: Member) -> None:
         self.member = member
+        self.damaged = 0
         # What was verified once is verified: a damaged leaf is other bytes.
         self._places: dict[SignedDelta, int | None] = {}
 
     def scrub(self) -> None:
         """Verify every leaf, and ask all peers for those that are damaged."""
         member = self.member
+        self.damaged = 0
         for held in member.store:
             for position, leaf in enumerate(held.leaves, held.log.start):
                 if self.is_sound(held.origin, position, leaf.delta):
                     continue
+                self.damaged += 1
                 member.tools.hits["damage found"] += 1
                 for peer in member.peers:
                     member.send(peer, WantLeaf(held.origin, position, held.size))

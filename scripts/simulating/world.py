@@ -204,10 +204,12 @@ class World:
             for at, origin in enumerate(staged):
                 # One after the other: each holds the lock.
                 self.after(_PUBLISH_SECONDS * at, partial(self.publish, member, origin))
+            behind = any(held.reason == Obstacle.BEHIND_MARK for held in member.store if held.own)
+            if behind or member.repair.damaged:
+                # Whoever may have what is missing becomes a peer.
+                member.peers = [number for number in honest if number != member.number]
             for held in list(member.store):
-                if held.own and held.reason == Obstacle.BEHIND_MARK:
-                    member.peers = [number for number in honest if number != member.number]
-                elif not held.own:
+                if not held.own:
                     self._choose_peer(member, held)
 
     def _choose_peer(self, member: Member, held: Held) -> None:
