@@ -5,6 +5,9 @@ what it has released: restored from a backup, rolled back with its disk, copied 
 Three witnesses say what was released: the store, the high-water mark that lies outside of it, and
 the peers. This module compares what they say. It asks nobody, reads no file and has no clock.
 
+A time that was signed is never taken back: after a delta from the year 2036 a list takes none of
+2026. So the clock is compared too, with the peers', before anything is signed by it.
+
 Rules:
 
 1. Nothing is signed against knowledge: where the mark or a peer shows a newer position than the
@@ -12,17 +15,27 @@ Rules:
 2. Where knowledge is missing (no usable mark, no answers) nothing is signed either, until every
    peer, or as many as the operator asks for, has answered; or the operator takes the risk.
 3. A peer can delay by showing less than it holds. It cannot invent: what it shows is signed by us.
+4. A clock that is ahead of most peers' signs nothing. What peers say of the time is signed by
+   nobody, so an operator who knows better can go on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 from typing import Final
 
+from federation import limits
 from federation.checkpoint import Checkpoint
 from federation.names import OrgName
+
+MAX_PAUSE_MS: Final = 366 * 24 * 60 * 60 * 1000
+"""How far, in milliseconds, the clock may be after all that is stored while no peer tells the time.
+
+Nobody can tell a clock that jumped from a pause, and a list may be signed once a year. So a shorter
+jump passes while all peers are silent; one of ten years does not.
+"""
 
 
 class Obstacle(StrEnum):
@@ -50,6 +63,8 @@ class Obstacle(StrEnum):
     """Too few peers have answered since this machine was started."""
     TIME_BACKWARDS = "TIME_BACKWARDS"
     """The clock is behind the newest delta."""
+    CLOCK_AHEAD = "CLOCK_AHEAD"
+    """The clock is ahead of most peers', or too far after all that is stored."""
 
 
 DIVERGED: Final = frozenset({Obstacle.MARK_DIFFERS, Obstacle.PEER_DIFFERS})
@@ -63,6 +78,7 @@ _OVERRIDABLE: Final = frozenset(
         Obstacle.RESTORED,
         Obstacle.AHEAD_OF_MARK,
         Obstacle.PEERS_SILENT,
+        Obstacle.CLOCK_AHEAD,
     }
 )
 
@@ -90,6 +106,7 @@ class OwnLog:
         incarnation: the token of this store; another after each restore.
         last_time_ms: the time of its newest delta.
         root_at: the root of its log at an earlier size, from 1 on.
+        newest_ms: the newest time that was signed of any list in the store; 0 if there is none.
     """
 
     checkpoint: Checkpoint
@@ -97,6 +114,7 @@ class OwnLog:
     incarnation: bytes
     last_time_ms: int
     root_at: Callable[[int], bytes]
+    newest_ms: int = 0
 
     @property
     def size(self) -> int:
@@ -117,11 +135,14 @@ class Mark:
         incarnation: the token of the store that raised it.
         fresh: whether it is known to be the newest: it was compared with the peers since the
             machine was started, and nothing but this program has touched it since.
+        accepted_lead_ms: the operator has said since then that the clock is right although it is
+            this much ahead.
     """
 
     checkpoint: Checkpoint
     incarnation: bytes
     fresh: bool
+    accepted_lead_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,11 +153,13 @@ class Answer:
         peer: who.
         answered: whether it answered at all.
         checkpoint: the newest checkpoint of ours that it holds, verified; None for none.
+        time_ms: what its clock said then; None if it did not tell.
     """
 
     peer: OrgName
     answered: bool
     checkpoint: Checkpoint | None = None
+    time_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,21 +202,35 @@ def decide(
     """
     if known := _against_knowledge(own, mark, answers, now_ms):
         return known
-    doubt = _doubt(own, mark)
     fresh = isinstance(mark, Mark) and mark.fresh
     equal = isinstance(mark, Mark) and mark.checkpoint == own.checkpoint
-    if doubt is Obstacle.RESTORED and fresh and equal:
-        # A fresh mark is an upper bound: this store has all that was released, whichever it is.
-        doubt = None
-    if not risk:
-        answered = sum(answer.answered for answer in answers)
-        enough = answered >= _needed(len(answers), needed)
-        if doubt is not None and not (enough and answered):
-            return _refuse(doubt, f"{_DOUBTS[doubt]}; {_counted(answers, needed)}")
-        if doubt is None and not fresh and not enough:
-            return _refuse(Obstacle.PEERS_SILENT, _counted(answers, needed))
+    missing = [] if risk else list(_missing_knowledge(own, mark, answers, now_ms, needed))
+    if missing:
+        # Whoever takes a risk is to know all of it.
+        return _refuse(missing[0][0], "; ".join(detail for _, detail in missing))
     raised = isinstance(mark, Mark) and mark.incarnation == own.incarnation and equal
     return Decision(action=Action.SIGN if raised and fresh else Action.FINISH)
+
+
+def median(times: Sequence[int]) -> int:
+    """Return the time in the middle; of two, the later one."""
+    return sorted(times)[len(times) // 2]
+
+
+def measure_lead(own: OwnLog, answers: Sequence[Answer], now_ms: int) -> int:
+    """Return by how many milliseconds the clock is too far ahead to sign by it; 0 if it is not.
+
+    It is compared with the median of the peers' clocks: more than half of those that tell the time
+    have to be behind. If nobody tells it, it is compared with what is stored.
+    """
+    times = [answer.time_ms for answer in answers if answer.time_ms is not None]
+    if times:
+        lead, allowed = now_ms - median(times), limits.MAX_CLOCK_SKEW_MS
+    elif own.newest_ms:
+        lead, allowed = now_ms - own.newest_ms, MAX_PAUSE_MS
+    else:
+        return 0
+    return lead if lead > allowed else 0
 
 
 def _against_knowledge(
@@ -248,12 +285,44 @@ _DOUBTS: Final = {
 }
 
 
+def _missing_knowledge(
+    own: OwnLog,
+    mark: Mark | Obstacle,
+    answers: Sequence[Answer],
+    now_ms: int,
+    needed: int | None,
+) -> Iterator[tuple[Obstacle, str]]:
+    """Yield what has to be known before anything is signed and is not."""
+    doubt = _doubt(own, mark)
+    answered = sum(answer.answered for answer in answers)
+    enough = answered >= _needed(len(answers), needed)
+    if doubt is not None and not (enough and answered):
+        yield doubt, f"{_DOUBTS[doubt]}; {_counted(answers, needed)}"
+    fresh = isinstance(mark, Mark) and mark.fresh
+    if doubt is None and not fresh and not enough:
+        yield Obstacle.PEERS_SILENT, _counted(answers, needed)
+    lead = measure_lead(own, answers, now_ms)
+    if lead > (mark.accepted_lead_ms if isinstance(mark, Mark) else 0):
+        yield Obstacle.CLOCK_AHEAD, f"the clock is {lead // 1000} s ahead of {_compared(answers)}"
+
+
+def _compared(answers: Sequence[Answer]) -> str:
+    """Return what the clock was compared with."""
+    told = [answer.peer for answer in answers if answer.time_ms is not None]
+    if not told:
+        return "all that is stored, and no peer has told the time"
+    return f"the peers' (the median of {', '.join(told)})"
+
+
 def _doubt(own: OwnLog, mark: Mark | Obstacle) -> Obstacle | None:
     """Return what keeps the mark from saying that nothing newer was released."""
     if isinstance(mark, Obstacle):
         return mark
     if mark.incarnation != own.incarnation:
-        return Obstacle.RESTORED
+        # A fresh mark is an upper bound: a store that has all of it has all that was released,
+        # whichever it is.
+        all_here = mark.fresh and mark.checkpoint == own.checkpoint
+        return None if all_here else Obstacle.RESTORED
     # Exactly one step lies between commit and mark; more says that the mark was put back.
     return Obstacle.AHEAD_OF_MARK if mark.checkpoint.size < own.settled else None
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from federation import limits, recovery
+from federation.names import OrgName
 from federation.orgroot import Role
 from node import administering, auditing, certificate, filesystem, identity
 from node.clock import Clock, format_ms
@@ -52,7 +54,17 @@ class Finding:
     hint: str = ""
 
 
-def examine(home: Home, environ: Mapping[str, str], clock: Clock) -> Iterator[Finding]:
+AskTimes = Callable[[Store], Mapping[OrgName, int]]
+"""Asks all peers what their clocks say, in milliseconds since 1970."""
+
+
+def examine(
+    home: Home,
+    environ: Mapping[str, str],
+    clock: Clock,
+    *,
+    ask_times: AskTimes = lambda _store: {},
+) -> Iterator[Finding]:
     """Yield what each check found, the most basic first."""
     config: Config | None = None
 
@@ -92,7 +104,10 @@ def examine(home: Home, environ: Mapping[str, str], clock: Clock) -> Iterator[Fi
     if store is None:
         return
     try:
-        yield from _examine_store(store, home, config, clock)
+        yield from _examine_store(store, home, config)
+        if next(registry.iter_peers(store.connection), None) is not None:
+            yield _examine_clock(lambda: ask_times(store), clock)
+        yield from _examine_lists(store, home, config, clock)
     finally:
         store.close()
 
@@ -149,9 +164,25 @@ def _examine_disk(home: Home) -> Finding:
     )
 
 
-def _examine_store(
-    store: Store, home: Home, config: Config | None, clock: Clock
-) -> Iterator[Finding]:
+def _examine_clock(ask: Callable[[], Mapping[OrgName, int]], clock: Clock) -> Finding:
+    check = "clock"
+    try:
+        times = ask()
+    except NodeError as error:
+        return Finding(check=check, ok=False, detail=str(error), hint=error.hint)
+    if not times:
+        return Finding(check=check, ok=True, detail="no peer has told the time")
+    lead_ms = clock.now_ms() - recovery.median(list(times.values()))
+    seconds = abs(lead_ms) // 1000
+    way = "ahead of" if lead_ms >= 0 else "behind"
+    detail = f"{seconds} s {way} the peers' (the median of {', '.join(times)})"
+    if abs(lead_ms) <= limits.MAX_CLOCK_SKEW_MS:
+        return Finding(check=check, ok=True, detail=detail)
+    wrong = "nothing is signed by it" if lead_ms > 0 else "what peers sign now is not taken here"
+    return Finding(check=check, ok=False, detail=detail, hint=f"set the clock right: {wrong}")
+
+
+def _examine_store(store: Store, home: Home, config: Config | None) -> Iterator[Finding]:
     def compare_org() -> str:
         org = administering.own_root(store).document.org
         if config is not None and config.node.org != org:
@@ -183,7 +214,6 @@ def _examine_store(
             )
         else:
             yield Finding(check=f"peer {peer.org}", ok=True, detail=f"{peer.address} answers")
-    yield from _examine_lists(store, home, config, clock)
 
 
 def _examine_lists(

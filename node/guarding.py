@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
 
-from federation import wire
+from federation import limits, wire
 from federation.charter import verify_charter
 from federation.checkpoint import Checkpoint, open_checkpoint
 from federation.errors import FederationError, ProofError
@@ -29,6 +29,7 @@ from federation.recovery import (
     Obstacle,
     OwnLog,
     decide,
+    measure_lead,
 )
 from federation.replica import LogState, SignedDelta
 from node import accepting, administering, checking
@@ -171,7 +172,10 @@ def obtain_permit(
         decision = look(store, mark, record, answers, clock=clock, needed=needed, risk=True)
     if decision.action in {Action.SIGN, Action.FINISH}:
         own = _describe(store, record)
-        mark.adopt(origin, own.checkpoint, own.incarnation)
+        lead = 0 if risk is None else measure_lead(own, answers, clock.now_ms())
+        # The next answers take another time to come.
+        accepted = lead + limits.MAX_CLOCK_SKEW_MS if lead else 0
+        mark.adopt(origin, own.checkpoint, own.incarnation, accepted_lead_ms=accepted)
         if released_size(store.connection, record) != record.log.size:
             with store.note() as connection:
                 release(connection, record.list, record.log.size)
@@ -250,9 +254,7 @@ class Step:
             return
         checkpoint = _checkpoint(self._origin, after)
         self._prepared = self._mark.prepare(self._origin, self._held, checkpoint)
-        self._next = Mark(
-            checkpoint=checkpoint, incarnation=self._held.incarnation, fresh=self._held.fresh
-        )
+        self._next = replace(self._held, checkpoint=checkpoint)
 
     def complete(self) -> Mark:
         """Put the mark in place; return it."""
@@ -318,6 +320,11 @@ def refusal(origin: Origin, decision: Decision) -> RecoveringError:
         )
     elif obstacle is Obstacle.TIME_BACKWARDS:
         hint = "set the clock right; what is staged waits"
+    elif obstacle is Obstacle.CLOCK_AHEAD:
+        hint = (
+            "set the clock right; what is staged waits. Only if it is right already, see "
+            "'a clock that is ahead' in docs/operate.md"
+        )
     elif obstacle is Obstacle.BEHIND_PEER:
         hint = f"run 'hashfed recover {name}': it fetches what is missing; 'serve' does so too"
     elif obstacle is Obstacle.BEHIND_MARK:
@@ -351,6 +358,7 @@ def _describe(store: Store, record: ListRecord) -> OwnLog:
         incarnation=load_incarnation(store.connection),
         last_time_ms=record.log.last_time_ms,
         root_at=lambda size: _root_at(store, record, size),
+        newest_ms=registry.load_newest_time(store.connection),
     )
 
 

@@ -6,15 +6,16 @@ written anew as a whole and put in place by a rename, file and folder synced; wh
 holds the lock on publishing, and says what the record was before.
 
 Beside it lies an unsynced note of what is known since this machine was started: that the mark of a
-list was compared with its peers, and that the file is still the one of then. A copy of the two
-files is another file, so what was put back from elsewhere is not taken for known.
+list was compared with its peers, what the operator has said of the clock then, and that the file is
+still the one of then. A copy of the two files is another file, so what was put back from elsewhere
+is not taken for known.
 """
 
 from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -89,10 +90,12 @@ class HighWater:
         record = records.get(origin.name)
         if record is None:
             return Obstacle.MARK_MISSING
+        known = self._load_known()
         return Mark(
             checkpoint=Checkpoint(str(origin), record.size, record.root_hash),
             incarnation=record.incarnation,
-            fresh=origin.name in self._load_known(),
+            fresh=origin.name in known,
+            accepted_lead_ms=known.get(origin.name, 0),
         )
 
     def begin(self, origin: Origin, incarnation: bytes) -> None:
@@ -110,7 +113,7 @@ class HighWater:
             )
         if origin.name not in records:
             new = _Record(size=0, root_hash=EMPTY_ROOT, incarnation=incarnation)
-            self._replace({**records, origin.name: new}, self._load_known() | {origin.name})
+            self._replace({**records, origin.name: new}, {**self._load_known(), origin.name: 0})
 
     def prepare(self, origin: Origin, old: Mark, new: Checkpoint) -> PreparedRaise:
         """Write what the mark is to be, on the disk and not in place yet.
@@ -142,10 +145,23 @@ class HighWater:
             durable.rename(prepared, self.path)
         self._note_known(known)
 
-    def adopt(self, origin: Origin, checkpoint: Checkpoint, incarnation: bytes) -> None:
+    def adopt(
+        self,
+        origin: Origin,
+        checkpoint: Checkpoint,
+        incarnation: bytes,
+        *,
+        accepted_lead_ms: int = 0,
+    ) -> None:
         """Make a list's mark what was found out, whatever it was, and note it as known.
 
         A mark that cannot be used is put aside under another name.
+
+        Args:
+            origin: the list.
+            checkpoint: what its mark is to be.
+            incarnation: the token of the store that has all of it.
+            accepted_lead_ms: how far the clock may be ahead, if the operator has said so now.
 
         Raises:
             StoreError: it cannot be written.
@@ -158,7 +174,8 @@ class HighWater:
         record = _Record(
             size=checkpoint.size, root_hash=checkpoint.root_hash, incarnation=incarnation
         )
-        known = self._load_known() | {origin.name}
+        known = dict(self._load_known())
+        known[origin.name] = accepted_lead_ms or known.get(origin.name, 0)
         if records.get(origin.name) != record:
             self._replace({**records, origin.name: record}, known)
             return
@@ -170,7 +187,9 @@ class HighWater:
 
     def doubt(self, origin: Origin) -> None:
         """Take nothing about a list for known any more: its peers have to be asked again."""
-        self._note_known(self._load_known() - {origin.name})
+        known = dict(self._load_known())
+        known.pop(origin.name, None)
+        self._note_known(known)
 
     # --- the file -----------------------------------------------------------------------------
 
@@ -239,7 +258,7 @@ class HighWater:
             durable.write_new(temporary, self._format(records))
         return temporary
 
-    def _replace(self, records: Mapping[str, _Record], known: Iterable[str]) -> None:
+    def _replace(self, records: Mapping[str, _Record], known: Mapping[str, int]) -> None:
         temporary = self._write_temporary(records)
         with durable.disk_errors(self.path):
             durable.rename(temporary, self.path)
@@ -272,15 +291,17 @@ class HighWater:
             return None
         return f"{boot} {status.st_dev} {status.st_ino} {status.st_ctime_ns}"
 
-    def _load_known(self) -> frozenset[str]:
+    def _load_known(self) -> Mapping[str, int]:
+        """Return the lists that were compared, and how far ahead the clock may be for each."""
         identity = self._identity()
         try:
-            first, *names = self._known.read_text(encoding="ascii").splitlines()
+            first, *lines = self._known.read_text(encoding="ascii").splitlines()
+            known = {name: int(lead) for name, lead in map(str.split, lines)}
         except (OSError, ValueError):
-            return frozenset()
-        return frozenset(names) if first == identity else frozenset()
+            return {}
+        return known if first == identity else {}
 
-    def _note_known(self, names: Iterable[str]) -> None:
+    def _note_known(self, known: Mapping[str, int]) -> None:
         identity = self._identity()
         # Lost with a crash, or not written on a full disk: then the peers are asked once more.
         with suppress(OSError):
@@ -289,7 +310,8 @@ class HighWater:
             return
         temporary = self._known.with_name(f".known.{secrets.token_hex(8)}.next")
         with suppress(OSError):
-            temporary.write_text("\n".join([identity, *sorted(names)]), encoding="ascii")
+            lines = [f"{name} {lead}" for name, lead in sorted(known.items())]
+            temporary.write_text("\n".join([identity, *lines]), encoding="ascii")
             temporary.replace(self._known)
 
 

@@ -25,43 +25,43 @@ _sym_db = _symbol_database.Default()
 from federation.v1 import delta_pb2 as federation_dot_v1_dot_delta__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x66\x65\x64\x65ration/v1/log_service.proto\x12\rfederation.v1\x1a\x19\x66\x65\x64\x65ration/v1/delta.proto\"8\n\x0fListLogsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"Q\n\x10ListLogsResponse\x12$\n\x04logs\x18\x01 \x03(\x0b\x32\x16.federation.v1.LogInfo\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"U\n\x07LogInfo\x12\x0e\n\x06origin\x18\x01 \x01(\t\x12\x12\n\ncheckpoint\x18\x02 \x01(\x0c\x12\x0f\n\x07\x63harter\x18\x03 \x01(\x0c\x12\x15\n\rretained_from\x18\x04 \x01(\x04\"E\n\rFollowRequest\x12&\n\x07\x63ursors\x18\x01 \x03(\x0b\x32\x15.federation.v1.Cursor\x12\x0c\n\x04live\x18\x02 \x01(\x08\"g\n\x06\x43ursor\x12\x0e\n\x06origin\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x11\n\troot_hash\x18\x03 \x01(\x0c\x12\x17\n\x0f\x63harter_version\x18\x04 \x01(\r\x12\x13\n\x0b\x64\x65ltas_only\x18\x05 \x01(\x08\"\x9a\x01\n\x0e\x46ollowResponse\x12)\n\x07opening\x18\x01 \x01(\x0b\x32\x16.federation.v1.OpeningH\x00\x12%\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x14.federation.v1.FrameH\x00\x12-\n\theartbeat\x18\x03 \x01(\x0b\x32\x18.federation.v1.HeartbeatH\x00\x42\x07\n\x05\x65vent\"\xe6\x01\n\x07Opening\x12\x0e\n\x06origin\x18\x01 \x01(\t\x12\'\n\x07outcome\x18\x02 \x01(\x0e\x32\x16.federation.v1.Outcome\x12\x12\n\ncheckpoint\x18\x03 \x01(\x0c\x12\x0f\n\x07\x63harter\x18\x04 \x01(\x0c\x12\x15\n\rretained_from\x18\x05 \x01(\x04\x12.\n\x08snapshot\x18\x06 \x01(\x0b\x32\x1c.federation.v1.SnapshotOffer\x12\x36\n\x0fsnapshot_reason\x18\x07 \x01(\x0e\x32\x1d.federation.v1.SnapshotReason\"C\n\x05\x46rame\x12\x0e\n\x06origin\x18\x01 \x01(\t\x12*\n\x06\x64\x65ltas\x18\x02 \x03(\x0b\x32\x1a.federation.v1.SignedDelta\"\x1c\n\tHeartbeat\x12\x0f\n\x07sent_ms\x18\x01 \x01(\x04\"H\n\x13\x46\x65tchBucketsRequest\x12\x0e\n\x06origin\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x04\x12\x0f\n\x07numbers\x18\x03 \x03(\r\"4\n\x14\x46\x65tchBucketsResponse\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"B\n\x10\x46\x65tchLeafRequest\x12\x0e\n\x06origin\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x04\x12\x0c\n\x04size\x18\x03 \x01(\x04\"Q\n\x11\x46\x65tchLeafResponse\x12)\n\x05\x64\x65lta\x18\x01 \x01(\x0b\x32\x1a.federation.v1.SignedDelta\x12\x11\n\tinclusion\x18\x02 \x03(\x0c*\xc9\x01\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x16\n\x12OUTCOME_UP_TO_DATE\x10\x01\x12\x12\n\x0eOUTCOME_DELTAS\x10\x02\x12\x17\n\x13OUTCOME_UNAVAILABLE\x10\x03\x12\x18\n\x14OUTCOME_CURSOR_AHEAD\x10\x04\x12\x14\n\x10OUTCOME_DIVERGED\x10\x05\x12\x14\n\x10OUTCOME_SNAPSHOT\x10\x06\x12\x1a\n\x16OUTCOME_CURSOR_TOO_OLD\x10\x07*p\n\x0eSnapshotReason\x12\x1f\n\x1bSNAPSHOT_REASON_UNSPECIFIED\x10\x00\x12 \n\x1cSNAPSHOT_REASON_NOT_RETAINED\x10\x01\x12\x1b\n\x17SNAPSHOT_REASON_CHEAPER\x10\x02\x32\xcd\x02\n\nLogService\x12K\n\x08ListLogs\x12\x1e.federation.v1.ListLogsRequest\x1a\x1f.federation.v1.ListLogsResponse\x12G\n\x06\x46ollow\x12\x1c.federation.v1.FollowRequest\x1a\x1d.federation.v1.FollowResponse0\x01\x12Y\n\x0c\x46\x65tchBuckets\x12\".federation.v1.FetchBucketsRequest\x1a#.federation.v1.FetchBucketsResponse0\x01\x12N\n\tFetchLeaf\x12\x1f.federation.v1.FetchLeafRequest\x1a .federation.v1.FetchLeafResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x66\x65\x64\x65ration/v1/log_service.proto\x12\rfederation.v1\x1a\x19\x66\x65\x64\x65ration/v1/delta.proto\"8\n\x0fListLogsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"b\n\x10ListLogsResponse\x12$\n\x04logs\x18\x01 \x03(\x0b\x32\x16.federation.v1.LogInfo\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x0f\n\x07sent_ms\x18\x03 \x01(\x04\"U\n\x07LogInfo\x12\x0e\n\x06origin\x18\x01 \x01(\t\x12\x12\n\ncheckpoint\x18\x02 \x01(\x0c\x12\x0f\n\x07\x63harter\x18\x03 \x01(\x0c\x12\x15\n\rretained_from\x18\x04 \x01(\x04\"E\n\rFollowRequest\x12&\n\x07\x63ursors\x18\x01 \x03(\x0b\x32\x15.federation.v1.Cursor\x12\x0c\n\x04live\x18\x02 \x01(\x08\"g\n\x06\x43ursor\x12\x0e\n\x06origin\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x11\n\troot_hash\x18\x03 \x01(\x0c\x12\x17\n\x0f\x63harter_version\x18\x04 \x01(\r\x12\x13\n\x0b\x64\x65ltas_only\x18\x05 \x01(\x08\"\x9a\x01\n\x0e\x46ollowResponse\x12)\n\x07opening\x18\x01 \x01(\x0b\x32\x16.federation.v1.OpeningH\x00\x12%\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x14.federation.v1.FrameH\x00\x12-\n\theartbeat\x18\x03 \x01(\x0b\x32\x18.federation.v1.HeartbeatH\x00\x42\x07\n\x05\x65vent\"\xe6\x01\n\x07Opening\x12\x0e\n\x06origin\x18\x01 \x01(\t\x12\'\n\x07outcome\x18\x02 \x01(\x0e\x32\x16.federation.v1.Outcome\x12\x12\n\ncheckpoint\x18\x03 \x01(\x0c\x12\x0f\n\x07\x63harter\x18\x04 \x01(\x0c\x12\x15\n\rretained_from\x18\x05 \x01(\x04\x12.\n\x08snapshot\x18\x06 \x01(\x0b\x32\x1c.federation.v1.SnapshotOffer\x12\x36\n\x0fsnapshot_reason\x18\x07 \x01(\x0e\x32\x1d.federation.v1.SnapshotReason\"C\n\x05\x46rame\x12\x0e\n\x06origin\x18\x01 \x01(\t\x12*\n\x06\x64\x65ltas\x18\x02 \x03(\x0b\x32\x1a.federation.v1.SignedDelta\"\x1c\n\tHeartbeat\x12\x0f\n\x07sent_ms\x18\x01 \x01(\x04\"H\n\x13\x46\x65tchBucketsRequest\x12\x0e\n\x06origin\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x04\x12\x0f\n\x07numbers\x18\x03 \x03(\r\"4\n\x14\x46\x65tchBucketsResponse\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"B\n\x10\x46\x65tchLeafRequest\x12\x0e\n\x06origin\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x04\x12\x0c\n\x04size\x18\x03 \x01(\x04\"Q\n\x11\x46\x65tchLeafResponse\x12)\n\x05\x64\x65lta\x18\x01 \x01(\x0b\x32\x1a.federation.v1.SignedDelta\x12\x11\n\tinclusion\x18\x02 \x03(\x0c*\xc9\x01\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x16\n\x12OUTCOME_UP_TO_DATE\x10\x01\x12\x12\n\x0eOUTCOME_DELTAS\x10\x02\x12\x17\n\x13OUTCOME_UNAVAILABLE\x10\x03\x12\x18\n\x14OUTCOME_CURSOR_AHEAD\x10\x04\x12\x14\n\x10OUTCOME_DIVERGED\x10\x05\x12\x14\n\x10OUTCOME_SNAPSHOT\x10\x06\x12\x1a\n\x16OUTCOME_CURSOR_TOO_OLD\x10\x07*p\n\x0eSnapshotReason\x12\x1f\n\x1bSNAPSHOT_REASON_UNSPECIFIED\x10\x00\x12 \n\x1cSNAPSHOT_REASON_NOT_RETAINED\x10\x01\x12\x1b\n\x17SNAPSHOT_REASON_CHEAPER\x10\x02\x32\xcd\x02\n\nLogService\x12K\n\x08ListLogs\x12\x1e.federation.v1.ListLogsRequest\x1a\x1f.federation.v1.ListLogsResponse\x12G\n\x06\x46ollow\x12\x1c.federation.v1.FollowRequest\x1a\x1d.federation.v1.FollowResponse0\x01\x12Y\n\x0c\x46\x65tchBuckets\x12\".federation.v1.FetchBucketsRequest\x1a#.federation.v1.FetchBucketsResponse0\x01\x12N\n\tFetchLeaf\x12\x1f.federation.v1.FetchLeafRequest\x1a .federation.v1.FetchLeafResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'federation.v1.log_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_OUTCOME']._serialized_start=1250
-  _globals['_OUTCOME']._serialized_end=1451
-  _globals['_SNAPSHOTREASON']._serialized_start=1453
-  _globals['_SNAPSHOTREASON']._serialized_end=1565
+  _globals['_OUTCOME']._serialized_start=1267
+  _globals['_OUTCOME']._serialized_end=1468
+  _globals['_SNAPSHOTREASON']._serialized_start=1470
+  _globals['_SNAPSHOTREASON']._serialized_end=1582
   _globals['_LISTLOGSREQUEST']._serialized_start=77
   _globals['_LISTLOGSREQUEST']._serialized_end=133
   _globals['_LISTLOGSRESPONSE']._serialized_start=135
-  _globals['_LISTLOGSRESPONSE']._serialized_end=216
-  _globals['_LOGINFO']._serialized_start=218
-  _globals['_LOGINFO']._serialized_end=303
-  _globals['_FOLLOWREQUEST']._serialized_start=305
-  _globals['_FOLLOWREQUEST']._serialized_end=374
-  _globals['_CURSOR']._serialized_start=376
-  _globals['_CURSOR']._serialized_end=479
-  _globals['_FOLLOWRESPONSE']._serialized_start=482
-  _globals['_FOLLOWRESPONSE']._serialized_end=636
-  _globals['_OPENING']._serialized_start=639
-  _globals['_OPENING']._serialized_end=869
-  _globals['_FRAME']._serialized_start=871
-  _globals['_FRAME']._serialized_end=938
-  _globals['_HEARTBEAT']._serialized_start=940
-  _globals['_HEARTBEAT']._serialized_end=968
-  _globals['_FETCHBUCKETSREQUEST']._serialized_start=970
-  _globals['_FETCHBUCKETSREQUEST']._serialized_end=1042
-  _globals['_FETCHBUCKETSRESPONSE']._serialized_start=1044
-  _globals['_FETCHBUCKETSRESPONSE']._serialized_end=1096
-  _globals['_FETCHLEAFREQUEST']._serialized_start=1098
-  _globals['_FETCHLEAFREQUEST']._serialized_end=1164
-  _globals['_FETCHLEAFRESPONSE']._serialized_start=1166
-  _globals['_FETCHLEAFRESPONSE']._serialized_end=1247
-  _globals['_LOGSERVICE']._serialized_start=1568
-  _globals['_LOGSERVICE']._serialized_end=1901
+  _globals['_LISTLOGSRESPONSE']._serialized_end=233
+  _globals['_LOGINFO']._serialized_start=235
+  _globals['_LOGINFO']._serialized_end=320
+  _globals['_FOLLOWREQUEST']._serialized_start=322
+  _globals['_FOLLOWREQUEST']._serialized_end=391
+  _globals['_CURSOR']._serialized_start=393
+  _globals['_CURSOR']._serialized_end=496
+  _globals['_FOLLOWRESPONSE']._serialized_start=499
+  _globals['_FOLLOWRESPONSE']._serialized_end=653
+  _globals['_OPENING']._serialized_start=656
+  _globals['_OPENING']._serialized_end=886
+  _globals['_FRAME']._serialized_start=888
+  _globals['_FRAME']._serialized_end=955
+  _globals['_HEARTBEAT']._serialized_start=957
+  _globals['_HEARTBEAT']._serialized_end=985
+  _globals['_FETCHBUCKETSREQUEST']._serialized_start=987
+  _globals['_FETCHBUCKETSREQUEST']._serialized_end=1059
+  _globals['_FETCHBUCKETSRESPONSE']._serialized_start=1061
+  _globals['_FETCHBUCKETSRESPONSE']._serialized_end=1113
+  _globals['_FETCHLEAFREQUEST']._serialized_start=1115
+  _globals['_FETCHLEAFREQUEST']._serialized_end=1181
+  _globals['_FETCHLEAFRESPONSE']._serialized_start=1183
+  _globals['_FETCHLEAFRESPONSE']._serialized_end=1264
+  _globals['_LOGSERVICE']._serialized_start=1585
+  _globals['_LOGSERVICE']._serialized_end=1918
 # @@protoc_insertion_point(module_scope)

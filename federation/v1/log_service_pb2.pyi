@@ -122,8 +122,11 @@ class ListLogsResponse(_message.Message):
 
     LOGS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    SENT_MS_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Passed back for the page after this; empty at the end."""
+    sent_ms: _builtins.int
+    """The server's clock, in milliseconds since 1970-01-01T00:00:00Z; 0 if it does not tell."""
     @_builtins.property
     def logs(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogInfo]:
         """The lists."""
@@ -133,10 +136,11 @@ class ListLogsResponse(_message.Message):
         *,
         logs: _abc.Iterable[Global___LogInfo] | None = ...,
         next_page_token: _builtins.str = ...,
+        sent_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["logs", b"logs", "next_page_token", b"next_page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logs", b"logs", "next_page_token", b"next_page_token", "sent_ms", b"sent_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

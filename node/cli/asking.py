@@ -6,11 +6,14 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from federation.names import Origin
+from federation.names import OrgName, Origin
 from federation.recovery import Answer
 from node import certificate, logs
 from node.cli.context import Context
 from node.config import LogLevel
+from node.store import registry
+from node.store.connection import Store
+from node.sync import asking
 from node.sync.client import TlsIdentity
 from node.sync.recovering import RecoveryTools, ask
 from node.sync.writer import Writer
@@ -44,6 +47,15 @@ def recovery_tools(context: Context) -> Iterator[RecoveryTools]:
         )
     finally:
         writer.close()
+
+
+def ask_times(context: Context, store: Store) -> dict[OrgName, int]:
+    """Ask all peers what their clocks say."""
+    config = context.config()
+    logs.configure(LogLevel.ERROR, config.log.format)
+    peers = list(registry.iter_peers(store.connection))
+    seconds = config.publish.ask_seconds
+    return asyncio.run(asking.ask_times(peers, tls_identity(context), seconds=seconds))
 
 
 def ask_peers(context: Context, origin: Origin) -> Sequence[Answer]:

@@ -11,7 +11,7 @@ import click
 
 from node import filesystem, highwater
 from node.cli import output
-from node.clock import SystemClock
+from node.clock import Clock, SystemClock
 from node.config import Config, load_config
 from node.highwater import HighWater
 from node.home import Home
@@ -37,7 +37,7 @@ class Context:
     as_json: bool
     quiet: bool
     environ: Mapping[str, str]
-    clock: SystemClock = field(default_factory=SystemClock)
+    clock: Clock = field(default_factory=SystemClock)
 
     @property
     def home(self) -> Home:

@@ -166,10 +166,10 @@ def offers(context: Context, org: str) -> None:
     with context.reader() as store:
         peer = administering.load_peer(store, parse_org(org))
 
-    async def ask() -> list[OfferedList]:
+    async def ask() -> tuple[OfferedList, ...]:
         channel = open_channel(peer, tls_identity(context))
         try:
-            return await fetch_logs(channel, peer.org)
+            return (await fetch_logs(channel, peer.org)).lists
         finally:
             await channel.close()
 

@@ -91,7 +91,16 @@ def backup(context: Context, path: Path) -> None:
 @pass_context
 def doctor(context: Context) -> None:
     """Look for what would keep this node from working, and say what to do about it."""
-    findings = list(diagnosing.examine(context.home, context.environ, context.clock))
+    from node.cli.asking import ask_times  # noqa: PLC0415  # the network: too much for `fsck`
+
+    findings = list(
+        diagnosing.examine(
+            context.home,
+            context.environ,
+            context.clock,
+            ask_times=lambda store: ask_times(context, store),
+        )
+    )
     failed = sum(not finding.ok for finding in findings)
     if context.as_json:
         output.emit_json(

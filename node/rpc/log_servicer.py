@@ -80,7 +80,9 @@ class LogServicer(LogServiceServicer):
     ) -> ListLogsResponse:
         """List what the caller may follow here."""
         caller = call.caller.org
-        return await self._readers.run(lambda store: _list_logs(store, caller, request))
+        response = await self._readers.run(lambda store: _list_logs(store, caller, request))
+        response.sent_ms = self._clock.now_ms()
+        return response
 
     async def Follow(  # type: ignore[override]  # as above
         self, request: FollowRequest, call: Call

@@ -335,6 +335,12 @@ def iter_origins(connection: sqlite3.Connection) -> Iterator[tuple[int, str]]:
     )
 
 
+def load_newest_time(connection: sqlite3.Connection) -> int:
+    """Return the newest time that was signed of any list, in ms since 1970; 0 if there is none."""
+    (newest,) = connection.execute("SELECT max(last_time_ms) FROM list").fetchone()
+    return int(newest or 0)
+
+
 def load_origin(connection: sqlite3.Connection, number: int) -> Origin:
     """Return the name of the list of that number, which must exist.
 

@@ -1,4 +1,4 @@
-"""Asks peers which checkpoints of our own lists they hold: what they have seen us sign."""
+"""Asks peers which checkpoints of our own lists they hold, and for the time."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from federation import charter as charters
 from federation import wire
 from federation.checkpoint import Checkpoint, open_checkpoint
 from federation.errors import FederationError
-from federation.names import Origin
+from federation.names import OrgName, Origin
 from federation.orgroot import PinnedRoot
 from federation.recovery import Answer
 from node.errors import NodeError
 from node.logs import get_logger
 from node.store.registry import Peer
-from node.sync.client import OfferedList, TlsIdentity, fetch_logs, open_channel
+from node.sync.client import OfferedList, Offers, TlsIdentity, fetch_logs, open_channel
 
 _log = get_logger()
 
@@ -53,7 +53,7 @@ async def ask_peers(
         identity: what this node shows to peers.
         seconds: how long to wait.
     """
-    offers = await asyncio.gather(*(_fetch(peer, identity, seconds) for peer in peers))
+    offers = await _fetch_all(peers, identity, seconds)
     answers: dict[Origin, tuple[Answer, ...]] = {}
     newest: dict[Origin, tuple[int, bytes]] = {}
     for origin in origins:
@@ -69,13 +69,32 @@ async def ask_peers(
     )
 
 
-async def _fetch(
-    peer: Peer, identity: TlsIdentity, seconds: float
-) -> Mapping[str, OfferedList] | None:
+async def ask_times(
+    peers: Sequence[Peer], identity: TlsIdentity, *, seconds: float
+) -> dict[OrgName, int]:
+    """Ask all peers for the time; return what their clocks say, in milliseconds since 1970.
+
+    Who cannot be reached in time, or does not tell, is left out.
+    """
+    offers = await _fetch_all(peers, identity, seconds)
+    return {
+        peer.org: offered.sent_ms
+        for peer, offered in zip(peers, offers, strict=True)
+        if offered is not None and offered.sent_ms is not None
+    }
+
+
+async def _fetch_all(
+    peers: Sequence[Peer], identity: TlsIdentity, seconds: float
+) -> list[Offers | None]:
+    return await asyncio.gather(*(_fetch(peer, identity, seconds) for peer in peers))
+
+
+async def _fetch(peer: Peer, identity: TlsIdentity, seconds: float) -> Offers | None:
     channel = open_channel(peer, identity)
     try:
         async with asyncio.timeout(seconds):
-            return {offer.origin: offer for offer in await fetch_logs(channel, peer.org)}
+            return await fetch_logs(channel, peer.org)
     except (NodeError, TimeoutError) as error:
         _log.info("peer_silent", peer=peer.org, detail=str(error) or "no answer in time")
         return None
@@ -84,14 +103,15 @@ async def _fetch(
 
 
 def _read(
-    peer: Peer, offered: Mapping[str, OfferedList] | None, origin: Origin, root: PinnedRoot
+    peer: Peer, offers: Offers | None, origin: Origin, root: PinnedRoot
 ) -> tuple[Answer, tuple[int, bytes] | None]:
     """Return what a peer said of one list, and its charter with the version."""
-    if offered is None:
+    if offers is None:
         return Answer(peer=peer.org, answered=False), None
-    offer = offered.get(str(origin))
+    # Of two for one list, the last: a peer that repeats itself breaks the protocol.
+    offer = {offered.origin: offered for offered in offers.lists}.get(str(origin))
     if offer is None:
-        return Answer(peer=peer.org, answered=True), None
+        return Answer(peer=peer.org, answered=True, time_ms=offers.sent_ms), None
     try:
         checkpoint = _open(offer, origin, root)
         charter = None
@@ -108,7 +128,8 @@ def _read(
     except FederationError as error:
         _log.warning("peer_answer_refused", peer=peer.org, origin=str(origin), detail=str(error))
         return Answer(peer=peer.org, answered=False), None
-    return Answer(peer=peer.org, answered=True, checkpoint=checkpoint), charter
+    answer = Answer(peer=peer.org, answered=True, checkpoint=checkpoint, time_ms=offers.sent_ms)
+    return answer, charter
 
 
 def _open(offer: OfferedList, origin: Origin, root: PinnedRoot) -> Checkpoint | None:

@@ -156,6 +156,19 @@ class OfferedList:
     charter: bytes
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offers:
+    """What a peer answers when it is asked for its lists.
+
+    Attributes:
+        lists: those that this node may follow there.
+        sent_ms: what its clock said, in milliseconds since 1970; None if it does not tell.
+    """
+
+    lists: tuple[OfferedList, ...]
+    sent_ms: int | None
+
+
 def open_channel(peer: Peer, identity: TlsIdentity) -> grpc.aio.Channel:
     """Return a channel to a peer that trusts that peer's one certificate; connects when called."""
     credentials = grpc.ssl_channel_credentials(
@@ -355,8 +368,8 @@ async def fetch_leaf(
     return SignedDelta(leaf.header, leaf.body, leaf.checkpoint), tuple(response.inclusion)
 
 
-async def fetch_logs(channel: grpc.aio.Channel, org: OrgName) -> list[OfferedList]:
-    """Ask a peer which of its lists this node may follow.
+async def fetch_logs(channel: grpc.aio.Channel, org: OrgName) -> Offers:
+    """Ask a peer which of its lists this node may follow, and for the time.
 
     Raises:
         UnreachableError, RefusedError, ProtocolError: as `follow`.
@@ -379,7 +392,7 @@ async def fetch_logs(channel: grpc.aio.Channel, org: OrgName) -> list[OfferedLis
         found.extend(map(_offered, page.logs))
         token = page.next_page_token
         if not token:
-            return found
+            return Offers(lists=tuple(found), sent_ms=page.sent_ms or None)
     raise ProtocolError(f"{org} offers lists without an end")
 
 

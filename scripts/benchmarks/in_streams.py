@@ -97,7 +97,7 @@ class Streams:
             offers = await fetch_logs(channel, self._publisher.org)
         finally:
             await channel.close()
-        (checkpoint,) = (offer.checkpoint for offer in offers if offer.origin == self._origin)
+        (checkpoint,) = (offer.checkpoint for offer in offers.lists if offer.origin == self._origin)
         head = read_checkpoint(checkpoint)
         return Cursor(
             origin=self._origin, size=head.size, root_hash=head.root_hash, charter_version=0

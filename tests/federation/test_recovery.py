@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from federation import limits
 from federation.checkpoint import Checkpoint
 from federation.merkle import EMPTY_ROOT
 from federation.names import OrgName
 from federation.recovery import (
     DIVERGED,
+    MAX_PAUSE_MS,
     Action,
     Answer,
     Decision,
@@ -21,6 +23,7 @@ from federation.recovery import (
     Obstacle,
     OwnLog,
     decide,
+    measure_lead,
 )
 
 ORIGIN = "hotline.example/main"
@@ -164,6 +167,71 @@ def test_a_clock_behind_the_newest_delta_signs_nothing() -> None:
     decision = judge(store(5), mark(5), now_ms=NOW - 1001, risk=True)
     assert decision.obstacle is Obstacle.TIME_BACKWARDS
     assert not decision.overridable
+
+
+# --- the clock --------------------------------------------------------------------------------
+
+SKEW = limits.MAX_CLOCK_SKEW_MS
+
+
+def told(*times_ms: int | None) -> tuple[Answer, ...]:
+    """Return answers that say nothing but what the peers' clocks show."""
+    return tuple(
+        Answer(peer=peer, answered=True, time_ms=time_ms)
+        for peer, time_ms in zip(PEERS, times_ms, strict=False)
+    )
+
+
+def test_a_clock_that_is_ahead_of_most_peers_signs_nothing() -> None:
+    for answers in (
+        told(NOW - SKEW),
+        told(NOW - SKEW, None),
+        told(0, NOW, NOW - SKEW),
+        told(0, NOW),
+    ):
+        assert judge(store(5), mark(5), answers).action is Action.SIGN
+    for answers in (told(NOW - SKEW - 1), told(0, NOW, NOW - SKEW - 1), told(None, 0)):
+        decision = judge(store(5), mark(5), answers)
+        assert (decision.action, decision.obstacle) == (Action.REFUSE, Obstacle.CLOCK_AHEAD)
+        assert decision.overridable
+        assert judge(store(5), mark(5), answers, risk=True).action is Action.SIGN
+    assert judge(store(5), mark(5), told(NOW - 400_000, 0, NOW)).detail == (
+        "the clock is 400 s ahead of the peers' (the median of a.example, b.example, c.example)"
+    )
+
+
+def test_what_the_operator_has_said_of_the_clock_holds_for_no_clock_further_ahead() -> None:
+    held = replace(mark(5), accepted_lead_ms=10 * SKEW)
+    assert judge(store(5), held, told(NOW - 10 * SKEW)).action is Action.SIGN
+    assert judge(store(5), held, told(NOW - 10 * SKEW - 1)).obstacle is Obstacle.CLOCK_AHEAD
+
+
+def test_a_clock_that_nobody_confirms_is_not_a_year_after_all_that_is_stored() -> None:
+    for lead, obstacle in ((MAX_PAUSE_MS, None), (MAX_PAUSE_MS + 1, Obstacle.CLOCK_AHEAD)):
+        own = replace(store(5), newest_ms=NOW - lead)
+        assert judge(own, mark(5), said(None)).obstacle is obstacle
+        # A peer that tells the time knows better.
+        assert judge(own, mark(5), told(NOW)).action is Action.SIGN
+    assert judge(store(5), mark(5)).action is Action.SIGN
+
+
+def test_who_takes_a_risk_is_told_all_of_it() -> None:
+    answers = (*told(0), Answer(peer=PEERS[1], answered=False))
+    decision = judge(store(5), Obstacle.MARK_MISSING, answers)
+    assert decision.obstacle is Obstacle.MARK_MISSING
+    assert "1 of 2 peers have answered" in decision.detail
+    assert "the clock is" in decision.detail
+
+
+@given(st.lists(st.one_of(st.none(), st.integers(0, 2 * NOW)), max_size=4))
+def test_the_clock_is_in_doubt_if_and_only_if_more_than_half_of_the_clocks_say_so(
+    times: list[int | None],
+) -> None:
+    """So one liar stops nobody that two others answer, nor lets a wrong clock sign."""
+    known = [time_ms for time_ms in times if time_ms is not None]
+    behind = sum(NOW - time_ms > SKEW for time_ms in known)
+    ahead = measure_lead(store(5), told(*times), NOW) > 0
+    assert ahead is (2 * behind > len(known))
 
 
 def test_a_refusal_names_who_is_silent() -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
-from federation import wire
-from federation.names import Origin, parse_org
+from federation import limits, wire
+from federation.names import OrgName, Origin, parse_org
 from federation.orgroot import PinnedRoot
 from node import accepting, administering, certificate, founding
 from node.address import Address
@@ -26,12 +26,22 @@ ORG = parse_org("hotline.example")
 DAY_MS = 24 * 60 * 60 * 1000
 
 
+class FrozenClock:
+    """A clock that stands still."""
+
+    def __init__(self, now_ms: int) -> None:
+        self._now_ms = now_ms
+
+    def now_ms(self) -> int:
+        return self._now_ms
+
+
 class Node:
     """A whole node's folder, as `init` makes it."""
 
     def __init__(self, folder: Path) -> None:
         self.home = Home(folder)
-        self.clock = TickingClock()
+        self.clock: TickingClock | FrozenClock = TickingClock()
         folder.mkdir(mode=0o700)
         keys = founding.create_keys(self.home, ORG, self.clock.now_ms())
         envelope = founding.create_org_root(
@@ -53,8 +63,12 @@ class Node:
     def close(self) -> None:
         self.store.close()
 
-    def examine(self) -> list[Finding]:
-        return list(examine(self.home, {}, self.clock))
+    def examine(self, times: Mapping[OrgName, int] | None = None) -> list[Finding]:
+        return list(
+            examine(
+                self.home, {}, self.clock, ask_times=lambda _store: {} if times is None else times
+            )
+        )
 
     def failed(self) -> list[Finding]:
         return [finding for finding in self.examine() if not finding.ok]
@@ -168,6 +182,35 @@ def test_a_peer_that_does_not_answer_is_told_from_one_that_does(node: Node) -> N
             free = closed.getsockname()[1]
         node.befriend("platform.example", f"127.0.0.1:{free}")
         assert [finding.check for finding in node.failed()] == ["peer platform.example"]
+
+
+@pytest.mark.parametrize(
+    ("lead_ms", "ok", "detail"),
+    [
+        (0, True, "0 s"),
+        (-limits.MAX_CLOCK_SKEW_MS, True, "300 s behind"),
+        (limits.MAX_CLOCK_SKEW_MS + 60_000, False, "360 s ahead of"),
+        (-limits.MAX_CLOCK_SKEW_MS - 60_000, False, "360 s behind"),
+    ],
+)
+def test_a_clock_that_differs_from_the_peers_is_found(
+    node: Node, lead_ms: int, ok: bool, detail: str
+) -> None:
+    assert "clock" not in {finding.check for finding in node.examine()}
+    node.befriend("ngo.example", "127.0.0.1:1")
+    # As it will be read when it is compared.
+    now_ms = node.clock._now_ms
+    clock = FrozenClock(now_ms)
+    node.clock = clock
+    (found,) = [
+        finding
+        for finding in node.examine({parse_org("ngo.example"): now_ms - lead_ms})
+        if finding.check == "clock"
+    ]
+    assert (found.ok, bool(found.hint)) == (ok, not ok)
+    assert detail in found.detail
+    (silent,) = [finding for finding in node.examine() if finding.check == "clock"]
+    assert silent.ok
 
 
 @pytest.mark.parametrize("address", ["[::1]:1", "no.such.host.invalid:7443"])

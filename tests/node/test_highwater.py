@@ -172,6 +172,21 @@ def test_a_start_of_the_machine_makes_nothing_known(
     assert not held(mark).fresh
 
 
+def test_what_was_said_of_the_clock_holds_until_the_mark_is_doubted(
+    mark: HighWater, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark.adopt(ORIGIN, held(mark).checkpoint, TOKEN, accepted_lead_ms=7)
+    mark.adopt(ORIGIN, held(mark).checkpoint, TOKEN)
+    raise_to(mark, 1)
+    assert (held(mark).accepted_lead_ms, held(mark, SECOND).accepted_lead_ms) == (7, 0)
+    with monkeypatch.context() as patch:
+        (tmp_path / "boot_id").write_text("another\n")
+        patch.setattr(marks, "_BOOT_ID", tmp_path / "boot_id")
+        assert held(mark).accepted_lead_ms == 0
+    mark.doubt(ORIGIN)
+    assert held(mark).accepted_lead_ms == 0
+
+
 def test_what_is_doubted_is_not_known(mark: HighWater) -> None:
     mark.doubt(ORIGIN)
     assert not held(mark).fresh

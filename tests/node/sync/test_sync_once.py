@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from federation import limits
 from federation.names import Origin
 from node.errors import LockedError, RefusedError, UnreachableError
 from node.store import registry
@@ -219,7 +220,9 @@ def test_the_lists_that_a_peer_offers_can_be_fetched(sites: Sites) -> None:
             assert peer is not None
             async with open_channel(peer, reader.identity) as channel:
                 found = await fetch_logs(channel, owner.org)
-        assert [offered.origin for offered in found] == names
+        assert [offered.origin for offered in found.lists] == names
+        assert found.sent_ms is not None
+        assert abs(found.sent_ms - owner.clock.now_ms()) < limits.MAX_CLOCK_SKEW_MS
 
     run(main())
 
