@@ -28,10 +28,12 @@ LIES: Final = (
     "shows what was not signed",
     "shows less than it holds",
     "sends what nobody asked for",
+    "tells another time",
 )
 """What a lying node may do, besides showing two histories of its own lists."""
 
 _TWIN_NUMBER: Final = 1_000_000
+_YEAR_MS: Final = 365 * 24 * 3600 * 1000
 
 
 class LyingServer(Server):
@@ -94,7 +96,7 @@ class LyingServer(Server):
     def show(self, caller: int, message: Ask) -> None:
         """Show an owner something else than is held."""
         if self._tells("shows less than it holds"):
-            super().send(caller, Shown(message.number, {}))
+            super().send(caller, Shown(message.number, {}, self.member.now_ms()))
             return
         if self._tells("shows what was not signed"):
             org = self.member.tools.party_of(caller).org
@@ -103,7 +105,13 @@ class LyingServer(Server):
                 for held in self.member.store
                 if held.origin.org == org
             }
-            super().send(caller, Shown(message.number, false))
+            super().send(caller, Shown(message.number, false, self.member.now_ms()))
+            return
+        if self._tells("tells another time"):
+            years = self.member.random.choice((-10, 10))
+            self.member.clock.offset_ms += years * _YEAR_MS
+            super().show(caller, message)
+            self.member.clock.offset_ms -= years * _YEAR_MS
             return
         super().show(caller, message)
 

@@ -306,7 +306,8 @@ class MarkFile:
         history: every content that it ever had, the newest last.
         synced: all that it ever said, durably.
         is_full, fails: what happens when it is written.
-        known: lists whose mark was compared with the peers, for this very file on this boot.
+        known: lists whose mark was compared with the peers, for this very file on this boot, with
+            how far the clock may be ahead, as the operator has said.
     """
 
     def __init__(self, records: Mapping[Origin, MarkRecord]) -> None:
@@ -316,7 +317,7 @@ class MarkFile:
         self.synced: dict[tuple[Origin, int, bytes], bool] = {}
         self.is_full = False
         self.fails = False
-        self.known: dict[Origin, bool] = dict.fromkeys(records, True)
+        self.known: dict[Origin, int] = dict.fromkeys(records, 0)
         self.sync()
 
     def load(self, origin: Origin) -> Mark | Obstacle:
@@ -330,6 +331,7 @@ class MarkFile:
             checkpoint=Checkpoint(str(origin), record.size, record.root_hash),
             incarnation=record.incarnation,
             fresh=origin in self.known,
+            accepted_lead_ms=self.known.get(origin, 0),
         )
 
     def write(self) -> None:

@@ -215,6 +215,16 @@ def _put_store_back(world: World, member: Member, event: Event) -> bool:
     return True
 
 
+def _put_recent_store_back(world: World, member: Member, event: Event) -> bool:
+    """Put a copy in place that lacks no more than the last steps."""
+    lost = 3 + int(event.two * 3)
+    if len(member.store.history) <= lost:
+        return False
+    member.crash(back_after=1.0)
+    _go_back(world, member, len(member.store.history) - 1 - lost)
+    return True
+
+
 def _put_mark_back(_world: World, member: Member, event: Event) -> bool:
     member.mark.tamper(member.mark.history[int(event.one * len(member.mark.history))])
     return True
@@ -383,6 +393,7 @@ FAULTS: Final[Mapping[str, Act]] = {
     "flip a bit": _flip,
     "restore a backup": _restore,
     "put the store back": _put_store_back,
+    "put a recent store back": _put_recent_store_back,
     "put the mark back": _put_mark_back,
     "put the newest mark back": _put_newest_mark_back,
     "put both back": _put_both_back,

@@ -134,7 +134,7 @@ class Guard:
         except FederationError:
             member.tools.hits["answer refused"] += 1
             return Answer(peer=org, answered=False)
-        return Answer(peer=org, answered=True, checkpoint=checkpoint)
+        return Answer(peer=org, answered=True, checkpoint=checkpoint, time_ms=shown.time_ms)
 
     # --- attending ----------------------------------------------------------------------------
 

@@ -282,13 +282,7 @@ class Member:
         Raises:
             DamageError: a checkpoint that the decision needs cannot be read.
         """
-        own = OwnLog(
-            checkpoint=held.checkpoint(),
-            settled=held.settled,
-            incarnation=self.store.incarnation,
-            last_time_ms=held.log.last_time_ms,
-            root_at=lambda size: self._signed_root(held, size),
-        )
+        own = self.describe(held)
         decision = self.tools.parts.decide(
             own,
             self.mark.load(held.origin),
@@ -302,6 +296,17 @@ class Member:
             self.tools.hits[f"decision {decision.obstacle}"] += 1
             self.tools.trace(f"{self.org} {held.origin} {decision.action.name} {decision.obstacle}")
         return decision
+
+    def describe(self, held: Held) -> OwnLog:
+        """Return what the store says of an own list."""
+        return OwnLog(
+            checkpoint=held.checkpoint(),
+            settled=held.settled,
+            incarnation=self.store.incarnation,
+            last_time_ms=held.log.last_time_ms,
+            root_at=lambda size: self._signed_root(held, size),
+            newest_ms=max(other.log.last_time_ms for other in self.store),
+        )
 
     def _signed_root(self, held: Held, size: int) -> bytes:
         """Return the root that we signed for an earlier size; damage is no history.

@@ -66,10 +66,11 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """The newest checkpoint and charter of each of the asker's lists."""
+    """The newest checkpoint and charter of each of the asker's lists, and the time."""
 
     number: int
     lists: Mapping[Origin, tuple[bytes, bytes]]
+    time_ms: int
 
 
 @dataclass(frozen=True, slots=True)

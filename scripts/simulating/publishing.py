@@ -21,9 +21,10 @@ from federation.checkpoint import open_checkpoint
 from federation.entry import EntryId, Operation, OpKind
 from federation.errors import FederationError, ProofError
 from federation.header import NO_LEAF, Header, LeafKind, leaf_hash, verify_header
+from federation.limits import MAX_CLOCK_SKEW_MS
 from federation.names import Origin
 from federation.orgroot import PinnedRoot
-from federation.recovery import Action, Answer, Mark, Obstacle
+from federation.recovery import Action, Answer, Mark, Obstacle, measure_lead
 from federation.replica import LogState
 from federation.snapshot import SnapshotOffer, build_buckets
 
@@ -139,7 +140,8 @@ class Publisher:
             decision = member.decide(held, answers, risk=True)
         if decision.action in {Action.SIGN, Action.FINISH}:
             member.tools.check_permit(member, held, answers, risk=risked)
-            yield from self._adopt(held)
+            lead = measure_lead(member.describe(held), answers, member.now_ms()) if risked else 0
+            yield from self._adopt(held, lead + MAX_CLOCK_SKEW_MS if lead else 0)
             if held.released != held.size:
                 member.commit(replace(held, released=max(held.released, held.size)))
                 self.release(origin)
@@ -153,7 +155,7 @@ class Publisher:
         if isinstance(mark, Mark):
             member.permits[origin] = mark
 
-    def _adopt(self, held: Held) -> Steps:
+    def _adopt(self, held: Held, accepted_lead_ms: int) -> Steps:
         """Make the mark what was found out."""
         mark = self.member.mark
         if isinstance(mark.content, Obstacle):
@@ -170,7 +172,7 @@ class Publisher:
             yield "permit mark renamed"
         # Also when it is in place already: who put it there may have been killed before this.
         mark.sync()
-        mark.known[held.origin] = True
+        mark.known[held.origin] = accepted_lead_ms or mark.known.get(held.origin, 0)
 
     def _step(self, held: Held, after: Held, permit: Mark) -> Steps:
         """Commit one step, raise the mark, release, and let go of what was staged."""

@@ -227,7 +227,7 @@ class Server:
             if held.origin.org == org and held.charter:
                 newest = held.leaf(held.available - 1)
                 shown[held.origin] = (b"" if newest is None else newest.checkpoint, held.charter)
-        self.send(caller, Shown(message.number, shown))
+        self.send(caller, Shown(message.number, shown, self.member.now_ms()))
 
     def give_bucket(self, caller: int, message: WantBucket) -> None:
         """Send one bucket of a snapshot."""
