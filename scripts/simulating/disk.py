@@ -354,6 +354,9 @@ class MarkFile:
         """Sync the folder: what is in place stays."""
         self.durable = self.content
         self.history.append(self.content)
+        self._note_synced()
+
+    def _note_synced(self) -> None:
         if not isinstance(self.content, Obstacle):
             for origin, record in self.content.items():
                 self.synced[origin, record.size, record.root_hash] = True
@@ -373,6 +376,8 @@ class MarkFile:
 
     def tamper(self, content: MarkContent) -> None:
         """Put another content in place, as somebody else than this program does."""
+        # What was in place is replaced, not undone.
+        self._note_synced()
         self.content = self.durable = content
         self.known = {}
 

@@ -78,7 +78,7 @@ class Session:
         is_open: whether there is one.
         answered: whether the peer has answered on it.
         heard: when it last said something.
-        got: how many messages have come on it.
+        got: which of its messages have come.
         again: when to open the next one.
         lists: the lists on it.
         resting: lists that are asked for again later.
@@ -92,7 +92,7 @@ class Session:
     is_open: bool = False
     answered: bool = False
     heard: float = 0.0
-    got: int = 0
+    got: dict[int, bool] = field(default_factory=dict)
     again: float = 0.0
     lists: dict[Origin, Followed] = field(default_factory=dict)
     resting: dict[Origin, tuple[Backoff, float]] = field(default_factory=dict)
@@ -142,7 +142,7 @@ class Follower:
         return rest is None or rest[1] <= self.member.tools.timeline.now
 
     def _open(self, session: Session, wanted: Sequence[Held]) -> None:
-        session.serial, session.got = self.member.next_serial(), 0
+        session.serial, session.got = self.member.next_serial(), {}
         session.is_open, session.answered = True, False
         session.heard = self.member.tools.timeline.now
         session.again = session.heard + 1.0
@@ -188,7 +188,7 @@ class Follower:
     def alive(self, peer: int, message: Alive) -> None:
         """Take a sign of life; give the stream up if it has not brought what was sent."""
         session = self.hear(peer, message.serial)
-        if session is not None and session.got != message.sent:
+        if session is not None and len(session.got) != message.sent:
             self.member.tools.hits["connection broken"] += 1
             self.lose(peer)
 
@@ -223,7 +223,7 @@ class Follower:
         """Take how a peer stands to a cursor."""
         session = self.hear(peer, message.serial)
         if session is not None:
-            session.got += 1
+            session.got[message.index] = True
         item = self._item(session, message.origin)
         if session is None or item is None:
             return
@@ -273,9 +273,15 @@ class Follower:
         """Take deltas: verify, merge and commit all of them, or those before the first bad one."""
         session = self.hear(peer, message.serial)
         if session is not None:
-            session.got += 1
+            session.got[message.index] = True
         item = self._item(session, message.origin)
-        if session is None or item is None or item.outcome not in _FOLLOWABLE:
+        if session is None or item is None:
+            return
+        if item.outcome is None:
+            # Deltas before an answer: the peer breaks the protocol, or the connection is broken.
+            self.lose(peer)
+            return
+        if item.outcome not in _FOLLOWABLE:
             return
         held = self.member.store[message.origin]
         start, item.expected = item.expected, item.expected + len(message.deltas)
@@ -409,7 +415,12 @@ class Follower:
         """Ask for every bucket that is missing: of the peer that offered it, then of others."""
         join = session.joins.get(origin)
         held = self.member.store[origin]
-        if join is None or held.arriving is None:
+        if join is None:
+            return
+        if held.arriving is None or held.size != join.size:
+            # By way of another peer it has come, or the list has moved on: it is asked for anew.
+            del session.joins[origin]
+            self._drop(session, origin, rest=False)
             return
         missing = [
             number
@@ -441,6 +452,8 @@ class Follower:
             join = session.joins.get(message.origin)
             held = self.member.store[message.origin]
             if join is None or held.arriving is None or message.data is None:
+                continue
+            if held.size != join.size:
                 continue
             if join.opened.position != message.position or message.number in held.arriving.buckets:
                 continue

@@ -22,7 +22,7 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """How the peer stands to one cursor."""
+    """How the peer stands to one cursor; `index` counts what is sent on a stream."""
 
     serial: int
     origin: Origin
@@ -30,6 +30,7 @@ class Opened:
     checkpoint: bytes = b""
     charter: bytes = b""
     snapshot: SnapshotOffer | None = None
+    index: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class Delivered:
     serial: int
     origin: Origin
     deltas: tuple[SignedDelta, ...]
+    index: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """How a simulated node finds damage and repairs it: what is stored, verified again; leaves fetched.
 
-A leaf comes from any peer with the proof that it is in the log that is held here.
+A leaf comes from any peer; that it is of the log that is held here is shown by the leaf after it, or
+by a proof.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from messages import LeafSent, WantLeaf
 
 from federation.checkpoint import open_checkpoint
 from federation.errors import FederationError, PeerError
-from federation.header import Header, verify_header
+from federation.header import Header, leaf_hash, verify_header
 from federation.names import Origin
 from federation.replica import SignedDelta
 
@@ -74,17 +75,31 @@ class Repair:
         here = None if held is None else held.leaf(message.position)
         if held is None or here is None or self.is_sound(held.origin, message.position, here):
             return
+        if not self._belongs(held, message):
+            return
         tools = member.tools
-        replica = tools.parts.replica(held.origin, tools.root_of(held.origin), held.log)
-        try:
-            candidate = replica.receive_past(message.delta, message.inclusion)
-        except PeerError:
-            return
-        if candidate.header.position != message.position:
-            return
         at = message.position - held.log.start
         leaf = Leaf(message.delta, held.leaves[at].version)
         leaves = (*held.leaves[:at], leaf, *held.leaves[at + 1 :])
         member.commit(replace(held, leaves=leaves))
         tools.hits["leaf repaired"] += 1
         tools.trace(f"{member.org} {held.origin} repaired position {message.position}")
+
+    def _belongs(self, held: Held, message: LeafSent) -> bool:
+        """Say whether a leaf is the one of the log that is here."""
+        position, delta = message.position, message.delta
+        if not self.is_sound(held.origin, position, delta):
+            return False
+        # The leaf after it names it, so that a peer that is behind can help as well.
+        after = held.leaf(position + 1)
+        if after is None:
+            return leaf_hash(delta.header) == held.log.last_leaf
+        if self.is_sound(held.origin, position + 1, after):
+            return leaf_hash(delta.header) == Header.parse(after.header).previous
+        tools = self.member.tools
+        replica = tools.parts.replica(held.origin, tools.root_of(held.origin), held.log)
+        try:
+            replica.receive_past(delta, message.inclusion)
+        except PeerError:
+            return False
+        return True

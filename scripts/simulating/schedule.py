@@ -133,8 +133,8 @@ _MARK_FOUND_AGAIN: Final = (
     ("put the newest mark back", 34.0),
     ("publish", 36.0),
 )
-"""A publisher alone, without its last steps and its mark, signs them anew at a risk. Then the mark of
-before is found again."""
+"""A publisher alone, without its last steps and its mark, signs them anew at a risk. Then the mark
+of before is found again."""
 
 _STORIES: Final = (
     _MARK_FOUND_AGAIN,

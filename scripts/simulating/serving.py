@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
@@ -21,7 +22,7 @@ from messages import (
     WantLeaf,
 )
 
-from federation.errors import FederationError, UsageError
+from federation.errors import UsageError
 from federation.names import Origin
 from federation.replica import SignedDelta
 from federation.snapshot import SnapshotOffer
@@ -103,6 +104,7 @@ class Server:
         stream = self.streams.get(caller)
         if stream is not None and isinstance(message, Opened | Delivered):
             stream.sent += 1
+            message = replace(message, index=stream.sent)
         self.member.send(caller, message)
 
     def view(self, caller: int, origin: Origin) -> Held | None:
@@ -240,14 +242,14 @@ class Server:
         self.send(caller, Bucket(message.origin, message.position, message.number, data))
 
     def give_leaf(self, caller: int, message: WantLeaf) -> None:
-        """Send one leaf with its proof, if it is here."""
+        """Send one leaf if it is here, with the proof that the caller can check, where it can."""
         held = self.view(caller, message.origin)
-        if held is None or not held.log.start <= message.position < message.size <= held.available:
+        if held is None or message.position >= held.available:
             return
         delta = held.leaf(message.position)
-        try:
-            proof = held.tail().prove_inclusion(message.position, message.size)
-        except FederationError:
-            return
+        proof: list[bytes] = []
+        if message.size <= held.available:
+            with suppress(UsageError):
+                proof = held.tail().prove_inclusion(message.position, message.size)
         if delta is not None:
             self.send(caller, LeafSent(message.origin, message.position, delta, tuple(proof)))

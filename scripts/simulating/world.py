@@ -282,6 +282,8 @@ class World:
                     other is not None and sound(origin, position, other) for other in others
                 ):
                     return "the only copy of a delta is damaged"
+        if ledger.risked and held.state == "forked":
+            return "signed at a named risk, and the mark knows better"
         ahead = [copy for copy in copies if copy.size > held.size]
         record = owner.mark.record_durable(origin)
         marked = 0 if record is None else record.size
