@@ -51,39 +51,44 @@ def main() -> int:
         return _run_one(arguments.seed, show=arguments.trace)
     began = time.monotonic()
     hits: Counter[str] = Counter()
+    failures: list[Failure] = []
     failed: list[int] = []
     seeds = range(arguments.first, arguments.first + arguments.seeds)
-    for done, (some, bad) in enumerate(_run(seeds, arguments.jobs), start=1):
+    done = 0
+    for some, bad in _run(seeds, arguments.jobs):
+        done = min(done + _BATCH, len(seeds))
         hits.update(some)
         failed += bad
-        so_far = min(done * _BATCH, len(seeds))
-        print(f"\r{so_far} of {len(seeds)} seeds, {len(failed)} failed", end="", file=sys.stderr)
+        found = (explain(seed) for seed in bad[: _EXPLAINED - len(failures)])
+        failures += [failure for failure in found if failure is not None]
+        print(f"\r{done} of {len(seeds)} seeds, {len(failed)} failed", end="", file=sys.stderr)
+        if arguments.json is not None:
+            # After each batch: a long run that is interrupted has counted for something.
+            figures = {
+                "commit": _commit(),
+                "seeds": [seeds.start, seeds.start + done],
+                "seconds": round(time.monotonic() - began, 1),
+                "jobs": arguments.jobs,
+                "failed": failed,
+                "failures": [_describe(failure) for failure in failures],
+                "kinds": sorted(name for name in FAULTS if hits[f"event {name}"]),
+                "counts": dict(sorted(hits.items())),
+            }
+            arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
     print(file=sys.stderr)
-    seconds = time.monotonic() - began
-    failures = [found for seed in failed[:_EXPLAINED] if (found := explain(seed)) is not None]
-    _report(hits, len(seeds), failed, seconds)
+    _report(hits, len(seeds), failed, time.monotonic() - began)
     for failure in failures:
         _show(failure)
-    if arguments.json is not None:
-        figures = {
-            "commit": _commit(),
-            "seeds": [seeds.start, seeds.stop],
-            "seconds": round(seconds, 1),
-            "jobs": arguments.jobs,
-            "failed": failed,
-            "failures": [
-                {
-                    "seed": failure.seed,
-                    "promise": failure.promise,
-                    "detail": failure.detail,
-                    "events": list(map(str, failure.events)),
-                }
-                for failure in failures
-            ],
-            "counts": dict(sorted(hits.items())),
-        }
-        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
     return 1 if failed else 0
+
+
+def _describe(failure: Failure) -> dict[str, object]:
+    return {
+        "seed": failure.seed,
+        "promise": failure.promise,
+        "detail": failure.detail,
+        "events": list(map(str, failure.events)),
+    }
 
 
 def _run(seeds: range, jobs: int) -> Iterator[tuple[Counter[str], list[int]]]:

@@ -116,30 +116,33 @@ class Follower:
     def tick(self) -> None:
         """Open the streams that are due, and give up those that are silent."""
         now = self.member.tools.timeline.now
-        for peer in sorted({held.via for held in self.member.store if held.via}):
-            number = self.member.tools.number_of(peer)
+        wanted: dict[int, list[Held]] = {}
+        for held in self.member.store:
+            if held.own or held.via is None:
+                continue
+            number = self.member.tools.number_of(held.via)
             if number not in self.sessions:
                 self.sessions[number] = Session(number, self._backoff())
-        for session in list(self.sessions.values()):
+            rest = self.sessions[number].resting.get(held.origin)
+            if not is_frozen(held) and (rest is None or rest[1] <= now):
+                wanted.setdefault(number, []).append(held)
+        for session in self.sessions.values():
             if session.is_open and now - session.heard > IDLE_SECONDS:
                 self.lose(session.peer)
-            wanted = [held for held in self.member.store if self._is_wanted(session, held)]
-            on_stream = [origin for origin, item in session.lists.items() if not item.dropped]
-            news = any(held.origin not in on_stream for held in wanted)
-            if wanted and now >= session.again and (news or not session.is_open):
-                self._open(session, wanted)
+            due = wanted.get(session.peer)
+            if due and now >= session.again and self._has_news(session, due):
+                self._open(session, due)
+
+    @staticmethod
+    def _has_news(session: Session, wanted: Sequence[Held]) -> bool:
+        """Say whether a new stream is needed for a list."""
+        if not session.is_open:
+            return True
+        items = (session.lists.get(held.origin) for held in wanted)
+        return any(item is None or item.dropped for item in items)
 
     def _backoff(self) -> Backoff:
         return Backoff(self.member.random, INTERVAL_SECONDS)
-
-    def _is_wanted(self, session: Session, held: Held) -> bool:
-        """Say whether a list is to be on a stream now."""
-        if held.own or held.via is None or is_frozen(held):
-            return False
-        if self.member.tools.number_of(held.via) != session.peer:
-            return False
-        rest = session.resting.get(held.origin)
-        return rest is None or rest[1] <= self.member.tools.timeline.now
 
     def _open(self, session: Session, wanted: Sequence[Held]) -> None:
         session.serial, session.got = self.member.next_serial(), {}

@@ -50,7 +50,7 @@ from federation.recovery import Answer, Decision, Mark, OwnLog
 from federation.replica import Replica
 
 TICK_SECONDS: Final = 4.0
-_BEAT_TICKS: Final = 2
+_BEAT_TICKS: Final = 3
 _STEP_SECONDS: Final = (0.01, 0.4)
 """What one step of publishing takes."""
 

@@ -1,7 +1,7 @@
 """How a simulated node finds damage and repairs it: what is stored, verified again; leaves fetched.
 
-A leaf comes from any peer; that it is of the log that is held here is shown by the leaf after it, or
-by a proof.
+A leaf comes from any peer; that it is of the log that is here is shown by the leaf after it, or by
+a proof.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from disk import Leaf
+from disk import Held, Leaf
 from messages import LeafSent, WantLeaf
 
 from federation.checkpoint import open_checkpoint
