@@ -137,6 +137,31 @@ def check_commitments(store: Store, record: ListRecord, position: int) -> None:
         )
 
 
+def check_leaf(
+    connection: sqlite3.Connection, record: ListRecord, root: PinnedRoot, position: int
+) -> None:
+    """Check that one stored leaf is what was signed for its position.
+
+    Raises:
+        DamageError: it is not, or it is not here: it says nothing of what was signed.
+    """
+    held = log.load_record(connection, record.list, position)
+    try:
+        if held is None:
+            raise ProofError("it is missing")
+        header = Header.parse(held.header)
+        verify_header(held.header, root.document.publisher_key(header.key_id))
+        verifiers = root.document.log_verifiers(record.origin)
+        newest = open_checkpoint(held.checkpoint, str(record.origin), verifiers)
+        if (header.position, newest.size) != (position, position + 1):
+            raise ProofError("it is another position's")
+    except FederationError as error:
+        raise DamageError(
+            f"position {position} of {record.origin} is damaged here: {error}",
+            hint="run 'hashfed fsck'",
+        ) from error
+
+
 def check_tail(store: Store, record: ListRecord, root: PinnedRoot, deltas: int) -> None:
     """Check that a list's newest deltas and its recorded state are what was signed.
 
