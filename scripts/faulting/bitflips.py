@@ -11,7 +11,7 @@ import json
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import ExitStack
 from hashlib import sha256
 from importlib import import_module
@@ -165,7 +165,7 @@ def _read_rows(path: Path) -> _Digests:
     return digests
 
 
-def _try_cases(share: Share) -> Iterator[Outcome]:
+def _try_cases(share: Share) -> Generator[Outcome, None, None]:
     for module in share.planted:
         import_module(module)
     with ExitStack() as stack:

@@ -110,7 +110,7 @@ def _become(words: list[str], largest_file: int | None) -> None:
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 1
     except BaseException:  # noqa: BLE001  # as the interpreter says it
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]  # there is one
+        sys.excepthook(*sys.exc_info())
         code = 1
     finally:
         sys.stdout.flush()

@@ -13,7 +13,7 @@ import shutil
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing
 from functools import partial
 from hashlib import sha256
@@ -37,7 +37,7 @@ _HOURS: Final = 3 * 3600.0
 _BLOCK: Final = 10_000
 
 
-def run(share: Share, entries: int = ENTRIES) -> Iterator[Outcome]:
+def run(share: Share, entries: int = ENTRIES) -> Generator[Outcome, None, None]:
     """Make lists of so many entries, one for each case: some 400 bytes of disk an entry."""
     with forkserver.running(*share.planted) as forks:
         for case in share.cases:

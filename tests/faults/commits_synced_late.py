@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from node.store import connection
 
-connection._PRAGMAS = tuple(  # type: ignore[misc]
+connection._PRAGMAS = tuple(  # type: ignore[assignment,misc]
     pragma.replace("synchronous = FULL", "synchronous = NORMAL") for pragma in connection._PRAGMAS
 )

@@ -8,7 +8,8 @@ from federation.snapshot import SnapshotOffer
 from node import joining
 
 
-def _take_up(_connection: sqlite3.Connection, _list: int, _offer: SnapshotOffer) -> int | None:
+def _take_up(connection: sqlite3.Connection, list_number: int, offer: SnapshotOffer) -> int | None:
+    del connection, list_number, offer
     return None
 
 

@@ -25,7 +25,9 @@ def images(*operations: Operation, count: int = 300) -> tuple[set[frozenset[obje
     for operation in operations:
         disk.apply(operation)
     losses: Counter[str] = Counter()
-    seen = {frozenset(disk.image(random.Random(n), losses).items()) for n in range(count)}
+    seen: set[frozenset[object]] = {
+        frozenset(disk.image(random.Random(n), losses).items()) for n in range(count)
+    }
     return seen, losses
 
 
