@@ -1,4 +1,4 @@
-"""Commands that look after a node: fsck, backup, migrate, doctor."""
+"""Commands that look after a node: backup, migrate, doctor."""
 
 from __future__ import annotations
 
@@ -7,54 +7,10 @@ from pathlib import Path
 import click
 
 from node import backing_up, diagnosing, filesystem, locks, migrating
-from node import fsck as checks
 from node.cli import output
 from node.cli.context import Context, json_option, pass_context
 from node.cli.progress import progress
-from node.errors import DamageError, NodeError
-
-
-@click.command("fsck")
-@json_option
-@pass_context
-def fsck(context: Context) -> None:
-    """Check everything that is stored against what was signed.
-
-    Every signature, leaf, root, body, bucket, operation and index row is derived anew from the
-    signed bytes. Nothing is changed. Exit code 12 when anything differs.
-    """
-    found = []
-    lists: dict[str, int] = {}
-    with context.reader() as store, progress("checking", quiet=context.quiet) as bar:
-
-        def report(origin: str, done: int, total: int) -> None:
-            lists[origin] = total
-            bar.update(done, total, origin)
-
-        for damage in checks.fsck(store, on_progress=report):
-            found.append(damage)
-            if not context.as_json:
-                at = "" if damage.position is None else f" position {damage.position}"
-                click.echo(f"{damage.origin or 'store'}{at}: {output.safe(damage.message)}")
-    if context.as_json:
-        output.emit_json(
-            {
-                "ok": not found,
-                "lists": lists,
-                "damages": [
-                    {"list": d.origin or None, "position": d.position, "message": d.message}
-                    for d in found
-                ],
-            }
-        )
-    if found:
-        raise DamageError(
-            f"{len(found)} differences from what was signed",
-            hint="keep this file as it is; restore a verified backup, or fetch the lists anew",
-        )
-    if not context.as_json:
-        leaves = sum(lists.values())
-        click.echo(f"sound: {leaves} deltas and buckets of {len(lists)} lists are what was signed")
+from node.errors import NodeError
 
 
 @click.command("backup")
@@ -158,4 +114,4 @@ def doctor(context: Context) -> None:
         raise NodeError(f"{failed} of {len(findings)} checks failed", reason="UNWELL")
 
 
-COMMANDS = (fsck, backup, migrate, doctor)
+COMMANDS = (backup, migrate, doctor)

@@ -82,6 +82,9 @@ class Store:
         # Nobody else on this machine may read a list.
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         with cls._connected(path, clock) as store:
+            # Nothing is vacuumed. But so the file knows of each page what it follows on, and a part
+            # of a body is read without all the pages before it (docs/adr/0013).
+            store.connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             store.connection.execute("PRAGMA journal_mode = WAL")
             store.migrate()
         return store
@@ -202,6 +205,10 @@ class Store:
                 hint="keep the file; put the right one back, or run 'hashfed restore BACKUP'",
             )
         taken = self._load_steps()
+        if not taken or any(_differ_by_a_bit(name, other) for name in taken for other in schema):
+            raise DamageError(
+                f"{self.path}: what its schema is cannot be told", hint="run 'hashfed fsck'"
+            )
         if newer := taken - schema.keys():
             raise StoreError(
                 f"{self.path} is from a newer hashfed ({', '.join(sorted(newer))})",
@@ -303,3 +310,11 @@ class Store:
                 yield self.connection
             finally:
                 self.connection.execute("ROLLBACK")
+
+
+def _differ_by_a_bit(name: str, other: str) -> bool:
+    """Say whether a name is another one with one bit flipped."""
+    if len(name) != len(other):
+        return False
+    flipped = [ord(here) ^ ord(there) for here, there in zip(name, other, strict=True)]
+    return sum(bits.bit_count() for bits in flipped) == 1

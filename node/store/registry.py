@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
@@ -16,6 +16,7 @@ from federation.names import OrgName, Origin
 from federation.orgroot import PinnedRoot
 from federation.replica import LogState
 from node.errors import DamageError, StoreError, UsageError
+from node.findings import Damage
 from node.store import spans
 from node.store.connection import Store, Transaction
 from node.store.sqlite import sqlite3
@@ -45,6 +46,9 @@ class FollowState(StrEnum):
     """Not followed any more; what is here still counts."""
     FORKED = "forked"
     """The list has two signed histories; it stays where it is until a person decides."""
+    DAMAGED = "damaged"
+    """What is stored of it is known not to be what was signed: nothing is answered from it. It is
+    never recorded in the store, which is what is damaged."""
 
 
 @contextmanager
@@ -504,6 +508,19 @@ def load_follow_status(connection: sqlite3.Connection, list_number: int) -> Foll
         since_ms=since_ms,
         contact_ms=contact_ms,
         head=head,
+    )
+
+
+def with_damage(status: FollowStatus, damage: Damage | None) -> FollowStatus:
+    """Return how a list stands, given what is known to be damaged of it (`node.findings`)."""
+    if damage is None:
+        return status
+    at = "" if damage.position is None else f" at position {damage.position}"
+    return replace(
+        status,
+        state=FollowState.DAMAGED,
+        reason=DamageError.reason,
+        detail=f"{damage.kind}{at}: {damage.message}",
     )
 
 
