@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from typing import Final
 
-from node import administering, filesystem, findings, highwater, wake
+from node import filesystem, findings, highwater, wake
 from node.address import Address
-from node.certificate import certificate_sha256, load_pair
+from node.certificate import load_pair
 from node.checking import check_behind
 from node.clock import Clock, SystemClock
 from node.config import Config
@@ -128,8 +128,8 @@ class _Node:
     """The parts of a running node. What `start` opens, the stack closes, in the other order."""
 
     def __init__(self, home: Home, config: Config, clock: Clock, stack: AsyncExitStack) -> None:
-        key_pem, self._certificate = load_pair(home.tls_key, home.tls_certificate)
-        key, certificate = key_pem.encode(), self._certificate.encode()
+        pair = load_pair(home.tls_key, home.tls_certificate)
+        key, certificate = (pem.encode() for pem in pair)
         self._home = home
         self._config = config
         self._clock = clock
@@ -184,7 +184,7 @@ class _Node:
         stack = self._stack
         # First: what keeps the store from being used is said before anything else is opened.
         stack.push_async_callback(asyncio.to_thread, self._writer.close)
-        await self._writer.run(self._check)
+        await self._writer.run(lambda _store: None)
         stack.push_async_callback(asyncio.to_thread, self._readers.close)
         watched = Store.open_reader(self._home.store, self._clock)
         stack.callback(watched.close)
@@ -203,11 +203,6 @@ class _Node:
         ]
         if self._config.store.scrub_hours:
             self._tasks.append(asyncio.create_task(self._scrub(), name="scrub"))
-
-    def _check(self, store: Store) -> None:
-        """Check that the store and the files beside it are of one node."""
-        registry.require_org(store, self._config.node.org)
-        administering.require_certificate(store, certificate_sha256(self._certificate))
 
     async def wait(self, stop: asyncio.Event) -> None:
         """Wait for the signal to stop; raise what a part of the node raised before that."""
