@@ -47,8 +47,10 @@ def _parse_arguments() -> argparse.Namespace:
 def main() -> int:
     """Run what is asked for and return the exit code: 1 when a promise was broken."""
     arguments = _parse_arguments()
+    # Of what runs: the checkout may go on meanwhile.
+    commit = _commit()
     if arguments.seed is not None:
-        return _run_one(arguments.seed, show=arguments.trace)
+        return _run_one(arguments.seed, commit, show=arguments.trace)
     began = time.monotonic()
     hits: Counter[str] = Counter()
     failures: list[Failure] = []
@@ -65,7 +67,7 @@ def main() -> int:
         if arguments.json is not None:
             # After each batch: a long run that is interrupted has counted for something.
             figures = {
-                "commit": _commit(),
+                "commit": commit,
                 "seeds": [seeds.start, seeds.start + done],
                 "seconds": round(time.monotonic() - began, 1),
                 "jobs": arguments.jobs,
@@ -78,7 +80,7 @@ def main() -> int:
     print(file=sys.stderr)
     _report(hits, len(seeds), failed, time.monotonic() - began)
     for failure in failures:
-        _show(failure)
+        _show(failure, commit)
     return 1 if failed else 0
 
 
@@ -100,7 +102,7 @@ def _run(seeds: range, jobs: int) -> Iterator[tuple[Counter[str], list[int]]]:
         yield from pool.map(run_seeds, batches)
 
 
-def _run_one(seed: int, *, show: bool) -> int:
+def _run_one(seed: int, commit: str, *, show: bool) -> int:
     lines, error = trace(draw(seed))
     if show:
         print("\n".join(lines))
@@ -109,12 +111,12 @@ def _run_one(seed: int, *, show: bool) -> int:
         return 0
     failure = explain(seed)
     if failure is not None:
-        _show(failure)
+        _show(failure, commit)
     return 1
 
 
-def _show(failure: Failure) -> None:
-    print(f"seed {failure.seed} at commit {_commit()} breaks a promise\n  {failure.detail}")
+def _show(failure: Failure, commit: str) -> None:
+    print(f"seed {failure.seed} at commit {commit} breaks a promise\n  {failure.detail}")
     print("  with as few events as were found to do it:")
     for event in failure.events:
         print(f"  {event}")
