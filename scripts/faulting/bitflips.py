@@ -8,6 +8,7 @@ answered from then on, and a peer makes it whole again.
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import tempfile
 from collections import Counter
@@ -106,7 +107,7 @@ class _Target:
         """Say what the damaged file has of what the whole one had, and in which table."""
         try:
             rows = _read_rows(path)
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             return _LIST_DATA, f"what cannot be read any more ({error})"
         for table in sorted(rows.keys() | self._rows.keys()):
             found, whole = rows.get(table), self._rows.get(table)
@@ -143,7 +144,7 @@ def _read_rows(path: Path) -> _Digests:
     """Read every table.
 
     Raises:
-        sqlite3.DatabaseError: one cannot be read.
+        sqlite3.DatabaseError, UnicodeDecodeError: one cannot be read.
     """
     digests = {}
     connection = sqlite3.connect(path, isolation_level=None)
@@ -175,8 +176,10 @@ def _try_cases(share: Share) -> Iterator[Outcome]:
         for case in share.cases:
             choices = share.random(case)
             target = targets[case % len(targets)]
-            # Every page in its turn, from one that the seed says.
-            page = (share.seed + case // len(targets)) % target.pages
+            # Every page as often as any other, in an order that the seed says.
+            rounds, at = divmod(case // len(targets), target.pages)
+            order = random.Random(f"{share.seed} {rounds}")  # noqa: S311  # repeatable
+            page = order.sample(range(target.pages), target.pages)[at]
             bit = choices.randrange(8 * _PAGE)
             hit: Counter[str] = Counter()
 

@@ -94,11 +94,10 @@ class Recorder:
             source.seek(0)
             streams = (source.fileno(), out.fileno(), err.fileno())
             code = self._forks.start(args, cwd=self._folder, env=env, streams=streams).wait()
-            texts = []
             for file in (out, err):
                 file.seek(0)
-                texts.append(file.read().decode())
-        return Recorded(code, *texts, tuple(self._read()))
+            said, complained = out.read().decode(), err.read().decode()
+        return Recorded(code, said, complained, tuple(self._read()))
 
     def _read(self) -> Iterator[Operation]:
         """Yield what was done since, in the order in which the calls were completed.
