@@ -18,7 +18,6 @@ from scripts.faulting.disk import (
     Write,
 )
 
-
 _Seen = frozenset[tuple[str, bytes | None]]
 
 
