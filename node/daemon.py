@@ -56,6 +56,8 @@ _IDLE_SECONDS: Final = 0.25
 _SCRUB_POLL_SECONDS: Final = 60.0
 """The longest pause of the scrub: for the clock may be set, and the store may grow."""
 
+_SCRUB_START_SECONDS: Final = 10.0
+
 _SCRUB_SHARE: Final = 0.9
 """Of the time that a pass of the scrub may take, what its slices are spread over."""
 
@@ -277,6 +279,8 @@ class _Node:
         if ended_ms is not None and not self._home.scrub_journal.exists():
             since = (self._clock.now_ms() - ended_ms) / 1000
             await asyncio.sleep(min(max(0.0, within - since), within))
+        # Who starts has more urgent things to do: peers wait.
+        await asyncio.sleep(min(_SCRUB_START_SECONDS, within * (1 - _SCRUB_SHARE)))
         began: float | None = None
         while True:
             try:

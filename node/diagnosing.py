@@ -28,6 +28,7 @@ _DAY_MS: Final = 24 * 60 * 60 * 1000
 _CONNECT_SECONDS: Final = 3.0
 _TROUBLED: Final = frozenset(
     {
+        FollowState.DAMAGED,
         FollowState.RECOVERING,
         FollowState.QUARANTINED,
         FollowState.FORKED,

@@ -41,7 +41,7 @@ _NOTE_SECONDS: Final = 2.0
 @json_option
 @pass_context
 def fsck(context: Context, wanted: bool, anew: bool) -> None:
-    """Check everything that is stored against what was signed; repair it with --repair.
+    """Check everything that is stored against what was signed.
 
     Every signature, leaf, root, body, bucket, operation and index row is derived anew from the
     signed bytes. Without --repair, nothing is changed. A check that was interrupted goes on where

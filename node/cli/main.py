@@ -86,10 +86,7 @@ COMMANDS: Final = {
         "Show what became of each entry between two points of a list's history.",
     ),
     "status": ("audit_cmd", "Show how every list stands here: state, position, lag, last contact."),
-    "fsck": (
-        "fsck_cmd",
-        "Check everything that is stored against what was signed; repair it with --repair.",
-    ),
+    "fsck": ("fsck_cmd", "Check everything that is stored against what was signed."),
     "backup": (
         "upkeep_cmd",
         "Copy the store to a new file, also while serving, and verify the copy.",
