@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -43,7 +43,7 @@ _REFUSED: Final = frozenset({1, 15})
 """How a publication ends that the clock forbids: after its beginning, and before it."""
 
 
-def run(share: Share) -> Iterator[Outcome]:
+def run(share: Share) -> Generator[Outcome, None, None]:
     """Let coalitions live, one for each case."""
     modules = ["scripts.faulting.skewed_clock", *share.planted]
     with forkserver.running(*modules) as forks:

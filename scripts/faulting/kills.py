@@ -11,7 +11,7 @@ import random
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -34,7 +34,7 @@ _UNKNOWN_SECONDS: Final = 0.3
 """How long a command is taken to run that has not run yet."""
 
 
-def run(share: Share) -> Iterator[Outcome]:
+def run(share: Share) -> Generator[Outcome, None, None]:
     """Let coalitions live, one for each case."""
     with small_buckets(), forkserver.running(PLANTED, *share.planted) as forks:
         for case in share.cases:
@@ -143,8 +143,11 @@ class _Life:
 
     def _kill_snapshot(self) -> None:
         self._publish(self._stage())
+        size = self._owner.size(self._origin)
         self._kill("snapshot", self._owner, "snapshot", LIST)
-        self._complete("snapshot", self._owner, "snapshot", LIST)
+        # One that is signed is not signed again while nothing new is published.
+        if self._owner.size(self._origin) == size:
+            self._complete("snapshot", self._owner, "snapshot", LIST)
 
     def _kill_server_of_owner(self) -> None:
         self._kill_server("serve, publisher", self.coalition.owner)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,4 +86,4 @@ class Part:
     name: str
     summary: str
     count: int | None
-    run: Callable[[Share], Iterator[Outcome]]
+    run: Callable[[Share], Generator[Outcome, None, None]]

@@ -11,7 +11,7 @@ import shutil
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -34,7 +34,7 @@ _APART_SECONDS: Final = 0.25
 """How much later than the first the second one starts, at most."""
 
 
-def run(share: Share) -> Iterator[Outcome]:
+def run(share: Share) -> Generator[Outcome, None, None]:
     """Let nodes live, one for each case."""
     with forkserver.running(*share.planted) as forks:
         for case in share.cases:

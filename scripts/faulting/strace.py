@@ -103,7 +103,19 @@ class Traced:
             fault: which call fails (its name), and how: `error=EIO:when=3`.
         """
         names = ",".join((*CHANGING, *READING, _OPENING)) if fault is None else fault[0]
-        options = ["-f", "-qq", "-y", "-s", "0", "-e", "signal=none", "-o", str(self.log)]
+        # Only what is traced stops the process.
+        options = [
+            "-f",
+            "--seccomp-bpf",
+            "-qq",
+            "-y",
+            "-s",
+            "0",
+            "-e",
+            "signal=none",
+            "-o",
+            str(self.log),
+        ]
         options += ["-e", f"trace=?{names.replace(',', ',?')}"]
         if fault is not None:
             options += ["-e", f"inject={fault[0]}:{fault[1]}"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -37,6 +37,7 @@ _FAULTS: Final = {"EIO": "error=EIO", "ENOSPC": "error=ENOSPC", "KILL": "signal=
 _REVISED: Final = 300
 _NEW: Final = 40
 _MAY_NOT_SIGN: Final = 15
+_NOTHING_NEW: Final = 2
 _BACKED_UP: Final = 2
 """Positions that the old backup has."""
 
@@ -55,6 +56,7 @@ class Operation:
         done: requires of a node in a case's folder that it is done.
         stdin: the command's input.
         again: what an operator runs after a failure; the same command unless given.
+        repeated: how that may end where the first run has done all of it, apart from 0.
         publishes: how `publish` must end on the node after that; None where nobody publishes.
     """
 
@@ -64,6 +66,7 @@ class Operation:
     done: Callable[[Node, Path], None]
     stdin: str = ""
     again: Command | None = None
+    repeated: int = 0
     publishes: int | None = None
 
 
@@ -80,7 +83,7 @@ class Point:
         return f"{self.operation.name}: {self.fault} at {call.name} {call.number} ({call.target})"
 
 
-def run(share: Share) -> Iterator[Outcome]:
+def run(share: Share) -> Generator[Outcome, None, None]:
     """Let calls fail, one for each case."""
     if reason := why_not():
         asked = share.cases if share.count is not None else share.cases[:1]
@@ -234,7 +237,14 @@ def _operations(
             "import", alone, lambda _: ("import", LIST, "-"), checks.staged, new, publishes=0
         ),
         Operation("publish", staged, lambda _: ("publish", LIST), checks.published, publishes=0),
-        Operation("snapshot", alone, lambda _: ("snapshot", LIST), checks.made, publishes=0),
+        Operation(
+            "snapshot",
+            alone,
+            lambda _: ("snapshot", LIST),
+            checks.made,
+            repeated=_NOTHING_NEW,
+            publishes=0,
+        ),
         Operation(
             "backup",
             alone,
@@ -256,8 +266,8 @@ def _operations(
     )
 
 
-def _done(node: Node, *args: str | Path, stdin: str = "") -> str:
-    result = node.run(*args, stdin=stdin)
+def _done(node: Node, *args: str | Path) -> str:
+    result = node.run(*args)
     if result.code != 0:
         raise Broken(f"{args[0]} ended with {result.code}: {result.err[-1000:]}")
     return result.out
@@ -301,8 +311,9 @@ def _run(
 def _try(share: Share, case: int, point: Point, traced: Traced, world: _World) -> Outcome:
     hit: list[str] = []
     violations = judged(partial(_fail, share, case, point, traced, world, hit))
-    kinds = {f"{point.operation.name}: {point.fault}": 1} if hit else {"not reached": 1}
-    return Outcome(case, len(hit), kinds, tuple(f"{point}: {what}" for what in violations))
+    name = point.operation.name
+    kind = f"{name}: {point.fault}" if hit else f"not reached: {name}, {point.call.name}"
+    return Outcome(case, len(hit), {kind: 1}, tuple(f"{point}: {what}" for what in violations))
 
 
 def _fail(
@@ -324,7 +335,9 @@ def _fail(
         _require_released(node, world.origin)
         if code == 0:
             operation.done(node, folder)
-        _done(node, *(operation.again or operation.command)(folder), stdin=operation.stdin)
+        again = node.run(*(operation.again or operation.command)(folder), stdin=operation.stdin)
+        if again.code not in {0, operation.repeated}:
+            raise Broken(f"run again, it ended with {again.code}: {again.err[-1000:]}")
         operation.done(node, folder)
         ledger.see(node.org, node.headers(world.origin))
         if operation.publishes is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from scripts.faulting.running import HarnessError, run
 _PROGRAM = Path(__file__).parents[2] / "scripts" / "faults"
 
 
-def _some_break(share: Share) -> Iterator[Outcome]:
+def _some_break(share: Share) -> Generator[Outcome, None, None]:
     for case in share.cases:
         with share.scratch(case) as folder:
             assert folder.exists()
@@ -28,7 +28,7 @@ def _some_break(share: Share) -> Iterator[Outcome]:
             yield Outcome(case, 2, {"even": 1 - case % 2, "odd": case % 2}, violations)
 
 
-def _fails(share: Share) -> Iterator[Outcome]:
+def _fails(share: Share) -> Generator[Outcome, None, None]:
     yield Outcome(share.cases[0])
     raise RuntimeError("the harness itself")
 

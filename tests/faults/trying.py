@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 from scripts.faulting.part import Part, Share
@@ -12,7 +12,7 @@ from scripts.faulting.report import Report
 def attempt(
     part: Part, folder: Path, *, cases: int, seed: int, first: int = 0, planted: str = ""
 ) -> Report:
-    """Try cases; return what they have come to."""
+    """Try cases, with a planted bug only until it is found; return what they have come to."""
     share = Share(
         seed=seed,
         cases=range(first, first + cases),
@@ -21,12 +21,10 @@ def attempt(
         planted=(f"tests.faults.{planted}",) if planted else (),
     )
     report = Report(part=part.name, seed=seed)
-    for outcome in part.run(share):
-        report.add(outcome)
+    with closing(part.run(share)) as outcomes:
+        for outcome in outcomes:
+            report.add(outcome)
+            if planted and report.violations:
+                break
     print(report.text())
     return report
-
-
-def found(report: Report) -> Counter[str]:
-    """Return the first words of each violation."""
-    return Counter(" ".join(violation.what.split()[:4]) for violation in report.violations)
