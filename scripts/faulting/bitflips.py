@@ -30,7 +30,6 @@ from tests.endtoend.nodes import Node, assertion, digest
 _PAGE: Final = 4096
 _DAMAGED: Final = 12
 _SMALL_BUCKETS: Final = "scripts.faulting.small_buckets"
-_LIST_DATA: Final = "list data"
 _SCHEMA: Final = "what tables there are"
 
 _NOT_SIGNED: Final[Mapping[str, frozenset[str]]] = {
@@ -84,20 +83,20 @@ class _Target:
         content = bytearray(self._content)
         content[page * _PAGE + bit // 8] ^= 1 << bit % 8
         (home / "store.db").write_bytes(content)
-        kind, where = self._classify(home / "store.db")
+        kind, must_be_found = self._classify(home / "store.db")
         # SQLite may have written to it.
         (home / "store.db").write_bytes(content)
         checked = call(home, "fsck")
         if checked.code not in {0, _DAMAGED}:
             raise Broken(f"fsck ends with {checked.code}: {checked.err}")
         if not checked.code:
-            if kind == _LIST_DATA:
-                raise Broken(f"fsck does not find a flip of {where}")
+            if must_be_found:
+                raise Broken(f"fsck does not find a flip of {kind}")
             self._require_right(home)
             return f"{kind}: not damage"
         looked_up = call(home, "lookup", *self._hashes)
         if looked_up.code != _DAMAGED and looked_up.out != self._answers:
-            raise Broken(f"a flip of {where} is found, and lookup answers wrongly all the same")
+            raise Broken(f"a flip of {kind} is found, and lookup answers wrongly all the same")
         repaired = call_apart(home, "fsck", "--repair")
         if repaired.code == _DAMAGED and kind == _SCHEMA:
             # Nobody can say what is in such a file: then a backup has to be there.
@@ -107,25 +106,25 @@ class _Target:
             return f"{kind}: found, and restored from a backup"
         again = call(home, "fsck")
         if again.code:
-            raise Broken(f"{where} is not repaired: {repaired.out}{repaired.err}{again.out}")
+            raise Broken(f"{kind} is not repaired: {repaired.out}{repaired.err}{again.out}")
         self._require_right(home)
         return f"{kind}: found and repaired"
 
-    def _classify(self, path: Path) -> tuple[str, str]:
-        """Say what the damaged file has of what the whole one had, and in which table."""
+    def _classify(self, path: Path) -> tuple[str, bool]:
+        """Say what of the file was damaged, and whether that must be found."""
         try:
             rows = _read_rows(path)
-        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-            return _LIST_DATA, f"what cannot be read any more ({error})"
+        except (sqlite3.DatabaseError, UnicodeDecodeError):
+            return "list data that cannot be read any more", True
         if rows.keys() != self._rows.keys():
-            return _SCHEMA, "the tables"
+            return _SCHEMA, True
         for table in sorted(rows.keys() | self._rows.keys()):
             found, whole = rows.get(table), self._rows.get(table)
             if found is None or whole is None or found[1] != whole[1]:
-                return _LIST_DATA, table
+                return f"list data ({table})", True
         if rows != self._rows:
-            return "facts that nobody signs", "facts that nobody signs"
-        return "no row of a table", "no row"
+            return "facts that nobody signs", False
+        return "no row of a table", False
 
     def _require_right(self, home: Path) -> None:
         """Require that a node has and says what it had and said before.
