@@ -182,12 +182,14 @@ class Match(NamedTuple):
     Attributes:
         origin: the list that it is in.
         position: its position in the list's log.
+        row: its row in that delta.
         fingerprint: the fingerprint that was asked for.
         packed: the assertion, as it was packed into the signed body.
     """
 
     origin: Origin
     position: int
+    row: int
     fingerprint: Fingerprint
     packed: PackedOp
 
@@ -301,10 +303,10 @@ def _find_matches(
         found = [place for place in found if str(reader.origin(place[0])) not in hidden]
     operations = reader.contents.iter_packed(found)
     matches: dict[bytes, list[Match]] = {}
-    for (span, _, position, _, digest), packed in zip(found, operations, strict=True):
+    for (span, _, position, row, digest), packed in zip(found, operations, strict=True):
         fingerprint = asked[digest]
         if packed.states(fingerprint):
-            match = Match(reader.origin(span), position, fingerprint, packed)
+            match = Match(reader.origin(span), position, row, fingerprint, packed)
             matches.setdefault(digest, []).append(match)
         elif width <= entries.LONGEST_KEY:
             # A longer one is found by its SHA-256, which a digest of another type may be.
@@ -316,9 +318,9 @@ def _find_matches(
     return matches
 
 
-def _by_list(match: Match) -> tuple[Origin, int]:
-    # The same on every node, however it numbers its lists.
-    return match.origin, match.position
+def _by_list(match: Match) -> tuple[Origin, int, int]:
+    # The same on every node, however it numbers its lists, and came by what it holds of them.
+    return match.origin, match.position, match.row
 
 
 def _read_hash(
