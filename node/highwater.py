@@ -74,7 +74,7 @@ class HighWater:
             StoreError: there is one already, or it cannot be written.
         """
         with durable.disk_errors(self.path):
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            durable.make_folder(self.path.parent)
             durable.write_new(self.path, self._format({}))
             durable.sync(self.path.parent)
 
@@ -273,7 +273,7 @@ class HighWater:
     def _put_aside(self, why: Obstacle) -> None:
         if why is Obstacle.MARK_MISSING:
             with durable.disk_errors(self.path):
-                self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                durable.make_folder(self.path.parent)
             return
         word = why.removeprefix("MARK_").lower()
         aside = self.path.with_name(f"{self.path.name}.{word}-{secrets.token_hex(4)}")

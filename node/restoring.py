@@ -6,6 +6,7 @@ its own, so that our lists are not signed for before they have caught up (`node.
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,9 +16,10 @@ from typing import Final
 
 from federation.names import OrgName
 from federation.recovery import Obstacle
-from node import administering, durable, fsck
+from node import administering, durable, findings, fsck, fsckjournal, migrating
 from node.clock import Clock
 from node.errors import DamageError, StoreError, UsageError
+from node.findings import DamageKind
 from node.home import Home
 from node.store import registry
 from node.store.connection import Store
@@ -85,11 +87,22 @@ def restore(
     try:
         with durable.disk_errors(copy):
             _copy(backup, copy, on_progress)
-        restored = _prepare(copy, org, store, clock, on_progress)
+        try:
+            restored = _prepare(copy, org, store, clock, on_progress)
+        except DamageError as error:
+            # It is the backup that the operator knows.
+            text = str(error).replace(str(copy), str(backup))
+            raise DamageError(
+                text, hint="nothing was changed; name another file that 'hashfed backup' made"
+            ) from error
         with durable.disk_errors(store):
             durable.sync(copy)
-            aside = _put_aside(store, clock.now_ms())
+            aside = put_aside(store, clock.now_ms())
             durable.rename(copy, store)
+            # What was found in the store that was there is not so of this one.
+            findings.path_of(store).unlink(missing_ok=True)
+            for journal in (home.fsck_journal, home.scrub_journal):
+                fsckjournal.forget(journal)
     finally:
         for end in (*_ENDS, "-journal"):
             with suppress(OSError):
@@ -120,6 +133,7 @@ def _prepare(
     on_progress: Callable[[str, int, int], None],
 ) -> Restored:
     """Check the copy, and make it a store that signs nothing yet."""
+    migrating.upgrade(copy, clock)
     with _opened(copy, clock) as opened:
         try:
             theirs = administering.own_root(opened).document.org
@@ -132,6 +146,8 @@ def _prepare(
                 reason="FOREIGN",
             )
         for damage in fsck.fsck(opened, on_progress=on_progress):
+            if damage.kind is DamageKind.CLAIM:
+                continue
             raise DamageError(
                 f"the backup is damaged: {damage.message}",
                 hint="nothing was changed; try an older backup",
@@ -169,17 +185,26 @@ def _opened(path: Path, clock: Clock) -> Iterator[Store]:
         store.close()
 
 
-def _put_aside(store: Path, now_ms: int) -> Path | None:
+def put_aside(store: Path, now_ms: int) -> Path | None:
     """Give what is in the store's place another name; return that of the database itself.
 
-    The database goes first: whatever happens after that, no half of it is taken for a store.
+    Whatever happens meanwhile, nobody finds the database without its log, which has what was
+    committed last: the log has both names until the database has moved.
     """
     aside = store.with_name(f"{store.name}.replaced-{now_ms}")
-    moved = None
-    for end in _ENDS:
-        old = Path(f"{store}{end}")
-        if old.exists():
-            old.rename(f"{aside}{end}")
-            moved = aside if not end else moved
+    log, log_aside = Path(f"{store}-wal"), Path(f"{aside}-wal")
+    moved = store.exists()
+    if moved:
+        if log.exists():
+            # On a file system without links it has to follow the database.
+            with suppress(OSError):
+                os.link(log, log_aside)
+                durable.sync(store.parent)
+        durable.rename(store, aside)
+    if log_aside.exists():
+        log.unlink(missing_ok=True)
+    elif log.exists():
+        log.rename(log_aside)
+    Path(f"{store}-shm").unlink(missing_ok=True)
     durable.sync(store.parent)
-    return moved
+    return aside if moved else None

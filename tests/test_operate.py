@@ -81,7 +81,7 @@ def test_every_reason_that_a_list_can_show_is_explained_once() -> None:
     of_sync |= {intake.DIVERGED, scheduler.NO_PEER}
 
     assert len(documented) == len(set(documented))
-    of_ours = set(map(str, Obstacle))
+    of_ours = {*map(str, Obstacle), errors.DamageError.reason}
     assert set(documented) == {*map(str, set(Reason) - elsewhere), *of_peers, *of_sync, *of_ours}
 
 

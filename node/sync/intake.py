@@ -16,7 +16,7 @@ from federation.names import OrgName, Origin
 from federation.orgroot import PinnedRoot
 from federation.replica import SignedDelta
 from federation.snapshot import SnapshotOffer
-from node import accepting, checking, joining, serving
+from node import accepting, checking, findings, joining, serving
 from node.clock import Clock
 from node.errors import DamageError, NodeError, ProtocolError, UsageError
 from node.joining import Arrival
@@ -44,7 +44,7 @@ _log = get_logger()
 
 def is_frozen(status: FollowStatus | Progress) -> bool:
     """Say whether a list waits for a person: fetching it again would not change what is wrong."""
-    return status.state is FollowState.FORKED or (
+    return status.state in (FollowState.FORKED, FollowState.DAMAGED) or (
         status.state is FollowState.QUARANTINED and status.reason in _PUBLISHER_AT_FAULT
     )
 
@@ -218,10 +218,14 @@ class Intake:
             from_start: lists to be compared delta by delta, from the first one.
         """
         cursors = []
+        found = findings.load(store.path)
         for record in list(registry.iter_lists(store.connection)):
             if record.own or record.via != self._via or not only(record.origin):
                 continue
-            status = registry.load_follow_status(store.connection, record.list)
+            status = registry.with_damage(
+                registry.load_follow_status(store.connection, record.list),
+                found.of(str(record.origin)),
+            )
             size = record.log.size
             item = _Followed(
                 progress=Progress(
