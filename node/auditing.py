@@ -6,12 +6,12 @@ Reads only; every answer comes from the signed bytes that are kept, found throug
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Final, NamedTuple
 
-from federation.body import PackedOp, unpack
+from federation.body import PackedOp, Shape, unpack
 from federation.entry import EntryId, Operation, OpKind
 from federation.errors import FederationError, FingerprintError
 from federation.fingerprint import Fingerprint, candidates
@@ -106,10 +106,11 @@ class _Reader:
 
     def origin(self, span: int) -> Origin:
         """Return the name of the list that a span is of."""
-        if span not in self._origins:
+        origin = self._origins.get(span)
+        if origin is None:
             number = self.contents.source(span).list
-            self._origins[span] = registry.load_origin(self._connection, number)
-        return self._origins[span]
+            origin = self._origins[span] = registry.load_origin(self._connection, number)
+        return origin
 
     def operation(self, place: Place) -> Operation:
         """Return the operation at a place."""
@@ -182,12 +183,14 @@ class Match(NamedTuple):
     Attributes:
         origin: the list that it is in.
         position: its position in the list's log.
+        row: its row in that delta.
         fingerprint: the fingerprint that was asked for.
         packed: the assertion, as it was packed into the signed body.
     """
 
     origin: Origin
     position: int
+    row: int
     fingerprint: Fingerprint
     packed: PackedOp
 
@@ -200,8 +203,11 @@ class Match(NamedTuple):
 Answer = list[Match] | FederationError
 """The matches of a hash, or why it is none."""
 
-_Shape = tuple[str, int]
+_Column = tuple[str, int]
 """Hash type and bytes of one digest."""
+
+_Asked = tuple[Fingerprint, list[Match]]
+"""A fingerprint that is looked up, and where its matches go."""
 
 
 def lookup(store: Store, text: str, cuts: Cuts | None = None) -> list[Match]:
@@ -253,8 +259,9 @@ def lookup_many(
 
 
 def _answer(store: Store, texts: list[str], cuts: Cuts | None) -> Iterator[tuple[str, Answer]]:
-    wanted: list[tuple[Fingerprint, ...] | FederationError] = []
-    asked: defaultdict[_Shape, dict[bytes, Fingerprint]] = defaultdict(dict)
+    # For each text, where the matches of each fingerprint go that it can be.
+    wanted: list[tuple[list[Match], ...] | FederationError] = []
+    asked: defaultdict[_Column, dict[bytes, _Asked]] = defaultdict(dict)
     with store.snapshot() as connection:
         for text in texts:
             try:
@@ -262,24 +269,24 @@ def _answer(store: Store, texts: list[str], cuts: Cuts | None) -> Iterator[tuple
             except FederationError as error:
                 wanted.append(error)
                 continue
-            wanted.append(fingerprints)
+            found = []
             for fingerprint in fingerprints:
                 digest = fingerprint.digest
-                asked[fingerprint.type, len(digest)][digest] = fingerprint
+                alike = asked[fingerprint.type, len(digest)]
+                question = alike.get(digest)
+                if question is None:
+                    question = alike[digest] = (fingerprint, [])
+                found.append(question[1])
+            wanted.append(tuple(found))
         reader = _Reader(connection)
         hidden = set(withheld(store))
-        matches = {
-            shape: _find_matches(connection, reader, shape, fingerprints_of, cuts, hidden)
-            for shape, fingerprints_of in asked.items()
-        }
-    for text, found in zip(texts, wanted, strict=True):
-        if isinstance(found, FederationError):
-            yield text, found
+        for column, questions in asked.items():
+            _find_matches(connection, reader, column, questions, cuts, hidden)
+    for text, readings in zip(texts, wanted, strict=True):
+        if isinstance(readings, FederationError):
+            yield text, readings
             continue
-        answer: list[Match] = []
-        for fingerprint in found:
-            digest = fingerprint.digest
-            answer += matches[fingerprint.type, len(digest)].get(digest, ())
+        answer = readings[0] if len(readings) == 1 else list(chain.from_iterable(readings))
         if len(answer) > 1:
             answer.sort(key=_by_list)
         yield text, answer
@@ -288,37 +295,44 @@ def _answer(store: Store, texts: list[str], cuts: Cuts | None) -> Iterator[tuple
 def _find_matches(
     connection: sqlite3.Connection,
     reader: _Reader,
-    shape: _Shape,
-    asked: Mapping[bytes, Fingerprint],
+    column: _Column,
+    asked: Mapping[bytes, _Asked],
     cuts: Cuts | None,
     hidden: Collection[str],
-) -> dict[bytes, list[Match]]:
-    """Return the matches of each digest that has any."""
-    type_name, width = shape
+) -> None:
+    """Add the matches of digests of one type and width to what is asked."""
+    type_name, width = column
+    shape: Shape | None = None
+    offsets: Sequence[int] = ()
     # By place, so that each body and bucket is read once.
     found = sorted(entries.find_many(connection, type_name, asked, cuts))
     if hidden:
         found = [place for place in found if str(reader.origin(place[0])) not in hidden]
     operations = reader.contents.iter_packed(found)
-    matches: dict[bytes, list[Match]] = {}
-    for (span, _, position, _, digest), packed in zip(found, operations, strict=True):
-        fingerprint = asked[digest]
-        if packed.states(fingerprint):
-            match = Match(reader.origin(span), position, fingerprint, packed)
-            matches.setdefault(digest, []).append(match)
-        elif width <= entries.LONGEST_KEY:
+    for (span, _, position, row, digest), packed in zip(found, operations, strict=True):
+        fingerprint, matches = asked[digest]
+        # Neighbours share it.
+        if packed.shape is not shape:
+            shape = packed.shape
+            offsets = shape.offsets(type_name, width) if shape.kind is OpKind.ASSERT else ()
+        record = packed.record
+        for at in offsets:
+            if record[at : at + width] == digest:
+                matches.append(Match(reader.origin(span), position, row, fingerprint, packed))
+                break
+        else:
             # A longer one is found by its SHA-256, which a digest of another type may be.
-            raise DamageError(
-                f"position {position} of {reader.origin(span)} does not say of "
-                f"{fingerprint.format()} what the index says",
-                hint="run 'hashfed fsck'",
-            )
-    return matches
+            if width <= entries.LONGEST_KEY:
+                raise DamageError(
+                    f"position {position} of {reader.origin(span)} does not say of "
+                    f"{fingerprint.format()} what the index says",
+                    hint="run 'hashfed fsck'",
+                )
 
 
-def _by_list(match: Match) -> tuple[Origin, int]:
-    # The same on every node, however it numbers its lists.
-    return match.origin, match.position
+def _by_list(match: Match) -> tuple[Origin, int, int]:
+    # The same on every node, however it numbers its lists, and came by what it holds of them.
+    return match.origin, match.position, match.row
 
 
 def _read_hash(

@@ -615,7 +615,10 @@ class _File:
         except UnicodeDecodeError as error:
             raise ConfigError(f"{path} is not text in UTF-8") from error
         except (tomllib.TOMLDecodeError, RecursionError) as error:
-            raise ConfigError(f"{path} is not valid TOML: {error}") from error
+            raise ConfigError(
+                f"{path} is not valid TOML: {error}",
+                hint="nothing was changed; put the line right, or your copy of the file back",
+            ) from error
         self.document = self._check(raw)
 
     def where(self, section: str, key: str) -> str:

@@ -17,7 +17,7 @@ from typing import Final
 
 from node import filesystem, findings, highwater, wake
 from node.address import Address
-from node.certificate import load_certificate, load_tls_key
+from node.certificate import load_pair
 from node.checking import check_behind
 from node.clock import Clock, SystemClock
 from node.config import Config
@@ -50,8 +50,9 @@ _POLL_SECONDS: Final = 1.0
 _STEP_SECONDS: Final = 0.05
 """How long one step of what is done behind acceptance may keep the writer."""
 
-_IDLE_SECONDS: Final = 0.25
-"""For how long nothing was fetched before that begins."""
+_IDLE_SECONDS: Final = 1.0
+"""For how long nothing was fetched or published before that begins: a change that comes while it
+goes on waits for a step, and has no processor to itself."""
 
 _SCRUB_POLL_SECONDS: Final = 60.0
 """The longest pause of the scrub: for the clock may be set, and the store may grow."""
@@ -127,8 +128,8 @@ class _Node:
     """The parts of a running node. What `start` opens, the stack closes, in the other order."""
 
     def __init__(self, home: Home, config: Config, clock: Clock, stack: AsyncExitStack) -> None:
-        key = load_tls_key(home.tls_key).encode()
-        certificate = load_certificate(home.tls_certificate).encode()
+        pair = load_pair(home.tls_key, home.tls_certificate)
+        key, certificate = (pem.encode() for pem in pair)
         self._home = home
         self._config = config
         self._clock = clock
@@ -136,6 +137,7 @@ class _Node:
         self._metrics = Metrics()
         self._tasks: list[asyncio.Task[None]] = []
         self._changed = asyncio.Event()
+        self._woken_at = time.monotonic()
         self._writer = Writer(home.store, clock)
         self._readers = Readers(home.store, clock, threads=1)
         identity = TlsIdentity(key=key, certificate=certificate)
@@ -180,7 +182,7 @@ class _Node:
     async def start(self) -> None:
         """Open everything; peers can call once this returns."""
         stack = self._stack
-        # First: only opening for writing brings the schema up to date.
+        # First: what keeps the store from being used is said before anything else is opened.
         stack.push_async_callback(asyncio.to_thread, self._writer.close)
         await self._writer.run(lambda _store: None)
         stack.push_async_callback(asyncio.to_thread, self._readers.close)
@@ -231,6 +233,7 @@ class _Node:
 
         def woken() -> None:
             wake.drain(listener)
+            self._woken_at = time.monotonic()
             self._notice()
 
         loop.add_reader(listener.fileno(), woken)
@@ -251,7 +254,8 @@ class _Node:
         """Do what acceptance leaves for later while nothing is fetched, or when it is due."""
         due = time.monotonic() + self._config.sync.check_budget_seconds
         while True:
-            if self._writer.idle_seconds < _IDLE_SECONDS and time.monotonic() < due:
+            idle_seconds = min(self._writer.idle_seconds, time.monotonic() - self._woken_at)
+            if idle_seconds < _IDLE_SECONDS and time.monotonic() < due:
                 await asyncio.sleep(_IDLE_SECONDS / 5)
                 continue
             try:

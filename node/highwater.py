@@ -178,8 +178,12 @@ class HighWater:
         known[origin.name] = accepted_lead_ms or known.get(origin.name, 0)
         if records.get(origin.name) != record:
             self._replace({**records, origin.name: record}, known)
-        else:
-            self._note_known(known)
+            return
+        # In place already, but whoever put it there may have been killed before the folder was
+        # synced: what is released next relies on it.
+        with durable.disk_errors(self.path):
+            durable.sync(self.path.parent)
+        self._note_known(known)
 
     def doubt(self, origin: Origin) -> None:
         """Take nothing about a list for known any more: its peers have to be asked again."""

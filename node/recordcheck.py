@@ -8,18 +8,17 @@ called: those are taken as they stand, as long as they are in an order that can 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Final
-
-from sqlite_utils import Database
 
 from federation.errors import FederationError
 from federation.names import Origin
 from node.certificate import certificate_sha256
 from node.errors import ConfigError, DamageError
 from node.findings import Damage, DamageKind
-from node.store import registry
+from node.store import migrating, registry
 from node.store.registry import FollowState
-from node.store.schema import NUMBERS, POSITION_BITS, migrations
+from node.store.schema import MIGRATIONS, NUMBERS, POSITION_BITS
 from node.store.sqlite import sqlite3
 
 _TOKEN_BYTES: Final = 16
@@ -36,12 +35,9 @@ def _damage(
 
 
 def _check_schema(connection: sqlite3.Connection) -> Iterator[Damage]:
-    database = Database(memory=True)
-    try:
-        migrations.apply(database)
-        expected = dict.fromkeys(database.execute(_SCHEMA).fetchall())
-    finally:
-        database.close()
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as made:
+        migrating.migrate(made, MIGRATIONS)
+        expected = dict.fromkeys(made.execute(_SCHEMA).fetchall())
     found = dict.fromkeys(connection.execute(_SCHEMA).fetchall())
     for kind, name, *_ in expected.keys() ^ found.keys():
         yield _damage(DamageKind.SCHEMA, f"schema: {kind} {name} is not as this program makes it")

@@ -16,7 +16,7 @@ from typing import Final
 
 from federation.names import OrgName
 from federation.recovery import Obstacle
-from node import administering, durable, findings, fsck, fsckjournal
+from node import administering, durable, findings, fsck, fsckjournal, migrating
 from node.clock import Clock
 from node.errors import DamageError, StoreError, UsageError
 from node.findings import DamageKind
@@ -25,6 +25,7 @@ from node.store import registry
 from node.store.connection import Store
 from node.store.registry import FollowState
 from node.store.release import rotate_incarnation
+from node.store.sqlite import sqlite_errors
 
 _ENDS: Final = ("", "-wal", "-shm")
 """What a database consists of: the file itself, its log and the log's index."""
@@ -87,7 +88,14 @@ def restore(
     try:
         with durable.disk_errors(copy):
             _copy(backup, copy, on_progress)
-        restored = _prepare(copy, org, store, clock, on_progress)
+        try:
+            restored = _prepare(copy, org, store, clock, on_progress)
+        except DamageError as error:
+            # It is the backup that the operator knows.
+            text = str(error).replace(str(copy), str(backup))
+            raise DamageError(
+                text, hint="nothing was changed; name another file that 'hashfed backup' made"
+            ) from error
         with durable.disk_errors(store):
             durable.sync(copy)
             aside = put_aside(store, clock.now_ms())
@@ -126,6 +134,7 @@ def _prepare(
     on_progress: Callable[[str, int, int], None],
 ) -> Restored:
     """Check the copy, and make it a store that signs nothing yet."""
+    migrating.upgrade(copy, clock)
     with _opened(copy, clock) as opened:
         try:
             theirs = administering.own_root(opened).document.org
@@ -172,7 +181,8 @@ def _prepare(
 def _opened(path: Path, clock: Clock) -> Iterator[Store]:
     store = Store.open(path, clock)
     try:
-        yield store
+        with sqlite_errors(path):
+            yield store
     finally:
         store.close()
 

@@ -119,13 +119,10 @@ def _emit_matches(
     if not matches:
         where = " in the lists that are sound" if withheld else ""
         output.emit_line(f"{output.safe(text)}  not found{where}")
-    for match in matches:
-        labels = ", ".join(match.packed.annotation.labels)
+    for origin, position, _, _, packed in matches:
+        said = f"entry {packed.entry.format()}  labels [{', '.join(packed.annotation.labels)}]"
         output.emit_line(
-            output.safe(
-                f"{text}  found in {match.origin}  entry {match.packed.entry.format()}"
-                f"  labels [{labels}]  position {match.position}"
-            )
+            f"{output.safe(text)}  found in {origin}  {output.safe(said)}  position {position}"
         )
 
 

@@ -39,6 +39,7 @@ def open_staging(context: Context, record: ListRecord, *, what: str) -> Iterator
     with locks.hold(path.with_suffix(".lock"), what, wait_seconds=_STAGING_WAIT_SECONDS):
         staging = Staging.open(path)
         try:
+            staging.claim(str(record.origin))
             yield staging
         finally:
             staging.close()

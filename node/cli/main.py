@@ -95,6 +95,10 @@ COMMANDS: Final = {
         "recover_cmd",
         "Put a backup in place of the store, once all of it is checked; the old store is kept.",
     ),
+    "migrate": (
+        "upkeep_cmd",
+        "Replace a store of an older hashfed by a migrated, verified copy; the old store is kept.",
+    ),
     "doctor": (
         "upkeep_cmd",
         "Look for what would keep this node from working, and say what to do about it.",

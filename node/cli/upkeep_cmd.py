@@ -1,4 +1,4 @@
-"""Commands that look after a node: backup, doctor."""
+"""Commands that look after a node: backup, migrate, doctor."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from node import backing_up, diagnosing
+from node import backing_up, diagnosing, filesystem, locks, migrating
 from node.cli import output
 from node.cli.context import Context, json_option, pass_context
 from node.cli.progress import progress
@@ -40,6 +40,42 @@ def backup(context: Context, path: Path) -> None:
         f"{result.path}: {result.size_bytes} bytes, store version {result.version}, verified"
     )
     context.remark("the keys are not in it: keep a copy of the folder keys/ apart, offline")
+
+
+@click.command("migrate")
+@json_option
+@pass_context
+def migrate(context: Context) -> None:
+    """Replace a store of an older hashfed by a migrated, verified copy; the old store is kept.
+
+    'serve' and every other command must have ended. Takes room for a second store.
+    """
+    home = context.home
+    folder = home.store.resolve().parent
+    filesystem.require_local(folder, context.config().node.allow_filesystem)
+    with (
+        locks.hold(home.lock_file("serve"), "hashfed migrate"),
+        locks.hold(home.lock_file("publish"), "hashfed migrate"),
+        progress("migrating", quiet=context.quiet) as bar,
+    ):
+        done = migrating.migrate(
+            home,
+            clock=context.clock,
+            on_progress=lambda what, done, total: bar.update(done, total, what),
+        )
+    if context.as_json:
+        output.emit_json(
+            {
+                "store": str(home.store),
+                "steps": [] if done is None else list(done.steps),
+                "kept": None if done is None else str(done.kept),
+            }
+        )
+    elif done is None:
+        click.echo(f"{home.store}: nothing to migrate")
+    else:
+        click.echo(f"{home.store}: migrated by {', '.join(done.steps)}, verified")
+        click.echo(f"what was there is now {done.kept}")
 
 
 @click.command("doctor")
@@ -78,4 +114,4 @@ def doctor(context: Context) -> None:
         raise NodeError(f"{failed} of {len(findings)} checks failed", reason="UNWELL")
 
 
-COMMANDS = (backup, doctor)
+COMMANDS = (backup, migrate, doctor)

@@ -218,22 +218,24 @@ def iter_packed(
 
 
 def _read_rows(connection: sqlite3.Connection, at: int, rows: Sequence[int]) -> list[PackedOp]:
-    if len(rows) > _FEW_ROWS:
-        found = connection.execute("SELECT bytes FROM body WHERE id = ?", (at,)).fetchone()
-        data: bytes = b"" if found is None else found[0]
-        reader = RowReader(lambda offset, count: data[offset : offset + count], len(data))
-        return list(reader.iter_packed(rows))
     try:
         blob = open_blob(connection, "body", "bytes", at)
     except sqlite3.OperationalError as error:
         raise MalformedError("no such body") from error
     with closing(blob):
+        size = len(blob)
+        if len(rows) > _FEW_ROWS:
+            # By the blob: a value that a statement returns is copied twice, and costs several times
+            # as much.
+            data = blob.read(size)
+            reader = RowReader(lambda offset, count: data[offset : offset + count], size)
+            return list(reader.iter_packed(rows))
 
         def read(offset: int, count: int) -> bytes:
             blob.seek(offset)
             return blob.read(count)
 
-        reader = RowReader(read, len(blob))
+        reader = RowReader(read, size)
         return list(reader.iter_packed(rows))
 
 

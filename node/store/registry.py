@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Final
 
 from federation import wire
 from federation.charter import Charter
@@ -14,11 +15,14 @@ from federation.merkle import CompactRange
 from federation.names import OrgName, Origin
 from federation.orgroot import PinnedRoot
 from federation.replica import LogState
-from node.errors import DamageError, UsageError
+from node.errors import DamageError, StoreError, UsageError
 from node.findings import Damage
 from node.store import spans
-from node.store.connection import Transaction
+from node.store.connection import Store, Transaction
 from node.store.sqlite import sqlite3
+
+ORG_KEY: Final = "org"
+"""Under which the table `node` says whose store it is."""
 
 
 class FollowState(StrEnum):
@@ -158,6 +162,21 @@ def store_node(transaction: Transaction, key: str, value: str) -> None:
 
 
 # --- organizations and peers ------------------------------------------------------------------
+
+
+def require_org(store: Store, org: OrgName) -> None:
+    """Check that a store is the one of the organization that the configuration names.
+
+    Raises:
+        StoreError: FOREIGN, it is another organization's.
+    """
+    theirs = load_node(store.connection, ORG_KEY)
+    if theirs not in {None, org}:
+        raise StoreError(
+            f"{store.path} is the store of {theirs}, this node is {org}'s",
+            hint="nothing was changed; put the right store.db and config.toml together",
+            reason="FOREIGN",
+        )
 
 
 def pin_org(transaction: Transaction, root: PinnedRoot) -> None:

@@ -10,14 +10,15 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from federation.checkpoint import open_checkpoint
-from federation.errors import FederationError, ForkError, PeerError, Reason
+from federation.errors import FederationError, ForkError, OperationError, PeerError, Reason
 from federation.header import Header
 from federation.names import OrgName, Origin
+from federation.orgroot import PinnedRoot
 from federation.replica import SignedDelta
 from federation.snapshot import SnapshotOffer
-from node import accepting, findings, joining, serving
+from node import accepting, checking, findings, joining, serving
 from node.clock import Clock
-from node.errors import NodeError, ProtocolError, UsageError
+from node.errors import DamageError, NodeError, ProtocolError, UsageError
 from node.joining import Arrival
 from node.logs import get_logger
 from node.serving import Cursor, Outcome
@@ -523,6 +524,7 @@ def _check_checkpoint(store: Store, record: ListRecord, note: bytes) -> int:
     Raises:
         PeerError: it is not signed by the list's owner.
         ForkError: it contradicts what is held here at that size.
+        OperationError: it does, and what is held is damaged.
     """
     root = registry.load_root(store.connection, record.origin.org)
     if root is None:
@@ -533,8 +535,22 @@ def _check_checkpoint(store: Store, record: ListRecord, note: bytes) -> int:
         # Where a snapshot went past that size, nothing here says what its root was.
         covered = spans.at(store.connection, record.list, checkpoint.size) is not None
         if covered and serving.root_at(store, record, checkpoint.size) != checkpoint.root_hash:
+            if checkpoint.size > record.log.start:
+                _check_held(store, record, root, checkpoint.size - 1)
             raise ForkError(f"{origin} has two signed checkpoints of size {checkpoint.size}")
     return checkpoint.size
+
+
+def _check_held(store: Store, record: ListRecord, root: PinnedRoot, position: int) -> None:
+    """Raise unless what contradicts a peer is what was signed: damage is no history.
+
+    Raises:
+        OperationError: it is damaged here.
+    """
+    try:
+        checking.check_leaf(store.connection, record, root, position)
+    except DamageError as error:
+        raise OperationError(f"{error}: {error.hint}") from error
 
 
 def _position(delta: SignedDelta) -> int | None:

@@ -112,7 +112,7 @@ class PeerSource:
         """Yield, for each peer that has one, the envelope of a list's charter."""
 
         async def ask(peer: Peer, channel: grpc.aio.Channel) -> bytes:
-            for offered in await fetch_logs(channel, peer.org):
+            for offered in (await fetch_logs(channel, peer.org)).lists:
                 if offered.origin == str(origin):
                     return offered.charter
             return b""

@@ -12,7 +12,7 @@ import random
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import ExitStack
 from hashlib import sha256
 from importlib import import_module
@@ -178,7 +178,7 @@ def _read_rows(path: Path) -> _Digests:
     return digests
 
 
-def _try_cases(share: Share) -> Iterator[Outcome]:
+def _try_cases(share: Share) -> Generator[Outcome, None, None]:
     for module in share.planted:
         import_module(module)
     with ExitStack() as stack:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import import_module
@@ -64,7 +64,7 @@ class _Command:
         return self.args[0]
 
 
-def _try_cases(share: Share) -> Iterator[Outcome]:
+def _try_cases(share: Share) -> Generator[Outcome, None, None]:
     for module in share.planted:
         import_module(module)
     why = have_own_mounts()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from scripts.faulting import bitflips, clocks, diskfull, kills, powerloss, races, syscalls
+from scripts.faulting import bitflips, clocks, diskfull, kills, large, powerloss, races, syscalls
 from scripts.faulting.part import Part
 
 PARTS: Final[dict[str, Part]] = {
     part.name: part
     for part in (
         kills.PART,
+        large.PART,
         syscalls.PART,
         powerloss.PART,
         diskfull.PART,

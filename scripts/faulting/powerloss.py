@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,7 +40,7 @@ _MEMORY: Final = Path("/dev/shm")  # noqa: S108  # images are written there by t
 _BROKEN: Final = (Broken, NodeError, FederationError, sqlite3.Error)
 
 
-def _try_cases(share: Share) -> Iterator[Outcome]:
+def _try_cases(share: Share) -> Generator[Outcome, None, None]:
     why = strace.why_not()
     if why:
         for case in share.cases:
@@ -123,7 +123,7 @@ class _Life:
             seen |= view.holdings.released
             self._released.append(seen)
 
-    def cut(self, share: Share, cuts: list[tuple[int, int]]) -> Iterator[Outcome]:
+    def cut(self, share: Share, cuts: list[tuple[int, int]]) -> Generator[Outcome, None, None]:
         """Cut the power at moments, in ascending order, each for a case."""
         disk = Disk(str(self._tape.root))
         aftermath = Aftermath(self._tape)
