@@ -183,12 +183,14 @@ class Match(NamedTuple):
     Attributes:
         origin: the list that it is in.
         position: its position in the list's log.
+        row: its row in that delta.
         fingerprint: the fingerprint that was asked for.
         packed: the assertion, as it was packed into the signed body.
     """
 
     origin: Origin
     position: int
+    row: int
     fingerprint: Fingerprint
     packed: PackedOp
 
@@ -307,7 +309,7 @@ def _find_matches(
     if hidden:
         found = [place for place in found if str(reader.origin(place[0])) not in hidden]
     operations = reader.contents.iter_packed(found)
-    for (span, _, position, _, digest), packed in zip(found, operations, strict=True):
+    for (span, _, position, row, digest), packed in zip(found, operations, strict=True):
         fingerprint, matches = asked[digest]
         # Neighbours share it.
         if packed.shape is not shape:
@@ -316,7 +318,7 @@ def _find_matches(
         record = packed.record
         for at in offsets:
             if record[at : at + width] == digest:
-                matches.append(Match(reader.origin(span), position, fingerprint, packed))
+                matches.append(Match(reader.origin(span), position, row, fingerprint, packed))
                 break
         else:
             # A longer one is found by its SHA-256, which a digest of another type may be.
@@ -328,9 +330,9 @@ def _find_matches(
                 )
 
 
-def _by_list(match: Match) -> tuple[Origin, int]:
-    # The same on every node, however it numbers its lists.
-    return match.origin, match.position
+def _by_list(match: Match) -> tuple[Origin, int, int]:
+    # The same on every node, however it numbers its lists, and came by what it holds of them.
+    return match.origin, match.position, match.row
 
 
 def _read_hash(

@@ -25,6 +25,7 @@ from node.store import registry
 from node.store.connection import Store
 from node.store.registry import FollowState
 from node.store.release import rotate_incarnation
+from node.store.sqlite import sqlite_errors
 
 _ENDS: Final = ("", "-wal", "-shm")
 """What a database consists of: the file itself, its log and the log's index."""
@@ -180,7 +181,8 @@ def _prepare(
 def _opened(path: Path, clock: Clock) -> Iterator[Store]:
     store = Store.open(path, clock)
     try:
-        yield store
+        with sqlite_errors(path):
+            yield store
     finally:
         store.close()
 

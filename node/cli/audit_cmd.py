@@ -119,7 +119,7 @@ def _emit_matches(
     if not matches:
         where = " in the lists that are sound" if withheld else ""
         output.emit_line(f"{output.safe(text)}  not found{where}")
-    for origin, position, _, packed in matches:
+    for origin, position, _, _, packed in matches:
         said = f"entry {packed.entry.format()}  labels [{', '.join(packed.annotation.labels)}]"
         output.emit_line(
             f"{output.safe(text)}  found in {origin}  {output.safe(said)}  position {position}"

@@ -8,6 +8,7 @@ answered from then on, and a peer makes it whole again.
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import tempfile
 from collections import Counter
@@ -29,7 +30,7 @@ from tests.endtoend.nodes import Node, assertion, digest
 _PAGE: Final = 4096
 _DAMAGED: Final = 12
 _SMALL_BUCKETS: Final = "scripts.faulting.small_buckets"
-_LIST_DATA: Final = "list data"
+_SCHEMA: Final = "what tables there are"
 
 _NOT_SIGNED: Final[Mapping[str, frozenset[str]]] = {
     "delta": frozenset({"version", "received_ms", "via"}),
@@ -48,6 +49,7 @@ _NOT_SIGNED: Final[Mapping[str, frozenset[str]]] = {
 """Columns that no signature says anything of: when, from where and in which version things came
 here, where peers are called, how following goes."""
 
+_TABLES: Final = "SELECT name FROM sqlite_master WHERE type = 'table'"
 _Digests = dict[str, tuple[bytes, bytes]]
 """By table: digests of its rows, and of what of them is signed or follows from that."""
 
@@ -81,40 +83,48 @@ class _Target:
         content = bytearray(self._content)
         content[page * _PAGE + bit // 8] ^= 1 << bit % 8
         (home / "store.db").write_bytes(content)
-        kind, where = self._classify(home / "store.db")
+        kind, must_be_found = self._classify(home / "store.db")
         # SQLite may have written to it.
         (home / "store.db").write_bytes(content)
         checked = call(home, "fsck")
         if checked.code not in {0, _DAMAGED}:
             raise Broken(f"fsck ends with {checked.code}: {checked.err}")
         if not checked.code:
-            if kind == _LIST_DATA:
-                raise Broken(f"fsck does not find a flip of {where}")
+            if must_be_found:
+                raise Broken(f"fsck does not find a flip of {kind}")
             self._require_right(home)
             return f"{kind}: not damage"
         looked_up = call(home, "lookup", *self._hashes)
         if looked_up.code != _DAMAGED and looked_up.out != self._answers:
-            raise Broken(f"a flip of {where} is found, and lookup answers wrongly all the same")
+            raise Broken(f"a flip of {kind} is found, and lookup answers wrongly all the same")
         repaired = call_apart(home, "fsck", "--repair")
+        if repaired.code == _DAMAGED and kind == _SCHEMA:
+            # Nobody can say what is in such a file: then a backup has to be there.
+            restored = call(home, "restore", self._home / "store.db")
+            if restored.code:
+                raise Broken(f"a backup does not help either: {restored.err}")
+            return f"{kind}: found, and restored from a backup"
         again = call(home, "fsck")
         if again.code:
-            raise Broken(f"{where} is not repaired: {repaired.out}{repaired.err}{again.out}")
+            raise Broken(f"{kind} is not repaired: {repaired.out}{repaired.err}{again.out}")
         self._require_right(home)
         return f"{kind}: found and repaired"
 
-    def _classify(self, path: Path) -> tuple[str, str]:
-        """Say what the damaged file has of what the whole one had, and in which table."""
+    def _classify(self, path: Path) -> tuple[str, bool]:
+        """Say what of the file was damaged, and whether that must be found."""
         try:
             rows = _read_rows(path)
-        except sqlite3.DatabaseError as error:
-            return _LIST_DATA, f"what cannot be read any more ({error})"
+        except (sqlite3.DatabaseError, UnicodeDecodeError):
+            return "list data that cannot be read any more", True
+        if rows.keys() != self._rows.keys():
+            return _SCHEMA, True
         for table in sorted(rows.keys() | self._rows.keys()):
             found, whole = rows.get(table), self._rows.get(table)
             if found is None or whole is None or found[1] != whole[1]:
-                return _LIST_DATA, table
+                return f"list data ({table})", True
         if rows != self._rows:
-            return "facts that nobody signs", "facts that nobody signs"
-        return "no row of a table", "no row"
+            return "facts that nobody signs", False
+        return "no row of a table", False
 
     def _require_right(self, home: Path) -> None:
         """Require that a node has and says what it had and said before.
@@ -140,17 +150,20 @@ def _hold(home: Path) -> list[str]:
 
 
 def _read_rows(path: Path) -> _Digests:
-    """Read every table.
+    """Read every table; none if it cannot be told which there are.
 
     Raises:
-        sqlite3.DatabaseError: one cannot be read.
+        sqlite3.DatabaseError, UnicodeDecodeError: one cannot be read.
     """
     digests = {}
     connection = sqlite3.connect(path, isolation_level=None)
     # A flipped bit may leave text that is none.
     connection.text_factory = bytes
     try:
-        names = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        try:
+            names = connection.execute(_TABLES).fetchall()
+        except sqlite3.DatabaseError:
+            return {}
         for table in ["sqlite_master", *(name.decode() for (name,) in names)]:
             whole, signed = sha256(), sha256()
             rows = connection.execute(f'SELECT * FROM "{table}"')  # noqa: S608
@@ -175,8 +188,10 @@ def _try_cases(share: Share) -> Generator[Outcome, None, None]:
         for case in share.cases:
             choices = share.random(case)
             target = targets[case % len(targets)]
-            # Every page in its turn, from one that the seed says.
-            page = (share.seed + case // len(targets)) % target.pages
+            # Every page as often as any other, in an order that the seed says.
+            rounds, at = divmod(case // len(targets), target.pages)
+            order = random.Random(f"{share.seed} {rounds}")  # noqa: S311  # repeatable
+            page = order.sample(range(target.pages), target.pages)[at]
             bit = choices.randrange(8 * _PAGE)
             hit: Counter[str] = Counter()
 

@@ -10,11 +10,11 @@ import json
 import os
 import resource
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+import traceback
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 from unittest import mock
 
@@ -84,17 +84,19 @@ def call_apart(home: Path, *args: str | Path, largest_file: int | None = None) -
     """
     for module, _ in COMMANDS.values():
         import_module(f"node.cli.{module}")
-    with TemporaryFile() as out, TemporaryFile() as err:
-        pid = os.fork()
-        if pid == 0:
-            os.dup2(out.fileno(), 1)
-            os.dup2(err.fileno(), 2)
-            _become(_words(home, args), largest_file)
-        _, status = os.waitpid(pid, 0)
-        texts = []
-        for file in (out, err):
-            file.seek(0)
-            texts.append(file.read().decode())
+    # Not files: their size would be limited too. What a command says fits into a pipe.
+    (out, its_out), (err, its_err) = os.pipe(), os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.dup2(its_out, 1)
+        os.dup2(its_err, 2)
+        _become(_words(home, args), largest_file)
+    texts = []
+    for ours, its in ((out, its_out), (err, its_err)):
+        os.close(its)
+        with open(ours, encoding="utf-8") as said:  # noqa: PTH123  # a descriptor
+            texts.append(said.read())
+    _, status = os.waitpid(pid, 0)
     return _documented(Ended(os.waitstatus_to_exitcode(status), *texts), args)
 
 
@@ -110,11 +112,12 @@ def _become(words: list[str], largest_file: int | None) -> None:
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 1
     except BaseException:  # noqa: BLE001  # as the interpreter says it
-        sys.excepthook(*sys.exc_info())
+        traceback.print_exc()
         code = 1
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(code)
 
 

@@ -32,7 +32,7 @@ from tests.endtoend.nodes import Node, assertion
 
 _LIST: Final = "main"
 _OLD: Final = range(300)
-_NEW: Final = range(1_000, 4_000)
+_NEW: Final = range(1_000, 9_000)
 _GOLDEN: Final = 0.6180339887
 """Multiples of it, modulo 1, lie evenly in the unit interval, however many there are."""
 
@@ -106,14 +106,14 @@ def _prepare(folder: Path, forks: ForkServer, stack: ExitStack) -> list[_Command
     owner.meet(reader)
     reader("follow", origin)
     owner.serve()
-    owner.publish(_LIST, *range(5_000, 5_100))
+    owner.publish(_LIST, *range(10_000, 10_100))
     behind = copy(reader, "behind")
     return [
-        _Command(("import", _LIST, str(changes)), unstaged, 2_000_000, 1_000_000),
-        _Command(("publish", _LIST), staged, 2_500_000, 2_000_000),
-        _Command(("snapshot", _LIST), published, 1_500_000, 1_500_000),
-        _Command(("backup", "BACKUP"), published, 1_500_000, 1_500_000),
-        _Command(("sync",), behind, 3_000_000, 2_500_000),
+        _Command(("import", _LIST, str(changes)), unstaged, 1_200_000, 700_000),
+        _Command(("publish", _LIST), staged, 1_150_000, 1_000_000),
+        _Command(("snapshot", _LIST), published, 550_000, 480_000),
+        _Command(("backup", "BACKUP"), published, 1_300_000, 1_200_000),
+        _Command(("sync",), behind, 2_000_000, 1_100_000),
     ]
 
 

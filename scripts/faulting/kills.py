@@ -16,9 +16,11 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from scripts.faulting import older
 from scripts.faulting.coalition import LIST, Coalition, wait_until
 from scripts.faulting.invariants import KILLED
 from scripts.faulting.nodes import Node, require_sound_file
+from scripts.faulting.older import OlderNode
 from scripts.faulting.part import Broken, Part, Share, judged
 from scripts.faulting.report import Outcome
 from scripts.faulting.small_buckets import PLANTED, small_buckets
@@ -36,14 +38,21 @@ _UNKNOWN_SECONDS: Final = 0.3
 
 def run(share: Share) -> Generator[Outcome, None, None]:
     """Let coalitions live, one for each case."""
-    with small_buckets(), forkserver.running(PLANTED, *share.planted) as forks:
+    planted = (PLANTED, *share.planted)
+    with (
+        small_buckets(),
+        forkserver.running(*planted) as forks,
+        forkserver.running(*planted, older.PLANTED) as later_forks,
+    ):
         for case in share.cases:
             killed: Counter[str] = Counter()
-            violations = judged(partial(_live, share, case, forks, killed))
+            violations = judged(partial(_live, share, case, (forks, later_forks), killed))
             yield Outcome(case, sum(killed.values()), killed, violations)
 
 
-def _live(share: Share, case: int, forks: ForkServer, killed: Counter[str]) -> None:
+def _live(
+    share: Share, case: int, forks: tuple[ForkServer, ForkServer], killed: Counter[str]
+) -> None:
     with share.scratch(case) as folder:
         life = _Life(folder, forks, share.random(case), killed)
         try:
@@ -63,8 +72,13 @@ class _Life:
     """
 
     def __init__(
-        self, folder: Path, forks: ForkServer, source: random.Random, killed: Counter[str]
+        self,
+        folder: Path,
+        both: tuple[ForkServer, ForkServer],
+        source: random.Random,
+        killed: Counter[str],
     ) -> None:
+        forks, self._later_forks = both
         self._killed = killed
         self._random = source
         self._folder = folder
@@ -85,6 +99,7 @@ class _Life:
             self._kill_backup: 3,
             self._kill_restore: 2,
             self._kill_export: 1,
+            self._kill_migrate: 2,
         }
 
     @property
@@ -251,6 +266,22 @@ class _Life:
         whole = self._owner.export(self._origin)
         if target.exists() and target.read_text(encoding="utf-8") != whole:
             raise Broken("a killed export left a file that is not whole")
+
+    def _kill_migrate(self) -> None:
+        """Kill the migration of a copy of the publisher, whose program is of a later version."""
+        self._require_code(self._owner.stop(), "serve")
+        folder = self._folder / "later"
+        later = OlderNode.of(self._owner, folder, self._later_forks)
+        self._owner.serve()
+        for _ in range(self._random.randint(1, 3)):
+            self._kill("migrate", later, "migrate")
+            self.coalition.ledger.see(later.org, later.headers(self._origin))
+        self._complete("migrate", later, "migrate")
+        if later.export(self._origin) != self._owner.export(self._origin):
+            raise Broken("a migrated store exports other bytes than the one before")
+        self.coalition.ledger.see(later.org, later.headers(self._origin))
+        later.check()
+        shutil.rmtree(folder)
 
     # --- how ----------------------------------------------------------------------------------
 

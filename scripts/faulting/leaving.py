@@ -26,4 +26,4 @@ def _leave(store: Store) -> None:
     _close(store)
 
 
-Store.close = _leave  # type: ignore[assignment,method-assign]
+Store.close = _leave  # type: ignore[method-assign, assignment]

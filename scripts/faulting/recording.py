@@ -96,7 +96,8 @@ class Recorder:
             code = self._forks.start(args, cwd=self._folder, env=env, streams=streams).wait()
             for file in (out, err):
                 file.seek(0)
-            return Recorded(code, out.read().decode(), err.read().decode(), tuple(self._read()))
+            said, complained = out.read().decode(), err.read().decode()
+        return Recorded(code, said, complained, tuple(self._read()))
 
     def _read(self) -> Iterator[Operation]:
         """Yield what was done since, in the order in which the calls were completed.

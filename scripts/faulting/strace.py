@@ -90,15 +90,21 @@ class Traced:
 
     def __init__(self, folder: Path, planted: Sequence[str]) -> None:
         self.log = folder / "strace.log"
-        self._planted = " ".join(planted)
+        self._planted = tuple(planted)
 
     def run(
-        self, args: Sequence[str | Path], *, stdin: str = "", fault: tuple[str, str] | None = None
+        self,
+        args: Sequence[str | Path],
+        *,
+        planted: Sequence[str] = (),
+        stdin: str = "",
+        fault: tuple[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """Run the program.
 
         Args:
             args: its arguments.
+            planted: further modules that change it.
             stdin: its input.
             fault: which call fails (its name), and how: `error=EIO:when=3`.
         """
@@ -119,8 +125,9 @@ class Traced:
         options += ["-e", f"trace=?{names.replace(',', ',?')}"]
         if fault is not None:
             options += ["-e", f"inject={fault[0]}:{fault[1]}"]
+        modules = " ".join((*self._planted, *planted))
         return subprocess.run(
-            ["strace", *options, sys.executable, "-P", "-c", _RUN, self._planted, *args],  # noqa: S607
+            ["strace", *options, sys.executable, "-P", "-c", _RUN, modules, *args],  # noqa: S607
             input=stdin,
             capture_output=True,
             text=True,

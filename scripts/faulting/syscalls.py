@@ -22,9 +22,11 @@ from federation.names import Origin
 from federation.recovery import Mark
 from node.store import registry, snapshots
 from node.store.release import released_size
+from scripts.faulting import older
 from scripts.faulting.coalition import LIST
 from scripts.faulting.invariants import KILLED, Ledger, require_documented
 from scripts.faulting.nodes import Node, ending, require_sound_file
+from scripts.faulting.older import OlderNode
 from scripts.faulting.part import Broken, Part, Share, judged
 from scripts.faulting.report import Outcome
 from scripts.faulting.small_buckets import PLANTED, small_buckets
@@ -58,6 +60,7 @@ class Operation:
         again: what an operator runs after a failure; the same command unless given.
         repeated: how that may end where the first run has done all of it, apart from 0.
         publishes: how `publish` must end on the node after that; None where nobody publishes.
+        planted: modules that change the program that does it.
     """
 
     name: str
@@ -68,6 +71,7 @@ class Operation:
     again: Command | None = None
     repeated: int = 0
     publishes: int | None = None
+    planted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,8 @@ def run(share: Share) -> Generator[Outcome, None, None]:
     with (
         small_buckets(),
         forkserver.running(PLANTED) as forks,
-        _prepared(share.folder, forks) as world,
+        forkserver.running(PLANTED, older.PLANTED) as later_forks,
+        _prepared(share.folder, forks, later_forks) as world,
     ):
         points = _points(world, traced, share)
         for case in share.cases:
@@ -121,7 +126,7 @@ class _World:
 
 
 @contextmanager
-def _prepared(folder: Path, forks: ForkServer) -> Iterator[_World]:
+def _prepared(folder: Path, forks: ForkServer, later_forks: ForkServer) -> Iterator[_World]:
     """Make a publisher, a relay and a newcomer, and copies of them right before each operation."""
     homes = folder / "before"
     homes.mkdir()
@@ -154,6 +159,7 @@ def _prepared(folder: Path, forks: ForkServer) -> Iterator[_World]:
         alone("peer", "remove", relay.org)
         staged = alone.copied(folder / "staged")
         staged.stage(LIST, _changes())
+        older_one = OlderNode.of(alone, folder / "older", later_forks)
         restored = owner.copied(folder / "restored")
         restored("restore", backup)
         owner.serve()
@@ -163,6 +169,7 @@ def _prepared(folder: Path, forks: ForkServer) -> Iterator[_World]:
             _Checks(origin, len(history), export),
             backup,
             alone=alone,
+            older_one=older_one,
             staged=staged,
             restored=restored,
             behind=behind,
@@ -216,6 +223,12 @@ class _Checks:
         if node.size(self.origin) != _BACKED_UP:
             raise Broken(f"{node.size(self.origin)} positions are there after a restore")
 
+    def migrated(self, node: Node, _: Path) -> None:
+        if "nothing to migrate" not in _done(node, "migrate"):
+            raise Broken("a migration said that it is done, and there is something to migrate")
+        if node.size(self.origin) != self.size or node.export(self.origin) != self.export:
+            raise Broken(f"{node.size(self.origin)} of {self.size} positions are there")
+
     def caught_up(self, node: Node, _: Path) -> None:
         if node.size(self.origin) != self.size or node.export(self.origin) != self.export:
             raise Broken(f"{node.size(self.origin)} of {self.size} positions are there")
@@ -226,6 +239,7 @@ def _operations(
     backup: Path,
     *,
     alone: Node,
+    older_one: Node,
     staged: Node,
     restored: Node,
     behind: Node,
@@ -261,6 +275,14 @@ def _operations(
             publishes=_MAY_NOT_SIGN,
         ),
         Operation("recover", restored, lambda _: ("recover", LIST), checks.caught_up, publishes=0),
+        Operation(
+            "migrate",
+            older_one,
+            lambda _: ("migrate",),
+            checks.migrated,
+            publishes=0,
+            planted=(older.PLANTED,),
+        ),
         Operation("merge", behind, lambda _: ("sync",), checks.caught_up),
         Operation("join", newcomer, lambda _: ("sync",), checks.caught_up),
     )
@@ -305,7 +327,7 @@ def _run(
     fault: tuple[str, str] | None = None,
 ) -> CompletedProcess[str]:
     args = ("--home", node.home, *operation.command(folder))
-    return traced.run(args, stdin=operation.stdin, fault=fault)
+    return traced.run(args, planted=operation.planted, stdin=operation.stdin, fault=fault)
 
 
 def _try(share: Share, case: int, point: Point, traced: Traced, world: _World) -> Outcome:

@@ -47,7 +47,7 @@ from federation.errors import FederationError
 from federation.names import OrgName, Origin
 from federation.orgroot import PinnedRoot
 from federation.recovery import Answer, Decision, Mark, OwnLog
-from federation.replica import Replica
+from federation.replica import Replica, SignedDelta
 
 TICK_SECONDS: Final = 4.0
 _BEAT_TICKS: Final = 3
@@ -77,6 +77,9 @@ class Tools:
         trace: takes note of what happens.
         post: sends a message from one node to another.
         members: all nodes, by number.
+        numbers: the number of each organization's node.
+        places: the position that a leaf is signed for, None if it is not what was signed: the
+            same bytes are verified again once, not once by each node.
     """
 
     timeline: Timeline
@@ -87,6 +90,7 @@ class Tools:
     post: Callable[[int, int, Message], None]
     members: list[Member] = field(default_factory=list)
     numbers: dict[OrgName, int] = field(default_factory=dict)
+    places: dict[tuple[Origin, SignedDelta], int | None] = field(default_factory=dict)
 
     def party_of(self, number: int) -> Party:
         """Return the organization of a node."""

@@ -33,8 +33,6 @@ class Repair:
     def __init__(self, member: Member) -> None:
         self.member = member
         self.damaged = 0
-        # What was verified once is verified: a damaged leaf is other bytes.
-        self._places: dict[SignedDelta, int | None] = {}
 
     def scrub(self) -> None:
         """Verify every leaf, and ask all peers for those that are damaged."""
@@ -51,9 +49,10 @@ class Repair:
 
     def is_sound(self, origin: Origin, position: int, delta: SignedDelta) -> bool:
         """Say whether a leaf is what was signed for its position."""
-        if delta not in self._places:
-            self._places[delta] = self._verify(origin, delta)
-        return self._places[delta] == position
+        places = self.member.tools.places
+        if (origin, delta) not in places:
+            places[origin, delta] = self._verify(origin, delta)
+        return places[origin, delta] == position
 
     def _verify(self, origin: Origin, delta: SignedDelta) -> int | None:
         """Return the position that a leaf is signed for; None when it is not what was signed."""

@@ -26,7 +26,6 @@ from timeline import Timeline
 
 from federation.limits import MAX_CLOCK_SKEW_MS
 from federation.names import Origin
-from federation.recovery import Obstacle
 
 ROUND_SECONDS: Final = 40.0
 """As long as the longest wait of anything that nodes do by themselves."""
@@ -204,7 +203,7 @@ class World:
             for at, origin in enumerate(staged):
                 # One after the other: each holds the lock.
                 self.after(_PUBLISH_SECONDS * at, partial(self.publish, member, origin))
-            behind = any(held.reason == Obstacle.BEHIND_MARK for held in member.store if held.own)
+            behind = any(held.state == "recovering" for held in member.store if held.own)
             if behind or member.repair.damaged:
                 # Whoever may have what is missing becomes a peer.
                 member.peers = [number for number in honest if number != member.number]

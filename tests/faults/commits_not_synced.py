@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from node.store import connection
 
-connection._PRAGMAS = tuple(  # type: ignore[assignment,misc]
+vars(connection)["_PRAGMAS"] = tuple(
     pragma.replace("synchronous = FULL", "synchronous = OFF") for pragma in connection._PRAGMAS
 )

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from node.highwater import PreparedRaise
 
-PreparedRaise.cancel = lambda _self: None  # type: ignore[assignment,method-assign]
+PreparedRaise.cancel = lambda _self: None  # type: ignore[method-assign, assignment]

@@ -7,4 +7,4 @@ from types import SimpleNamespace
 
 from node import durable
 
-durable.os = SimpleNamespace(**{**vars(os), "fsync": lambda _descriptor: None})  # type: ignore[assignment,attr-defined]
+vars(durable)["os"] = SimpleNamespace(**{**vars(os), "fsync": lambda _descriptor: None})

@@ -18,20 +18,22 @@ from scripts.faulting.disk import (
     Write,
 )
 
+_Seen = frozenset[tuple[str, bytes | None]]
 
-def images(*operations: Operation, count: int = 300) -> tuple[set[frozenset[object]], Counter[str]]:
+
+def images(*operations: Operation, count: int = 300) -> tuple[set[_Seen], Counter[str]]:
     """Return all images that were seen after some operations, and what was lost for them."""
     disk = Disk("/d")
     for operation in operations:
         disk.apply(operation)
     losses: Counter[str] = Counter()
-    seen: set[frozenset[object]] = {
+    seen: set[_Seen] = {
         frozenset(disk.image(random.Random(n), losses).items()) for n in range(count)
     }
     return seen, losses
 
 
-def image(**files: bytes | None) -> frozenset[object]:
+def image(**files: bytes | None) -> _Seen:
     return frozenset(files.items())
 
 
