@@ -6,6 +6,7 @@ its own, so that our lists are not signed for before they have caught up (`node.
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -172,14 +173,22 @@ def _opened(path: Path, clock: Clock) -> Iterator[Store]:
 def _put_aside(store: Path, now_ms: int) -> Path | None:
     """Give what is in the store's place another name; return that of the database itself.
 
-    The database goes first: whatever happens after that, no half of it is taken for a store.
+    The database goes before what belongs to it, so that no half of it is taken for a store; and
+    that has both names until then, so that the database is nowhere without it.
     """
     aside = store.with_name(f"{store.name}.replaced-{now_ms}")
+    for end in _ENDS[1:]:
+        # There may be none; on a file system without links, one moment is left.
+        with suppress(OSError):
+            os.link(f"{store}{end}", f"{aside}{end}")
     moved = None
-    for end in _ENDS:
+    if store.exists():
+        moved = store.rename(aside)
+    for end in _ENDS[1:]:
         old = Path(f"{store}{end}")
-        if old.exists():
+        if Path(f"{aside}{end}").exists():
+            old.unlink(missing_ok=True)
+        elif old.exists():
             old.rename(f"{aside}{end}")
-            moved = aside if not end else moved
     durable.sync(store.parent)
     return moved
