@@ -1,4 +1,4 @@
-"""A restore that is struck at any change of a file: the store that was there is kept, and whole."""
+"""What is struck at each of its steps in turn: all of it is there afterwards, or nothing."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tests.federation.worlds import assertion
 from tests.node.restoring_trial import RestoringTrial
 from tests.node.striking import Fault, Strike, stepping
 
-MOST = 40
-"""More calls than a restore makes."""
+MOST = 200
+"""More steps than anything here has."""
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def template(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.slow
 @pytest.mark.fault
 @pytest.mark.parametrize("fault", [Fault.KILL, Fault.FULL])
-def test_whichever_change_of_a_file_is_struck_nothing_is_lost(
+def test_a_restore_loses_nothing_whichever_change_of_a_file_is_struck(
     template: Path, tmp_path: Path, fault: Fault
 ) -> None:
     for number in range(MOST):
@@ -52,3 +52,27 @@ def test_whichever_change_of_a_file_is_struck_nothing_is_lost(
     else:
         pytest.fail("a restore changes files without end")
     assert number > 5
+
+
+@pytest.mark.slow
+@pytest.mark.fault
+def test_a_follower_holds_whole_deltas_whenever_it_is_killed(
+    template: Path, tmp_path: Path
+) -> None:
+    trial = RestoringTrial(tmp_path / "nodes", template)
+    follower = trial.followers[0]
+    for number in range(MOST):
+        trial.change([assertion(2 * number), assertion(2 * number + 1)])
+        trial.publish()
+        strike = trial.armed = Strike(Fault.KILL, number)
+        trial.sync(follower, trial.owner, None)
+        # A store that has a part of it is damaged: that is looked for after each death.
+        trial.check(follower)
+        if not strike.struck:
+            break
+        trial.sync(follower, trial.owner, None)
+        assert follower.size == trial.owner.size
+    else:
+        pytest.fail("a sync has steps without end")
+    assert number > 10
+    trial.close()
