@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
 
-from tests.federation.worlds import assertion
+from node.store import runs
+from tests.federation.worlds import assertion, fingerprint
 from tests.node.restoring_trial import RestoringTrial
 from tests.node.striking import Fault, Strike, stepping
+from tests.node.tiny_runs import tiny_runs
 
 MOST = 200
 """More steps than anything here has."""
@@ -76,3 +79,30 @@ def test_a_follower_holds_whole_deltas_whenever_it_is_killed(
         pytest.fail("a sync has steps without end")
     assert number > 10
     trial.close()
+
+
+@pytest.mark.slow
+@pytest.mark.fault
+def test_the_index_has_each_row_once_whenever_a_merge_is_killed(
+    template: Path, tmp_path: Path
+) -> None:
+    with tiny_runs():
+        trial = RestoringTrial(tmp_path / "nodes", template)
+        follower = trial.followers[0]
+        entries = count()
+        for number in range(MOST):
+            while not runs.is_due(follower.store.connection):
+                at = next(entries)
+                trial.change([assertion(at, fingerprint(at, "md5"))])
+                trial.publish()
+                trial.sync(follower, trial.owner, None)
+            strike = trial.armed = Strike(Fault.KILL, number)
+            # A row that stands twice is damage: that is looked for after each death.
+            trial.merge(follower)
+            if not strike.struck:
+                break
+        else:
+            pytest.fail("a merge has steps without end")
+        trial.check(follower)
+        assert number > 10
+        trial.close()
