@@ -65,6 +65,16 @@ class Shape:
         """Bytes of one packed operation without its annotation."""
         return self.id_width + sum(width for _, width in self.columns)
 
+    def offsets(self, type_name: str, width: int) -> list[int]:
+        """Return where, in a packed operation's record, digests of a type and width begin."""
+        found = []
+        at = self.id_width
+        for column_type, column_width in self.columns:
+            if (column_type, column_width) == (type_name, width):
+                found.append(at)
+            at += column_width
+        return found
+
     def check(self) -> None:
         """Raise unless operations can have this shape.
 
@@ -101,16 +111,9 @@ class PackedOp(NamedTuple):
     @property
     def entry(self) -> EntryId:
         """The entry that it names."""
-        return EntryId(self.shape.key_type, self.record[: self.shape.key_width])
-
-    def states(self, fingerprint: Fingerprint) -> bool:
-        """Say whether it is an assertion of an entry that has a fingerprint."""
-        at = self.shape.id_width
-        for type_name, width in self.shape.columns:
-            if type_name == fingerprint.type and self.record[at : at + width] == fingerprint.digest:
-                return self.shape.kind is OpKind.ASSERT
-            at += width
-        return False
+        shape = self.shape
+        key_type, width = shape.columns[0] if shape.named else ("", shape.id_width)
+        return EntryId(key_type, self.record[:width])
 
 
 def pack(operation: Operation) -> PackedOp:

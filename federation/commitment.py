@@ -29,8 +29,13 @@ class Commitment(NamedTuple):
     asserted: bytes
 
 
-def commit(data: bytes, position: int) -> Commitment:
+def commit(data: bytes, position: int, ops_root: bytes | None = None) -> Commitment:
     """Compute the commitment to the bytes of a body at a position of its log.
+
+    Args:
+        data: the bytes.
+        position: the position.
+        ops_root: what `find_ops_root` has returned for these bytes, if it is known.
 
     Raises:
         MalformedError, LimitError: as `wire.decode_body`.
@@ -39,6 +44,15 @@ def commit(data: bytes, position: int) -> Commitment:
     return Commitment(
         body_digest=sha256(data).digest(),
         position=position,
-        ops_root=body.ops_root(),
+        ops_root=body.ops_root() if ops_root is None else ops_root,
         asserted=state.sum_asserted(body, position),
     )
+
+
+def find_ops_root(data: bytes) -> bytes:
+    """Compute the root of the ops tree of a body's bytes: the part that no position enters.
+
+    Raises:
+        MalformedError, LimitError: as `wire.decode_body`.
+    """
+    return wire.decode_body(data).ops_root()

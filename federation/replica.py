@@ -168,12 +168,9 @@ class Replica:
         self._check_place(header, now_ms)
         state = self.state.after(header, delta.header)
         self._check_checkpoint(delta.checkpoint, state)
-        self._check_body(header, delta.body)
+        body = self.read_body(header, delta.body)
         if header.kind is LeafKind.SNAPSHOT:
             self._check_unchanged(header)
-            body = NO_OPERATIONS
-        else:
-            body = self._open_body(header, delta.body)
         return Candidate(signed=delta, header=header, body=body, state=state)
 
     def conclude(self, candidate: Candidate, prior: Mapping[int, Prior]) -> LogState:
@@ -290,8 +287,7 @@ class Replica:
         """
         _check_size("body", delta.body, limits.MAX_BODY_BYTES)
         _check_size("checkpoint", delta.checkpoint, limits.MAX_NOTE_BYTES)
-        header = Header.parse(delta.header)
-        self._check_signer(header, delta.header)
+        header = self.read_leaf(delta.header)
         merkle.verify_inclusion(
             headers.leaf_hash(delta.header),
             header.position,
@@ -299,17 +295,44 @@ class Replica:
             inclusion,
             self.state.frontier.root(),
         )
-        checkpoint = self._open_checkpoint(delta.checkpoint, header.position)
-        if checkpoint.size != header.position + 1:
+        self.read_checkpoint(delta.checkpoint, header.position)
+        body = self.read_body(header, delta.body)
+        return Candidate(signed=delta, header=header, body=body, state=self.state)
+
+    # --- the parts of a leaf, each by itself --------------------------------------------------
+
+    def read_leaf(self, record: bytes) -> Header:
+        """Check a signed record in itself, wherever in the log it is.
+
+        Raises:
+            PeerError: it is not one of this list, or not signed by its owner.
+        """
+        header = Header.parse(record)
+        self._check_signer(header, record)
+        return header
+
+    def read_checkpoint(self, note: bytes, position: int) -> Checkpoint:
+        """Check that a note is a signed checkpoint of the log right after a position.
+
+        Raises:
+            PeerError: it is not.
+        """
+        checkpoint = self._open_checkpoint(note, position)
+        if checkpoint.size != position + 1:
             raise ProofError(
-                f"the checkpoint sent with position {header.position} has size {checkpoint.size}",
+                f"the checkpoint sent with position {position} has size {checkpoint.size}",
                 reason=Reason.CHECKPOINT_MISMATCH,
             )
-        self._check_body(header, delta.body)
-        body = NO_OPERATIONS
-        if header.kind is LeafKind.DELTA:
-            body = self._open_body(header, delta.body)
-        return Candidate(signed=delta, header=header, body=body, state=self.state)
+        return checkpoint
+
+    def read_body(self, header: Header, data: bytes) -> Body:
+        """Check that a body is the one that a header signs; a snapshot's leaf has none.
+
+        Raises:
+            PeerError: it is not, or is not well formed.
+        """
+        self._check_body(header, data)
+        return self._open_body(header, data) if header.kind is LeafKind.DELTA else NO_OPERATIONS
 
     def _check_consistency(self, proof: Sequence[bytes], newer: LogState) -> None:
         held = self.state

@@ -96,7 +96,9 @@ class RowReader:
             if not 0 <= row - group.first_row < group.count:
                 group = self._group_of(row)
             index = row - group.first_row
-            record = b"".join([read(at + index * size, size) for at, size in group.columns])
+            record = b""
+            for at, size in group.columns:
+                record += read(at + index * size, size)
             code = int.from_bytes(read(group.codes + index * width, width))
             yield PackedOp(group.shape, record, decoded.get(code) or self._annotation(code))
 

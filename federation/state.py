@@ -47,13 +47,15 @@ def advance(
     if asserted is None:
         asserted = sum_asserted(body, position)
     total = int.from_bytes(digest) + int.from_bytes(asserted)
-    for group in body.groups if prior else ():
-        head = _head(group.shape)
-        for row, key in enumerate(group.keys, group.first_row):
-            before = prior.get(row)
-            if before is not None and before.kind is OpKind.ASSERT:
-                place = before.position.to_bytes(_POSITION_BYTES) + before.row.to_bytes(_ROW_BYTES)
-                total -= int.from_bytes(sha256(head + key + place).digest())
+    gone = [(row, before) for row, before in prior.items() if before.kind is OpKind.ASSERT]
+    for group in body.groups if gone else ():
+        stop = group.first_row + group.count
+        some = [(row - group.first_row, it) for row, it in gone if group.first_row <= row < stop]
+        keys = [group.keys[index] for index, _ in some]
+        positions = [before.position.to_bytes(_POSITION_BYTES) for _, before in some]
+        total -= _sum(
+            _head(group.shape), keys, positions, _row_bytes([before.row for _, before in some])
+        )
     return (total % _MODULUS).to_bytes(32)
 
 

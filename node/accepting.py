@@ -15,6 +15,7 @@ from federation.errors import FederationError, ForkError, OperationError, PeerEr
 from federation.header import Header
 from federation.names import OrgName, Origin
 from federation.replica import Replica, SignedDelta
+from node import checking
 from node.clock import Clock
 from node.errors import DamageError, UsageError
 from node.store import entries, log, registry
@@ -57,16 +58,17 @@ def accept(
             if not acceptance.deltas:
                 transaction.abandon()
     except DamageError as error:
-        if not isinstance(error.__cause__, sqlite3.IntegrityError):
+        if not isinstance(error.__cause__, sqlite3.IntegrityError | FederationError):
             raise
-        # The index of this list and its deltas do not fit each other: whether a fault of this
-        # program or damage, one list must not keep the node from all others.
+        # The index of this list and its deltas do not fit each other, or a delta is not what was
+        # signed: whether a fault of this program or damage, one list must not keep the node from
+        # all others.
         acceptance = Acceptance(
             size=_followed(store, origin).log.size,
             deltas=0,
             ops=0,
             error=OperationError(
-                f"deltas of {origin} do not fit the index here: run 'hashfed fsck' ({error})"
+                f"deltas of {origin} do not fit what is here: run 'hashfed fsck' ({error})"
             ),
         )
     if acceptance.error is not None:
@@ -88,7 +90,11 @@ def merge_deltas(
     via: OrgName,
     clock: Clock,
 ) -> Acceptance:
-    """Verify deltas and merge them within a transaction, up to the first that does not verify."""
+    """Verify deltas and merge them within a transaction, up to the first that does not verify.
+
+    Raises:
+        DamageError: what is here already is not what was signed.
+    """
     connection = transaction.connection
     root = registry.load_root(connection, record.origin.org)
     if root is None:
@@ -109,7 +115,12 @@ def merge_deltas(
                         f"position {position} of {record.origin} is missing here",
                         hint="run 'hashfed fsck'",
                     )
-                replica.receive_again(delta, held.header)
+                try:
+                    replica.receive_again(delta, held.header)
+                except ForkError:
+                    # Damage is no history: a fork is for good, and only what is signed shows one.
+                    checking.check_leaf(connection, record, root, position)
+                    raise
                 continue
             candidate = replica.receive(delta, now_ms=clock.now_ms())
             prior = entries.load_prior(connection, record.span, candidate.body)

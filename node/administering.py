@@ -11,15 +11,13 @@ from federation.charter import Audience, Charter
 from federation.keys import Signer
 from federation.names import OrgName, Origin, parse_list_name, parse_org
 from federation.orgroot import PinnedRoot, Role
-from node.errors import UsageError
+from node.errors import ConfigError, UsageError
 from node.highwater import HighWater
 from node.identity import require_role
 from node.store import registry
 from node.store.connection import Store
 from node.store.registry import ListRecord, Peer
 from node.store.release import load_incarnation
-
-_ORG_KEY = "org"
 
 
 class Introduction(Protocol):
@@ -42,7 +40,7 @@ class Introduction(Protocol):
 def create_node(store: Store, root: PinnedRoot) -> None:
     """Make a new store the store of an organization's node."""
     with store.write("init", root.document.org) as transaction:
-        registry.store_node(transaction, _ORG_KEY, root.document.org)
+        registry.store_node(transaction, registry.ORG_KEY, root.document.org)
         registry.pin_org(transaction, root)
 
 
@@ -52,11 +50,25 @@ def own_root(store: Store) -> PinnedRoot:
     Raises:
         UsageError: the store was never made a node's.
     """
-    org = registry.load_node(store.connection, _ORG_KEY)
+    org = registry.load_node(store.connection, registry.ORG_KEY)
     root = None if org is None else registry.load_root(store.connection, org)
     if root is None:
         raise UsageError("this store has no organization", hint="run 'hashfed init' anew")
     return root
+
+
+def require_certificate(store: Store, certificate_sha256: bytes) -> None:
+    """Check that a TLS certificate is one that our org root names: peers take no other.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    root = own_root(store).document
+    if certificate_sha256 not in root.tls_certificates:
+        raise ConfigError(
+            f"the TLS certificate is none of {root.org}: its org root names another",
+            hint="put this node's own files back as keys/tls.crt and keys/tls.key",
+        )
 
 
 def add_peer(store: Store, invitation: Introduction, certificate_sha256: bytes) -> bool:

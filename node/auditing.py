@@ -6,19 +6,19 @@ Reads only; every answer comes from the signed bytes that are kept, found throug
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Final, NamedTuple
 
-from federation.body import PackedOp, unpack
+from federation.body import PackedOp, Shape, unpack
 from federation.entry import EntryId, Operation, OpKind
 from federation.errors import FederationError, FingerprintError
 from federation.fingerprint import Fingerprint, candidates
 from federation.hashtypes import find_type
 from federation.header import Header, leaf_hash
 from federation.names import OrgName, Origin
-from node import guarding
+from node import findings, guarding
 from node.clock import Clock
 from node.errors import DamageError, UsageError
 from node.highwater import HighWater
@@ -106,10 +106,11 @@ class _Reader:
 
     def origin(self, span: int) -> Origin:
         """Return the name of the list that a span is of."""
-        if span not in self._origins:
+        origin = self._origins.get(span)
+        if origin is None:
             number = self.contents.source(span).list
-            self._origins[span] = registry.load_origin(self._connection, number)
-        return self._origins[span]
+            origin = self._origins[span] = registry.load_origin(self._connection, number)
+        return origin
 
     def operation(self, place: Place) -> Operation:
         """Return the operation at a place."""
@@ -182,12 +183,14 @@ class Match(NamedTuple):
     Attributes:
         origin: the list that it is in.
         position: its position in the list's log.
+        row: its row in that delta.
         fingerprint: the fingerprint that was asked for.
         packed: the assertion, as it was packed into the signed body.
     """
 
     origin: Origin
     position: int
+    row: int
     fingerprint: Fingerprint
     packed: PackedOp
 
@@ -200,8 +203,11 @@ class Match(NamedTuple):
 Answer = list[Match] | FederationError
 """The matches of a hash, or why it is none."""
 
-_Shape = tuple[str, int]
+_Column = tuple[str, int]
 """Hash type and bytes of one digest."""
+
+_Asked = tuple[Fingerprint, list[Match]]
+"""A fingerprint that is looked up, and where its matches go."""
 
 
 def lookup(store: Store, text: str, cuts: Cuts | None = None) -> list[Match]:
@@ -215,12 +221,25 @@ def lookup(store: Store, text: str, cuts: Cuts | None = None) -> list[Match]:
 
     Raises:
         FingerprintError: it is no hash.
-        DamageError: the index and the signed bytes do not say the same.
+        DamageError: the index and the signed bytes do not say the same; or nothing was found, and
+            a list is damaged in which it may be.
     """
     ((_, answer),) = _answer(store, [text], cuts)
     if isinstance(answer, FederationError):
         raise answer
+    if not answer:
+        for origin in withheld(store):
+            findings.require_sound(store.path, origin)
     return answer
+
+
+def withheld(store: Store) -> list[str]:
+    """Return the lists that are known to be damaged: nothing is found in them."""
+    known = findings.load(store.path)
+    if not known.damages:
+        return []
+    origins = [origin for _, origin in registry.iter_origins(store.connection)]
+    return [origin for origin in origins if known.of(origin) is not None]
 
 
 def lookup_many(
@@ -228,7 +247,8 @@ def lookup_many(
 ) -> Iterator[tuple[str, Answer]]:
     """Yield (text, matches or what is wrong with the text) for each text, in order.
 
-    Takes many at a time, so that each body is read once for all of its matches in a batch.
+    Takes many at a time, so that each body is read once for all of its matches in a batch. What is
+    not found may be in a list that is `withheld`.
 
     Raises:
         DamageError: as `lookup`.
@@ -239,8 +259,9 @@ def lookup_many(
 
 
 def _answer(store: Store, texts: list[str], cuts: Cuts | None) -> Iterator[tuple[str, Answer]]:
-    wanted: list[tuple[Fingerprint, ...] | FederationError] = []
-    asked: defaultdict[_Shape, dict[bytes, Fingerprint]] = defaultdict(dict)
+    # For each text, where the matches of each fingerprint go that it can be.
+    wanted: list[tuple[list[Match], ...] | FederationError] = []
+    asked: defaultdict[_Column, dict[bytes, _Asked]] = defaultdict(dict)
     with store.snapshot() as connection:
         for text in texts:
             try:
@@ -248,23 +269,24 @@ def _answer(store: Store, texts: list[str], cuts: Cuts | None) -> Iterator[tuple
             except FederationError as error:
                 wanted.append(error)
                 continue
-            wanted.append(fingerprints)
+            found = []
             for fingerprint in fingerprints:
                 digest = fingerprint.digest
-                asked[fingerprint.type, len(digest)][digest] = fingerprint
+                alike = asked[fingerprint.type, len(digest)]
+                question = alike.get(digest)
+                if question is None:
+                    question = alike[digest] = (fingerprint, [])
+                found.append(question[1])
+            wanted.append(tuple(found))
         reader = _Reader(connection)
-        matches = {
-            shape: _find_matches(connection, reader, shape, fingerprints_of, cuts)
-            for shape, fingerprints_of in asked.items()
-        }
-    for text, found in zip(texts, wanted, strict=True):
-        if isinstance(found, FederationError):
-            yield text, found
+        hidden = set(withheld(store))
+        for column, questions in asked.items():
+            _find_matches(connection, reader, column, questions, cuts, hidden)
+    for text, readings in zip(texts, wanted, strict=True):
+        if isinstance(readings, FederationError):
+            yield text, readings
             continue
-        answer: list[Match] = []
-        for fingerprint in found:
-            digest = fingerprint.digest
-            answer += matches[fingerprint.type, len(digest)].get(digest, ())
+        answer = readings[0] if len(readings) == 1 else list(chain.from_iterable(readings))
         if len(answer) > 1:
             answer.sort(key=_by_list)
         yield text, answer
@@ -273,34 +295,44 @@ def _answer(store: Store, texts: list[str], cuts: Cuts | None) -> Iterator[tuple
 def _find_matches(
     connection: sqlite3.Connection,
     reader: _Reader,
-    shape: _Shape,
-    asked: Mapping[bytes, Fingerprint],
+    column: _Column,
+    asked: Mapping[bytes, _Asked],
     cuts: Cuts | None,
-) -> dict[bytes, list[Match]]:
-    """Return the matches of each digest that has any."""
-    type_name, width = shape
+    hidden: Collection[str],
+) -> None:
+    """Add the matches of digests of one type and width to what is asked."""
+    type_name, width = column
+    shape: Shape | None = None
+    offsets: Sequence[int] = ()
     # By place, so that each body and bucket is read once.
     found = sorted(entries.find_many(connection, type_name, asked, cuts))
+    if hidden:
+        found = [place for place in found if str(reader.origin(place[0])) not in hidden]
     operations = reader.contents.iter_packed(found)
-    matches: dict[bytes, list[Match]] = {}
-    for (span, _, position, _, digest), packed in zip(found, operations, strict=True):
-        fingerprint = asked[digest]
-        if packed.states(fingerprint):
-            match = Match(reader.origin(span), position, fingerprint, packed)
-            matches.setdefault(digest, []).append(match)
-        elif width <= entries.LONGEST_KEY:
+    for (span, _, position, row, digest), packed in zip(found, operations, strict=True):
+        fingerprint, matches = asked[digest]
+        # Neighbours share it.
+        if packed.shape is not shape:
+            shape = packed.shape
+            offsets = shape.offsets(type_name, width) if shape.kind is OpKind.ASSERT else ()
+        record = packed.record
+        for at in offsets:
+            if record[at : at + width] == digest:
+                matches.append(Match(reader.origin(span), position, row, fingerprint, packed))
+                break
+        else:
             # A longer one is found by its SHA-256, which a digest of another type may be.
-            raise DamageError(
-                f"position {position} of {reader.origin(span)} does not say of "
-                f"{fingerprint.format()} what the index says",
-                hint="run 'hashfed fsck'",
-            )
-    return matches
+            if width <= entries.LONGEST_KEY:
+                raise DamageError(
+                    f"position {position} of {reader.origin(span)} does not say of "
+                    f"{fingerprint.format()} what the index says",
+                    hint="run 'hashfed fsck'",
+                )
 
 
-def _by_list(match: Match) -> tuple[Origin, int]:
-    # The same on every node, however it numbers its lists.
-    return match.origin, match.position
+def _by_list(match: Match) -> tuple[Origin, int, int]:
+    # The same on every node, however it numbers its lists, and came by what it holds of them.
+    return match.origin, match.position, match.row
 
 
 def _read_hash(
@@ -331,8 +363,10 @@ def show(store: Store, record: ListRecord, text: str) -> list[list[Provenance]]:
 
     Raises:
         UsageError: the list never had such an entry.
+        DamageError: the list is damaged here.
         FingerprintError: it starts like a hash and is none.
     """
+    findings.require_sound(store.path, str(record.origin))
     with store.snapshot() as connection:
         reader = _Reader(connection)
         named = _entries_named(connection, reader, record, text)
@@ -410,7 +444,12 @@ class LogLine:
 
 
 def read_log(store: Store, record: ListRecord, limit: int | None) -> Iterator[LogLine]:
-    """Yield the deltas of a list, newest first."""
+    """Yield the deltas of a list, newest first.
+
+    Raises:
+        DamageError: the list is damaged here.
+    """
+    findings.require_sound(store.path, str(record.origin))
     for number, delta in enumerate(
         log.iter_records(store.connection, record.list, 0, record.log.size, newest=True)
     ):
@@ -446,10 +485,14 @@ class ListStatus:
 
 def list_statuses(store: Store, mark: HighWater, *, clock: Clock) -> list[ListStatus]:
     """Return how every list stands here, by origin; our own as the high-water mark says too."""
+    known = findings.load(store.path)
     with store.snapshot() as connection:
         statuses = []
         for record in list(registry.iter_lists(connection)):
-            follow = guarding.status_now(store, mark, record, clock=clock)
+            follow = registry.with_damage(
+                guarding.status_now(store, mark, record, clock=clock),
+                known.of(str(record.origin)),
+            )
             behind = max(0, follow.head - record.log.size)
             held = snapshots.newest_held(connection, record.list)
             statuses.append(

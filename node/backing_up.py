@@ -16,6 +16,7 @@ from typing import Final
 
 from node.clock import Clock
 from node.errors import DamageError, StoreError, UsageError
+from node.findings import DamageKind
 from node.fsck import fsck
 from node.store import registry
 from node.store.connection import Store
@@ -66,10 +67,13 @@ def backup(
     # Of another name each time: another backup to the same file must not write into this one.
     unnamed = path.with_name(f".{path.name}.{secrets.token_hex(8)}.unverified")
     try:
-        _copy(store, unnamed, on_progress)
+        copy_store(store, unnamed, on_progress)
         copy = Store.open_reader(unnamed, clock)
         try:
             for damage in fsck(copy):
+                if damage.kind is DamageKind.CLAIM:
+                    # The bytes are those that were signed: they belong into a copy.
+                    continue
                 raise DamageError(
                     f"the copy is damaged: {damage.message}",
                     hint="run 'hashfed fsck': the store itself may be",
@@ -115,7 +119,19 @@ def _exists(path: Path) -> UsageError:
     return UsageError(f"{path} exists already", hint="name a file that does not exist")
 
 
-def _copy(store: Store, path: Path, on_progress: Callable[[int, int], None]) -> None:
+def copy_store(store: Store, path: Path, on_progress: Callable[[int, int], None]) -> None:
+    """Copy a store to a new file, complete in itself and on the disk, as of one version.
+
+    Args:
+        store: the store; other processes may go on writing.
+        path: the file.
+        on_progress: told (pages copied, pages).
+
+    Raises:
+        OSError: the file cannot be made.
+        StoreError: it cannot be written.
+    """
+
     def report(_status: int, remaining: int, total: int) -> None:
         on_progress(total - remaining, total)
 

@@ -34,6 +34,7 @@ calls; the lists are signed by other keys."""
 
 _BACKDATED: Final = timedelta(minutes=5)
 _MAX_COMMON_NAME: Final = 64
+_RESTORE: Final = "restore keys/tls.key and keys/tls.crt from the backup of your keys"
 
 
 def build_certificate(org: OrgName, now_ms: int) -> tuple[str, str]:
@@ -100,7 +101,9 @@ def load_tls_key(path: Path) -> str:
         private_key = load_pem_private_key(data, password=None)
         text = data.decode("ascii")
     except (TypeError, ValueError, UnsupportedAlgorithm):
-        raise ConfigError(f"{path} is no unencrypted private key in PEM form (PKCS#8)") from None
+        raise ConfigError(
+            f"{path} is no unencrypted private key in PEM form (PKCS#8)", hint=_RESTORE
+        ) from None
     if not _is_p256(private_key):
         raise ConfigError(f"{path}: expected a private key on the curve P-256")
     return text
@@ -118,8 +121,26 @@ def load_certificate(path: Path) -> str:
     except OSError as error:
         raise unreadable(path, error) from error
     except (UnicodeDecodeError, ConfigError) as error:
-        raise ConfigError(f"{path} is no TLS certificate in PEM form") from error
+        raise ConfigError(f"{path} is no TLS certificate in PEM form", hint=_RESTORE) from error
     return text
+
+
+def load_pair(key_path: Path, certificate_path: Path) -> tuple[str, str]:
+    """Load the private key and the TLS certificate that is of it, as PEM.
+
+    Raises:
+        ConfigError: as `load_tls_key` and `load_certificate`, or the one is not of the other.
+    """
+    key, pem = load_tls_key(key_path), load_certificate(certificate_path)
+    if (
+        load_pem_private_key(key.encode(), None).public_key()
+        != _parse_certificate(pem).public_key()
+    ):
+        raise ConfigError(
+            f"{certificate_path} is not the certificate of {key_path}",
+            hint=_RESTORE,
+        )
+    return key, pem
 
 
 def certificate_sha256(pem: str) -> bytes:

@@ -7,7 +7,9 @@ later. All that is stored is checked by `node.fsck`.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from hashlib import sha256
+from typing import Final
 
 from federation import state as states
 from federation.checkpoint import open_checkpoint
@@ -18,8 +20,12 @@ from node.clock import Clock
 from node.errors import DamageError
 from node.store import entries, log, registry, snapshots
 from node.store.connection import Store
+from node.store.log import DeltaRecord
 from node.store.registry import FollowState, ListRecord
 from node.store.sqlite import sqlite3
+
+_TAIL_BYTES: Final = 1024 * 1024
+"""Bytes of the newest bodies that `check_tail` reads in any case: some milliseconds."""
 
 
 def check_behind(store: Store, budget_seconds: float, *, clock: Clock) -> int:
@@ -131,10 +137,36 @@ def check_commitments(store: Store, record: ListRecord, position: int) -> None:
         )
 
 
+def check_leaf(
+    connection: sqlite3.Connection, record: ListRecord, root: PinnedRoot, position: int
+) -> None:
+    """Check that one stored leaf is what was signed for its position.
+
+    Raises:
+        DamageError: it is not, or it is not here: it says nothing of what was signed.
+    """
+    held = log.load_record(connection, record.list, position)
+    try:
+        if held is None:
+            raise ProofError("it is missing")
+        header = Header.parse(held.header)
+        verify_header(held.header, root.document.publisher_key(header.key_id))
+        verifiers = root.document.log_verifiers(record.origin)
+        newest = open_checkpoint(held.checkpoint, str(record.origin), verifiers)
+        if (header.position, newest.size) != (position, position + 1):
+            raise ProofError("it is another position's")
+    except FederationError as error:
+        raise DamageError(
+            f"position {position} of {record.origin} is damaged here: {error}",
+            hint="run 'hashfed fsck'",
+        ) from error
+
+
 def check_tail(store: Store, record: ListRecord, root: PinnedRoot, deltas: int) -> None:
     """Check that a list's newest deltas and its recorded state are what was signed.
 
-    Bounded, unlike `fsck`: what a failing disk loses or changes is what was written last.
+    Bounded, unlike `fsck`: what a failing disk loses or changes is what was written last. Bodies
+    are read of the newest two steps of `publish`, and of as many before them as take no time.
 
     Args:
         store: the store.
@@ -148,6 +180,7 @@ def check_tail(store: Store, record: ListRecord, root: PinnedRoot, deltas: int) 
     size = record.log.size
     start = max(0, size - deltas)
     held = list(log.iter_records(store.connection, record.list, start, size))
+    first_body = _first_body(held)
     try:
         before = log.load_record(store.connection, record.list, start - 1) if start else None
         previous = NO_LEAF if before is None else leaf_hash(before.header)
@@ -156,13 +189,15 @@ def check_tail(store: Store, record: ListRecord, root: PinnedRoot, deltas: int) 
         for at in held:
             header = Header.parse(at.header)
             verify_header(at.header, root.document.publisher_key(header.key_id))
-            data = log.load_body_bytes(store.connection, record.list, at.position) or b""
             if (header.position, header.previous) != (at.position, previous):
                 raise ProofError(f"position {at.position} does not follow the one before")
+            previous = leaf_hash(at.header)
+            if at.position < first_body:
+                continue
+            data = log.load_body_bytes(store.connection, record.list, at.position) or b""
             # A snapshot's leaf signs the digest of no bytes.
             if sha256(data).digest() != header.body_digest:
                 raise ProofError(f"the body of position {at.position} is not the one signed")
-            previous = leaf_hash(at.header)
         if held:
             verifiers = root.document.log_verifiers(record.origin)
             newest = open_checkpoint(held[-1].checkpoint, str(record.origin), verifiers)
@@ -175,6 +210,19 @@ def check_tail(store: Store, record: ListRecord, root: PinnedRoot, deltas: int) 
             f"the newest deltas of {record.origin} are damaged: {error}",
             hint="nothing was signed; run 'hashfed fsck', keep the file, restore a backup",
         ) from error
+
+
+def _first_body(held: Sequence[DeltaRecord]) -> int:
+    """Return the position from which on `check_tail` reads bodies."""
+    # A step is one transaction, and that is a version of the store.
+    newest = sorted({record.version for record in held})[-2:]
+    size, first = 0, 0
+    for record in reversed(held):
+        size += record.body_size
+        if record.version not in newest and size > _TAIL_BYTES:
+            break
+        first = record.position
+    return first
 
 
 def _header(store: Store, record: ListRecord, position: int) -> Header:

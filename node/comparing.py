@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from federation.body import PackedOp, unpack
 from federation.bucket import LiveEntry, name_of
+from node import findings
 from node.byname import iter_by_name
 from node.errors import UsageError
 from node.store import history, spans
@@ -45,7 +46,9 @@ def diff(store: Store, record: ListRecord, start: int, stop: int) -> Iterator[Ch
 
     Raises:
         UsageError: the second is before the first, or one of them is not held here.
+        DamageError: the list is damaged here.
     """
+    findings.require_sound(store.path, str(record.origin))
     if stop < start:
         raise UsageError(f"the second point (position {stop}) is before the first ({start})")
     first, last = (covering_span(store, record, size) for size in (start, stop))

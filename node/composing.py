@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from federation import limits, wire
 from federation.body import SALT_SEED_BYTES, Body, PackedOp, build_body
@@ -22,6 +21,7 @@ from federation.errors import LimitError
 from federation.merge import Prior
 from node.committing import commit_all
 from node.errors import UsageError
+from node.helper import Pair
 from node.staging import Batch, Extent
 from node.store import entries
 from node.store.sqlite import sqlite3
@@ -62,7 +62,7 @@ def compose(
     span: int,
     position: int,
     batches: Iterable[Batch],
-    directory: Path,
+    pair: Pair,
 ) -> Generator[Part, None, None]:
     """Yield what becomes of each batch, reading batches some way ahead.
 
@@ -71,22 +71,22 @@ def compose(
         span: the number of the span of the list.
         position: the position of the next delta.
         batches: what is staged.
-        directory: where temporary files without names may lie.
+        pair: the processes that share the work.
 
     Raises:
         UsageError: an operation alone is larger than a delta can be.
-        NodeError: as `node.helper.answer_all`.
+        NodeError: as `node.helper.Pair.answer_all`.
     """
     waiting: deque[tuple[Part, deque[tuple[Body, Mapping[int, Prior]]]]] = deque()
 
-    def iter_data() -> Iterator[bytes]:
+    def iter_data() -> Iterator[tuple[bytes, bytes | None]]:
         for batch in batches:
             cut = _Cut(connection, span)
-            cut.add(batch.operations)
+            cut.add(batch.operations, batch.ops_root)
             waiting.append((Part(batch.extent, dropped=cut.dropped), deque(cut.bodies)))
             yield from cut.data
 
-    with closing(commit_all(iter_data(), position, directory)) as commitments:
+    with closing(commit_all(iter_data(), position, pair)) as commitments:
         for commitment in commitments:
             while not waiting[0][1]:
                 yield waiting.popleft()[0]
@@ -102,19 +102,24 @@ class _Cut:
 
     Attributes:
         bodies: each with what was in force before it.
-        data: the bytes of each.
+        data: the bytes of each, and the root of its ops tree if it is known.
         dropped: withdrawals of what is withdrawn already, which were left out.
     """
 
     def __init__(self, connection: sqlite3.Connection, span: int) -> None:
         self.bodies: list[tuple[Body, Mapping[int, Prior]]] = []
-        self.data: list[bytes] = []
+        self.data: list[tuple[bytes, bytes | None]] = []
         self.dropped = 0
         self._connection = connection
         self._span = span
 
-    def add(self, operations: Body | Sequence[PackedOp]) -> None:
-        """Add operations as one body; as two or more where one would exceed a cap."""
+    def add(self, operations: Body | Sequence[PackedOp], ops_root: bytes | None = None) -> None:
+        """Add operations as one body; as two or more where one would exceed a cap.
+
+        Args:
+            operations: the operations.
+            ops_root: the root of the ops tree if they are a body and it is known.
+        """
         if isinstance(operations, Body):
             body = operations
         else:
@@ -134,7 +139,7 @@ class _Cut:
             self._add_halves([body.packed(row) for row in range(body.count)])
             return
         self.bodies.append((body, prior))
-        self.data.append(data)
+        self.data.append((data, ops_root))
 
     def _add_halves(self, packed: Sequence[PackedOp]) -> None:
         half = len(packed) // 2

@@ -144,6 +144,18 @@ class PublishConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StoreConfig:
+    """How the store is looked after.
+
+    Attributes:
+        scrub_hours: within how many hours `serve` checks all that is stored, again and again; 0
+            for never.
+    """
+
+    scrub_hours: float = 24.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """The configuration of one node.
 
@@ -153,6 +165,7 @@ class Config:
         log: what it logs.
         sync: how it follows its peers.
         publish: how it publishes, and guards its own lists.
+        store: how its store is looked after.
         sources: where each value came from, by `section.key`; what is missing is a default.
     """
 
@@ -161,6 +174,7 @@ class Config:
     log: LogConfig = field(default_factory=LogConfig)
     sync: SyncConfig = field(default_factory=SyncConfig)
     publish: PublishConfig = field(default_factory=PublishConfig)
+    store: StoreConfig = field(default_factory=StoreConfig)
     sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
 
@@ -218,7 +232,13 @@ def _text(section: str, key: str, parse: Callable[[str], _T], comment: str) -> _
 def _seconds(
     section: str, key: str, lowest: float, highest: float, comment: str
 ) -> _Setting[float]:
-    expected = f"a number of seconds from {_format_number(lowest)} to {_format_number(highest)}"
+    return _number(section, key, "seconds", lowest, highest, comment)
+
+
+def _number(
+    section: str, key: str, unit: str, lowest: float, highest: float, comment: str
+) -> _Setting[float]:
+    expected = f"a number of {unit} from {_format_number(lowest)} to {_format_number(highest)}"
 
     def from_toml(raw: object) -> float:
         # In Python, true is a number.
@@ -396,6 +416,14 @@ _CHECK_BUDGET: Final = _seconds(
     86_400,
     "How long what was accepted may wait for the checks behind acceptance.",
 )
+_SCRUB_HOURS: Final = _number(
+    "store",
+    "scrub_hours",
+    "hours",
+    0,
+    8_760,
+    "Hours within which `serve` checks all that is stored, again and again; 0: never.",
+)
 _MARK_DIR: Final = _text(
     "publish",
     "mark_dir",
@@ -426,6 +454,7 @@ _SETTINGS: Final[tuple[_Setting[object], ...]] = (
     _METRICS_LISTEN,
     _LEVEL,
     _FORMAT,
+    _SCRUB_HOURS,
     _MARK_DIR,
     _PEERS_NEEDED,
     _ASK_SECONDS,
@@ -439,6 +468,7 @@ _SECTIONS: Final = {
     "node": "Who this node is and where.",
     "metrics": "Metrics for Prometheus.",
     "log": "Events, on stderr.",
+    "store": "Looking after the store.",
     "publish": "Publishing our own lists, and guarding that no position is signed twice.",
     "sync": "Following peers. Times are in seconds.",
 }
@@ -487,6 +517,7 @@ def load_config(
             ask_seconds=reader.get(_ASK_SECONDS, PublishConfig().ask_seconds),
             snapshot_ops=reader.get(_SNAPSHOT_OPS, PublishConfig().snapshot_ops),
         ),
+        store=StoreConfig(scrub_hours=reader.get(_SCRUB_HOURS, StoreConfig().scrub_hours)),
         sources=reader.sources,
     )
     if config.sync.heartbeat_seconds >= config.sync.idle_timeout_seconds:
@@ -584,7 +615,10 @@ class _File:
         except UnicodeDecodeError as error:
             raise ConfigError(f"{path} is not text in UTF-8") from error
         except (tomllib.TOMLDecodeError, RecursionError) as error:
-            raise ConfigError(f"{path} is not valid TOML: {error}") from error
+            raise ConfigError(
+                f"{path} is not valid TOML: {error}",
+                hint="nothing was changed; put the line right, or your copy of the file back",
+            ) from error
         self.document = self._check(raw)
 
     def where(self, section: str, key: str) -> str:

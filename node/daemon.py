@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from typing import Final
 
-from node import filesystem, highwater, wake
+from node import filesystem, findings, highwater, wake
 from node.address import Address
-from node.certificate import load_certificate, load_tls_key
+from node.certificate import load_pair
 from node.checking import check_behind
 from node.clock import Clock, SystemClock
 from node.config import Config
-from node.errors import LockedError
+from node.errors import DiskError, LockedError, StoreError
 from node.home import Home
 from node.joining import sweep
 from node.locks import hold
@@ -29,6 +29,7 @@ from node.logs import get_logger
 from node.metrics import Metrics
 from node.rpc.readers import Readers
 from node.rpc.server import PeerServer, ServerSettings
+from node.scrubbing import Scrub, Slice
 from node.store import registry
 from node.store.connection import Store
 from node.store.registry import FollowStatus, ListRecord
@@ -49,8 +50,17 @@ _POLL_SECONDS: Final = 1.0
 _STEP_SECONDS: Final = 0.05
 """How long one step of what is done behind acceptance may keep the writer."""
 
-_IDLE_SECONDS: Final = 0.25
-"""For how long nothing was fetched before that begins."""
+_IDLE_SECONDS: Final = 1.0
+"""For how long nothing was fetched or published before that begins: a change that comes while it
+goes on waits for a step, and has no processor to itself."""
+
+_SCRUB_POLL_SECONDS: Final = 60.0
+"""The longest pause of the scrub: for the clock may be set, and the store may grow."""
+
+_SCRUB_START_SECONDS: Final = 10.0
+
+_SCRUB_SHARE: Final = 0.9
+"""Of the time that a pass of the scrub may take, what its slices are spread over."""
 
 _GAUGE_SECONDS: Final = 5.0
 """How often the gauges of the lists are brought up to date."""
@@ -118,8 +128,8 @@ class _Node:
     """The parts of a running node. What `start` opens, the stack closes, in the other order."""
 
     def __init__(self, home: Home, config: Config, clock: Clock, stack: AsyncExitStack) -> None:
-        key = load_tls_key(home.tls_key).encode()
-        certificate = load_certificate(home.tls_certificate).encode()
+        pair = load_pair(home.tls_key, home.tls_certificate)
+        key, certificate = (pem.encode() for pem in pair)
         self._home = home
         self._config = config
         self._clock = clock
@@ -127,6 +137,7 @@ class _Node:
         self._metrics = Metrics()
         self._tasks: list[asyncio.Task[None]] = []
         self._changed = asyncio.Event()
+        self._woken_at = time.monotonic()
         self._writer = Writer(home.store, clock)
         self._readers = Readers(home.store, clock, threads=1)
         identity = TlsIdentity(key=key, certificate=certificate)
@@ -171,7 +182,7 @@ class _Node:
     async def start(self) -> None:
         """Open everything; peers can call once this returns."""
         stack = self._stack
-        # First: only opening for writing brings the schema up to date.
+        # First: what keeps the store from being used is said before anything else is opened.
         stack.push_async_callback(asyncio.to_thread, self._writer.close)
         await self._writer.run(lambda _store: None)
         stack.push_async_callback(asyncio.to_thread, self._readers.close)
@@ -190,6 +201,8 @@ class _Node:
             asyncio.create_task(self._work_behind(), name="behind"),
             asyncio.create_task(self._gauge(), name="gauge"),
         ]
+        if self._config.store.scrub_hours:
+            self._tasks.append(asyncio.create_task(self._scrub(), name="scrub"))
 
     async def wait(self, stop: asyncio.Event) -> None:
         """Wait for the signal to stop; raise what a part of the node raised before that."""
@@ -220,6 +233,7 @@ class _Node:
 
         def woken() -> None:
             wake.drain(listener)
+            self._woken_at = time.monotonic()
             self._notice()
 
         loop.add_reader(listener.fileno(), woken)
@@ -240,7 +254,8 @@ class _Node:
         """Do what acceptance leaves for later while nothing is fetched, or when it is due."""
         due = time.monotonic() + self._config.sync.check_budget_seconds
         while True:
-            if self._writer.idle_seconds < _IDLE_SECONDS and time.monotonic() < due:
+            idle_seconds = min(self._writer.idle_seconds, time.monotonic() - self._woken_at)
+            if idle_seconds < _IDLE_SECONDS and time.monotonic() < due:
                 await asyncio.sleep(_IDLE_SECONDS / 5)
                 continue
             try:
@@ -254,14 +269,79 @@ class _Node:
 
     def _take_step(self, store: Store) -> int:
         """Merge and check for two steps' time; return how much was done."""
+        if findings.load(store.path).damages:
+            # Nothing is built on what is damaged, nor moved about in it.
+            return 0
         merged = merge_behind(store, _STEP_SECONDS) + sweep(store)
         return merged + check_behind(store, _STEP_SECONDS, clock=self._clock)
+
+    async def _scrub(self) -> None:
+        """Check all that is stored, again and again, each time within the hours that are set."""
+        within = self._config.store.scrub_hours * 3600
+        scrub = Scrub(self._home, self._clock)
+        ended_ms = findings.load(self._home.store).ended_ms
+        if ended_ms is not None and not self._home.scrub_journal.exists():
+            since = (self._clock.now_ms() - ended_ms) / 1000
+            await asyncio.sleep(min(max(0.0, within - since), within))
+        # Who starts has more urgent things to do: peers wait.
+        await asyncio.sleep(min(_SCRUB_START_SECONDS, within * (1 - _SCRUB_SHARE)))
+        began: float | None = None
+        while True:
+            try:
+                done = await self._run_slice(scrub)
+            except DiskError:
+                raise
+            except (LockedError, StoreError) as error:
+                # `hashfed fsck` is at work, or the disk is full: later.
+                _log.warning("scrub_waits", detail=str(error))
+                await asyncio.sleep(min(_SCRUB_POLL_SECONDS, within))
+                continue
+            now = time.monotonic()
+            if began is None:
+                # Of a pass that another process began, the part that is done took its time.
+                began = now - done.part * within * _SCRUB_SHARE * (not done.ended)
+            self._report(done)
+            due = began + within * (1 if done.ended else done.part * _SCRUB_SHARE)
+            if done.ended:
+                await asyncio.sleep(max(0.0, due - now))
+                began = time.monotonic()
+            else:
+                await asyncio.sleep(min(_SCRUB_POLL_SECONDS, max(0.0, due - now)))
+
+    @staticmethod
+    async def _run_slice(scrub: Scrub) -> Slice:
+        try:
+            done = await asyncio.to_thread(scrub.step)
+        except asyncio.CancelledError:
+            scrub.stop()
+            raise
+        if done is None:
+            raise asyncio.CancelledError
+        return done
+
+    def _report(self, done: Slice) -> None:
+        for damage in done.found:
+            _log.error(
+                "damage_found",
+                kind=str(damage.kind),
+                origin=damage.origin,
+                position=damage.position,
+                detail=damage.message,
+            )
+        if done.found:
+            self._notice()
+        known = findings.load(self._home.store)
+        if done.ended:
+            _log.info("scrub_ended", damages=len(known.damages))
+        self._metrics.scrub_part.set(done.part)
+        self._metrics.show_findings(known)
 
     async def _gauge(self) -> None:
         """Keep the gauges of the lists up to date."""
         shown: set[str] = set()
         while True:
             self._changed.clear()
+            self._metrics.show_findings(findings.load(self._home.store))
             found = await self._readers.run(_load_lists)
             for record, status in found:
                 self._show(record, status)
@@ -284,8 +364,15 @@ class _Node:
 
 
 def _load_lists(store: Store) -> list[tuple[ListRecord, FollowStatus]]:
+    known = findings.load(store.path)
     return [
-        (record, registry.load_follow_status(store.connection, record.list))
+        (
+            record,
+            registry.with_damage(
+                registry.load_follow_status(store.connection, record.list),
+                known.of(str(record.origin)),
+            ),
+        )
         for record in list(registry.iter_lists(store.connection))
     ]
 

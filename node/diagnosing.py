@@ -6,10 +6,11 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from federation import limits, recovery
-from federation.names import OrgName
+from federation.names import OrgName, Origin
 from federation.orgroot import Role
 from node import administering, auditing, certificate, filesystem, identity
 from node.clock import Clock, format_ms
@@ -17,9 +18,10 @@ from node.config import Config, load_config
 from node.errors import NodeError
 from node.highwater import HighWater
 from node.home import Home
+from node.staging import Staging
 from node.store import registry
 from node.store.connection import Store
-from node.store.registry import FollowState
+from node.store.registry import FollowState, ListRecord
 from node.store.sqlite import sqlite3
 
 _LOW_DISK_BYTES: Final = 1 << 30
@@ -28,6 +30,7 @@ _DAY_MS: Final = 24 * 60 * 60 * 1000
 _CONNECT_SECONDS: Final = 3.0
 _TROUBLED: Final = frozenset(
     {
+        FollowState.DAMAGED,
         FollowState.RECOVERING,
         FollowState.QUARANTINED,
         FollowState.FORKED,
@@ -184,13 +187,9 @@ def _examine_clock(ask: Callable[[], Mapping[OrgName, int]], clock: Clock) -> Fi
 
 def _examine_store(store: Store, home: Home, config: Config | None) -> Iterator[Finding]:
     def compare_org() -> str:
-        org = administering.own_root(store).document.org
-        if config is not None and config.node.org != org:
-            raise NodeError(
-                f"the store is {org}'s, the configuration says {config.node.org}",
-                hint="put the right config.toml and store.db together",
-            )
-        return org
+        if config is not None:
+            registry.require_org(store, config.node.org)
+        return administering.own_root(store).document.org
 
     def compare_keys() -> str:
         root = administering.own_root(store).document
@@ -199,7 +198,14 @@ def _examine_store(store: Store, home: Home, config: Config | None) -> Iterator[
         return f"publisher and log key are those of org root version {root.version}"
 
     yield _try("organization", compare_org)
+
+    def compare_certificate() -> str:
+        _, pem = certificate.load_pair(home.tls_key, home.tls_certificate)
+        administering.require_certificate(store, certificate.certificate_sha256(pem))
+        return "key and certificate are those that the org root names"
+
     yield _try("role keys", compare_keys)
+    yield _try("TLS files", compare_certificate)
     for peer in registry.iter_peers(store.connection):
         host, _, port = peer.address.rpartition(":")
         try:
@@ -216,6 +222,33 @@ def _examine_store(store: Store, home: Home, config: Config | None) -> Iterator[
             yield Finding(check=f"peer {peer.org}", ok=True, detail=f"{peer.address} answers")
 
 
+def _examine_mark(mark: HighWater, origin: Origin) -> Finding:
+    check = "high-water mark"
+    try:
+        found = mark.load(origin)
+    except NodeError as error:
+        return Finding(check=check, ok=False, detail=str(error), hint=error.hint)
+    if isinstance(found, recovery.Obstacle):
+        return Finding(
+            check=check,
+            ok=False,
+            detail=f"{mark.path}: {found}",
+            hint="nothing was changed; if the right file is elsewhere, put it back, or set "
+            "publish.mark_dir; else see 'recovering' in docs/operate.md",
+        )
+    return Finding(check=check, ok=True, detail=str(mark.path))
+
+
+def _open_staged(home: Home, record: ListRecord) -> str:
+    path = home.staging_file(record.origin.name)
+    staging = Staging.open(path)
+    try:
+        staging.claim(str(record.origin))
+        return f"{sum(staging.count_by_kind().values())} operations"
+    finally:
+        staging.close()
+
+
 def _examine_lists(
     store: Store, home: Home, config: Config | None, clock: Clock
 ) -> Iterator[Finding]:
@@ -225,6 +258,15 @@ def _examine_lists(
         return
     elsewhere = None if config is None else config.publish.mark_dir
     mark = HighWater(elsewhere or home.mark, org)
+    for record in registry.iter_lists(store.connection):
+        if record.own:
+            yield _examine_mark(mark, record.origin)
+            break
+    for record in registry.iter_lists(store.connection):
+        if record.own and home.staging_file(record.origin.name).exists():
+            yield _try(
+                f"staged changes of {record.origin.name}", partial(_open_staged, home, record)
+            )
     for status in auditing.list_statuses(store, mark, clock=clock):
         troubled = status.follow.state in _TROUBLED
         yield Finding(

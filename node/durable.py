@@ -44,6 +44,24 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def make_folder(path: Path, mode: int = 0o700) -> None:
+    """Make a folder, and those above it that are missing, and have the disk keep their names.
+
+    One that is there already stays as it is; that its name is kept is seen to all the same: whoever
+    made it may have been killed before that.
+
+    Raises:
+        FileExistsError: something else is there.
+        OSError: it cannot be made.
+    """
+    if not path.parent.exists():
+        make_folder(path.parent, 0o777)
+    path.mkdir(mode=mode, exist_ok=True)
+    # Where we may not look into what lies above, it was not we who made this one.
+    with suppress(PermissionError):
+        sync(path.parent)
+
+
 def forget_cached(path: Path) -> None:
     """Have the next read of a file come from the disk, if there is such a file.
 

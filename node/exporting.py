@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from federation.entry import Operation
+from node import findings
 from node.changes import Format, format_change
 from node.comparing import covering_span
 from node.csvfile import HEADER, format_rows
@@ -62,8 +63,9 @@ def export(
         UsageError: the list has not so many deltas, or a snapshot went past that position here.
         ConfigError: the file cannot be written.
         StoreFullError: no room for the file.
-        DamageError: a body is missing or cannot be decoded.
+        DamageError: the list is damaged here.
     """
+    findings.require_sound(store.path, str(record.origin))
     if not 0 <= position <= record.log.size:
         raise UsageError(f"{record.origin} has {record.log.size} positions, got {position}")
     covering_span(store, record, position)
@@ -199,7 +201,10 @@ def resolve_cuts(store: Store, record: ListRecord | None, text: str | None) -> C
 
     Raises:
         UsageError: as `resolve_as_of`, or a position without a list.
+        DamageError: the one list is damaged here.
     """
+    if record is not None:
+        findings.require_sound(store.path, str(record.origin))
     if text is None:
         return None if record is None else {record.span: NOW}
     if record is not None:

@@ -17,6 +17,7 @@ from federation.errors import FederationError
 from federation.keys import SEED_BYTES, Signer, SigningKey
 from federation.names import OrgName
 from federation.orgroot import MEDIA_TYPE, OrgRoot, Role, RoleKeys
+from node import durable
 from node.certificate import build_certificate
 from node.errors import ConfigError
 from node.home import Home
@@ -63,7 +64,7 @@ def create_keys(home: Home, org: OrgName, now_ms: int) -> CreatedKeys:
         contents = [*map(format_key, seeds), tls_key, certificate]
         for path, content in zip(files, contents, strict=True):
             _write_new(path, content)
-        _sync_folder(home.keys)
+        durable.sync(home.keys)
     root, publisher, log = map(SigningKey.from_seed, seeds)
     return CreatedKeys(root=root, publisher=publisher, log=log, certificate=certificate)
 
@@ -122,7 +123,7 @@ def create_org_root(
 def _make_private_folder(path: Path) -> None:
     with suppress(FileExistsError):
         path.mkdir(mode=0o700)
-        _sync_folder(path.parent)
+        durable.sync(path.parent)
     mode = path.stat().st_mode
     if not stat.S_ISDIR(mode):
         raise ConfigError(f"{path} is no folder", hint="move it away")
@@ -147,14 +148,6 @@ def _write_new(path: Path, text: str) -> None:
         os.link(new, path)
     finally:
         new.unlink()
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

@@ -32,7 +32,7 @@ from federation.recovery import (
     measure_lead,
 )
 from federation.replica import LogState, SignedDelta
-from node import accepting, administering, checking
+from node import accepting, administering, checking, findings
 from node.clock import Clock
 from node.errors import DamageError, RecoveringError, UsageError
 from node.highwater import HighWater, MarkMovedError, PreparedRaise
@@ -158,11 +158,12 @@ def obtain_permit(
     Raises:
         UsageError: it is no list of ours.
         RecoveringError: it may not be signed for; the reason is that of `federation.recovery`.
-        DamageError: its newest deltas are not what was signed.
+        DamageError: its newest deltas are not what was signed, or it is known to be damaged.
         StoreError: store or mark cannot be used or written.
     """
     record = _own(store, origin)
     # First: damage must not be taken for another history.
+    findings.require_sound(store.path, str(origin))
     checking.check_tail(store, record, administering.own_root(store), TAIL_DELTAS)
     decision = look(store, mark, record, answers, clock=clock, needed=needed)
     if risk is not None and decision.overridable:

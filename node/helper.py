@@ -1,6 +1,6 @@
 """A second process of this program, which shares a long computation with the first.
 
-What is computed is one pure function of bytes, over and over: by which of the two processes, and
+What is computed are pure functions of bytes, over and over: by which of the two processes, and
 whether there is a second one at all, changes no answer. So nothing depends on the helper but time:
 it holds no lock, opens no store, sees no key, and ends when the process that started it ends,
 whatever ends that one.
@@ -22,6 +22,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from struct import Struct
@@ -31,64 +32,95 @@ from typing import Final, NoReturn, Self
 from node.errors import NodeError
 from node.scratch import Scratch, read_at, scratch_errors, write_at
 
-START_BYTES: Final = 1024 * 1024
+START_BYTES: Final = 2 * 1024 * 1024
 """Bytes of questions after which a helper is started. It takes a tenth of a second to start, in
 which a process answers about as many by itself."""
 
 _COLLECT_AFTER: Final = 100_000
 """New objects after which the garbage collector looks for cycles: bulk work makes hardly any."""
 
-_ASKED: Final = Struct(">BQ")  # slot, bytes
+_ASKED: Final = Struct(">BQB")  # slot, bytes, bytes of the function's name
 _ANSWERED: Final = Struct(">iQ")  # error number of the system, bytes
 
 Function = Callable[[bytes], bytes]
 """What a helper can compute: a function of a module, which needs nothing but its argument."""
 
 
-def answer_all(
-    function: Function, questions: Iterable[bytes], directory: Path, *, slots: int
-) -> Generator[bytes, None, None]:
-    """Yield the function of every question, in order, using two processes for many questions.
+class Pair:
+    """This process and, once there is much to compute, a second one.
 
-    Args:
-        function: what to compute; it is found by its name in its module.
-        questions: what to compute it of; read some way ahead of the answers.
-        directory: where temporary files without names may lie.
-        slots: questions that wait for the second process. More keep it at work while this one does
-            something else than asking; fewer let both finish at the same time.
-
-    Raises:
-        NodeError: the second process ended.
-        StoreFullError: no room left in the directory.
-        Exception: whatever the function raises here. In the second process, an exception ends it.
+    Use it in a `with` statement, at the end of which the second one has ended.
     """
-    pending: deque[Answer] = deque()
-    helper: Helper | None = None
-    size = 0
-    with ExitStack() as stack:
+
+    def __init__(self, directory: Path, *, slots: int) -> None:
+        """Start with this process alone.
+
+        Args:
+            directory: where temporary files without names may lie.
+            slots: questions that may wait for the second process.
+        """
+        self._directory = directory
+        self._slots = slots
+        self._asked_bytes = 0
+        self._helper: Helper | None = None
+        self._open = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._open.close()
+
+    def answer_all(
+        self, function: Function, questions: Iterable[bytes], *, slots: int
+    ) -> Generator[bytes, None, None]:
+        """Yield the function of every question, in order, using two processes for many questions.
+
+        Args:
+            function: what to compute; it is found by its name in its module.
+            questions: what to compute it of; read some way ahead of the answers.
+            slots: questions that wait for the second process, at most as many as the pair has. More
+                keep it at work while this one does something else than asking; fewer let both
+                finish at the same time.
+
+        Raises:
+            NodeError: the second process ended.
+            StoreFullError: no room left in the directory.
+            Exception: whatever the function raises here. In the second process, an exception ends
+                it.
+        """
+        pending: deque[Answer] = deque()
         for question in questions:
-            size += len(question)
-            if helper is None and size > START_BYTES:
-                helper = stack.enter_context(Helper(function, directory, slots))
             answer = Answer(question)
-            if helper is None or not helper.ask(answer):
-                answer.data = function(question)
+            self._asked_bytes += len(question)
+            if self._helper is None and self._asked_bytes > START_BYTES:
+                self._helper = self._open.enter_context(Helper(self._directory, self._slots))
+            if self._helper is None or not self._helper.ask(function, answer, slots):
+                answer.give(function(question))
             pending.append(answer)
             if len(pending) > 2 * slots:
-                yield _take(pending, function, helper)
+                yield self._take(pending, function)
         while pending:
-            yield _take(pending, function, helper)
+            yield self._take(pending, function)
 
-
-def _take(pending: deque[Answer], function: Function, helper: Helper | None) -> bytes:
-    """Return the oldest answer. Rather than wait, compute what the helper has not come to yet."""
-    answer = pending.popleft()
-    while answer.data is None:
-        assert helper is not None  # noqa: S101  # it was asked
-        late = next((each for each in reversed(pending) if each.data is None), None)
-        if not helper.collect(wait=late is None) and late is not None:
-            late.data = function(late.question)
-    return answer.data
+    def _take(self, pending: deque[Answer], function: Function) -> bytes:
+        """Return the oldest answer, and compute what the helper has not come to yet meanwhile."""
+        answer = pending.popleft()
+        while answer.data is None:
+            helper = self._helper
+            assert helper is not None  # noqa: S101  # it was asked
+            late = next((each for each in reversed(pending) if each.data is None), None)
+            if late is None and not helper.has_answered:
+                # It is still starting, which takes longer than an answer.
+                late = answer
+            if not helper.collect(wait=late is None) and late is not None:
+                late.give(function(late.question))
+        return answer.data
 
 
 @dataclass(slots=True, eq=False)
@@ -96,22 +128,29 @@ class Answer:
     """What a question is answered with.
 
     Attributes:
-        question: the question.
+        question: the question; empty once it is answered, as both may be large.
         data: the answer; None as long as it is not known.
     """
 
     question: bytes
     data: bytes | None = None
 
+    def give(self, data: bytes) -> None:
+        """Note the answer."""
+        self.question, self.data = b"", data
+
 
 class Helper:
-    """A running helper. Use it in a `with` statement, at the end of which it has ended."""
+    """A running helper. Use it in a `with` statement, at the end of which it has ended.
 
-    def __init__(self, function: Function, directory: Path, slots: int) -> None:
+    Attributes:
+        has_answered: whether it has answered anything: until then, it may still be starting.
+    """
+
+    def __init__(self, directory: Path, slots: int) -> None:
         """Start a helper.
 
         Args:
-            function: what it computes.
             directory: where temporary files without names may lie.
             slots: questions that it has at a time.
 
@@ -120,6 +159,7 @@ class Helper:
             NodeError: the system starts no more processes.
         """
         self._directory = directory
+        self.has_answered = False
         self._asked = 0
         self._waiting: deque[tuple[Scratch, Answer]] = deque()
         with ExitStack() as stack:
@@ -132,7 +172,6 @@ class Helper:
                 self._process = subprocess.Popen(  # noqa: S603  # this very program
                     [
                         *(sys.executable, "-P", "-m", __name__),
-                        f"{function.__module__}:{function.__qualname__}",
                         *map(str, descriptors),
                     ],
                     stdin=subprocess.PIPE,
@@ -158,21 +197,28 @@ class Helper:
         with self._open, self._process:
             self._process.kill()
 
-    def ask(self, answer: Answer) -> bool:
-        """Ask a question, unless there are as many as it can have at a time; say whether it was.
+    def ask(self, function: Function, answer: Answer, most: int) -> bool:
+        """Ask a question, unless as many are waiting as may; say whether it was.
+
+        Args:
+            function: what to compute.
+            answer: the question, and where the answer is put.
+            most: questions that may wait, at most as many as there are slots.
 
         Raises:
             StoreFullError: no room left for the question.
             NodeError: the helper has ended.
         """
-        if len(self._waiting) == len(self._slots) and not self.collect():
-            return False
+        while len(self._waiting) >= most:
+            if not self.collect():
+                return False
         number = self._asked % len(self._slots)
         slot = self._slots[number]
         slot.write(answer.question)
         assert self._process.stdin is not None  # noqa: S101  # a pipe
         try:
-            self._process.stdin.write(_ASKED.pack(number, len(answer.question)))
+            name = f"{function.__module__}:{function.__qualname__}".encode()
+            self._process.stdin.write(_ASKED.pack(number, len(answer.question), len(name)) + name)
         except OSError:
             self._ended()
         self._asked += 1
@@ -201,8 +247,8 @@ class Helper:
                 with scratch_errors(self._directory):
                     raise OSError(number, os.strerror(number))
             slot, answer = self._waiting.popleft()
-            answer.data = slot.read(size)
-            found = True
+            answer.give(slot.read(size))
+            self.has_answered = found = True
         return found
 
     def _ended(self) -> NoReturn:
@@ -215,20 +261,18 @@ class Helper:
         )
 
 
-def main(name: str, slots: list[int]) -> None:
+def main(slots: list[int]) -> None:
     """Answer questions until nobody can ask any more.
 
     Args:
-        name: the function, as `module:function`.
         slots: descriptors of the temporary files.
     """
     # Ctrl-C reaches all processes of a terminal. The one that was started by a person decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.set_threshold(_COLLECT_AFTER, 20, 20)
-    module, _, attribute = name.partition(":")
-    function: Function = getattr(import_module(module), attribute)
     while len(asked := sys.stdin.buffer.read(_ASKED.size)) == _ASKED.size:
-        slot, size = _ASKED.unpack(asked)
+        slot, size, name_size = _ASKED.unpack(asked)
+        function = _find(sys.stdin.buffer.read(name_size).decode())
         data = function(read_at(slots[slot], size))
         number = 0
         try:
@@ -239,5 +283,13 @@ def main(name: str, slots: list[int]) -> None:
         sys.stdout.buffer.flush()
 
 
+@cache
+def _find(name: str) -> Function:
+    """Return a function by its name, `module:function`."""
+    module, _, attribute = name.partition(":")
+    function: Function = getattr(import_module(module), attribute)
+    return function
+
+
 if __name__ == "__main__":
-    main(sys.argv[1], list(map(int, sys.argv[2:])))
+    main(list(map(int, sys.argv[1:])))

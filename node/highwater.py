@@ -74,7 +74,7 @@ class HighWater:
             StoreError: there is one already, or it cannot be written.
         """
         with durable.disk_errors(self.path):
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            durable.make_folder(self.path.parent)
             durable.write_new(self.path, self._format({}))
             durable.sync(self.path.parent)
 
@@ -178,8 +178,12 @@ class HighWater:
         known[origin.name] = accepted_lead_ms or known.get(origin.name, 0)
         if records.get(origin.name) != record:
             self._replace({**records, origin.name: record}, known)
-        else:
-            self._note_known(known)
+            return
+        # In place already, but whoever put it there may have been killed before the folder was
+        # synced: what is released next relies on it.
+        with durable.disk_errors(self.path):
+            durable.sync(self.path.parent)
+        self._note_known(known)
 
     def doubt(self, origin: Origin) -> None:
         """Take nothing about a list for known any more: its peers have to be asked again."""
@@ -269,7 +273,7 @@ class HighWater:
     def _put_aside(self, why: Obstacle) -> None:
         if why is Obstacle.MARK_MISSING:
             with durable.disk_errors(self.path):
-                self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                durable.make_folder(self.path.parent)
             return
         word = why.removeprefix("MARK_").lower()
         aside = self.path.with_name(f"{self.path.name}.{word}-{secrets.token_hex(4)}")

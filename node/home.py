@@ -125,6 +125,16 @@ class Home:
         return self.store.resolve().parent / f"{name}.lock"
 
     @property
+    def fsck_journal(self) -> Path:
+        """How far an interrupted check has come."""
+        return self.store.resolve().parent / "fsck.journal"
+
+    @property
+    def scrub_journal(self) -> Path:
+        """How far the background scrub has come."""
+        return self.store.resolve().parent / "scrub.journal"
+
+    @property
     def mark(self) -> Path:
         """The folder of the high-water mark, where the configuration names no other."""
         return self.path / "mark"

@@ -18,9 +18,10 @@ from federation.entry import Cause, EntryId, Operation, OpKind
 from federation.errors import FederationError
 from federation.fingerprint import Fingerprint, candidates
 from node.changes import Format
+from node.committing import SLOTS
 from node.csvfile import CsvReader
 from node.errors import UsageError
-from node.helper import answer_all
+from node.helper import Pair
 from node.pile import Pile, to_item
 from node.reading import MAX_ERRORS, LineError, answer, decode_reading, encode_piece
 from node.settling import Effect, Refusal, Settlement
@@ -33,7 +34,7 @@ from node.store.contents import Contents
 from node.store.registry import ListRecord
 
 _SHOWN_CHARS: Final = 60
-_SLOTS: Final = 2
+_PIECE_SLOTS: Final = 2
 """Pieces of a file that wait for the second process."""
 
 
@@ -107,8 +108,11 @@ def import_changes(
         if file_format is None:
             file_format = Format.JSONL if opened.first_byte == b"{" else Format.CSV
         is_csv = file_format is Format.CSV
-        with Pile(staging.path.parent, merge_repeats=is_csv) as pile:
-            rows = _read_rows(opened, pile, errors, on_progress, is_csv=is_csv)
+        with (
+            Pile(staging.path.parent, merge_repeats=is_csv) as pile,
+            Pair(staging.path.parent, slots=SLOTS) as pair,
+        ):
+            rows = _read_rows(opened, pile, pair, errors, on_progress, is_csv=is_csv)
             if errors.count:
                 return _report(rows, Effect(), errors, staged=False)
 
@@ -117,7 +121,7 @@ def import_changes(
                 value = refusal.entry.format()
                 errors.add(1, [LineError(refusal.number, value, error.reason.value, str(error))])
 
-            settlement = Settlement(store, record, staging, pile, on_refusal=refuse)
+            settlement = Settlement(store, record, staging, pile, pair, on_refusal=refuse)
             with staging.edit() as edit:
                 settlement.run(edit)
                 edit.keep = not errors.count and not dry_run
@@ -135,7 +139,13 @@ def _report(rows: int, effect: Effect, errors: _Errors, *, staged: bool) -> Impo
 
 
 def _read_rows(
-    source: Source, pile: Pile, errors: _Errors, on_progress: ProgressCallback, *, is_csv: bool
+    source: Source,
+    pile: Pile,
+    pair: Pair,
+    errors: _Errors,
+    on_progress: ProgressCallback,
+    *,
+    is_csv: bool,
 ) -> int:
     """Read every row into the pile; return how many there are."""
     if source.is_empty:
@@ -154,7 +164,7 @@ def _read_rows(
             return 0
     rows = 0
     questions = (encode_piece(columns, number, lines) for number, lines in pieces)
-    with closing(answer_all(answer, questions, pile.directory, slots=_SLOTS)) as answers:
+    with closing(pair.answer_all(answer, questions, slots=_PIECE_SLOTS)) as answers:
         for reading in map(decode_reading, answers):
             rows += reading.rows
             errors.add(reading.error_count, reading.errors)
@@ -204,11 +214,11 @@ def stage_operations(
             reason=refusal.error.reason.value,
         ) from refusal.error
 
-    with Pile(staging.path.parent) as pile:
+    with Pile(staging.path.parent) as pile, Pair(staging.path.parent, slots=SLOTS) as pair:
         pile.sorter.extend(
             [to_item(pack(operation), at) for at, operation in enumerate(operations)]
         )
-        settlement = Settlement(store, record, staging, pile, on_refusal=refuse)
+        settlement = Settlement(store, record, staging, pile, pair, on_refusal=refuse)
         with staging.edit() as edit:
             settlement.run(edit)
     return settlement.effect

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 import threading
+from collections import Counter as Counted
 from contextlib import suppress
 from importlib import metadata
 from types import TracebackType
@@ -28,6 +29,7 @@ from prometheus_client import (
 from federation.errors import Reason
 from node.address import Address
 from node.errors import ConfigError
+from node.findings import DamageKind, Findings
 
 _DURATION_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
@@ -84,6 +86,9 @@ class Metrics:
         list_live_entries: entries in force, by origin.
         list_lag_deltas: deltas that a peer is known to have and this node has not, by origin.
         list_last_contact: when a peer last answered for a list, in seconds since 1970, by origin.
+        scrub_part: how much of its pass the background scrub has done, from 0 to 1.
+        last_check: when the last whole check of the store ended, in seconds since 1970.
+        damages: what is known to be damaged, by kind.
         followers: open streams of subscribers.
     """
 
@@ -168,6 +173,19 @@ class Metrics:
             registry=registry,
         )
         self._states: dict[str, str] = {}
+        self.scrub_part = Gauge(
+            "hashfed_scrub_part", "Part of its pass that the scrub has done.", registry=registry
+        )
+        self.last_check = Gauge(
+            "hashfed_last_check_timestamp_seconds",
+            "When the last whole check of the store ended.",
+            registry=registry,
+        )
+        self.damages = Gauge(
+            "hashfed_damages", "What is known to be damaged.", ["kind"], registry=registry
+        )
+        for kind in DamageKind:
+            self.damages.labels(kind).set(0)
         self.followers = Gauge(
             "hashfed_followers", "Open streams of subscribers.", registry=registry
         )
@@ -180,6 +198,14 @@ class Metrics:
         self._list_state.labels(origin, state).set(1)
         if before is not None and before != state:
             self._list_state.remove(origin, before)
+
+    def show_findings(self, known: Findings) -> None:
+        """Show what the checks of the store have found."""
+        counts = Counted(damage.kind for damage in known.damages)
+        for kind in DamageKind:
+            self.damages.labels(kind).set(counts[kind])
+        if known.ended_ms is not None:
+            self.last_check.set(known.ended_ms / 1000)
 
     def forget_list(self, origin: str) -> None:
         """Show nothing any more of a list that is not followed any more."""

@@ -17,7 +17,6 @@ from typing import Final, Self
 
 from federation import limits
 from federation.body import PackedOp
-from federation.entry import OpKind
 from federation.errors import LimitError
 from node.sorting import Sorter
 from node.stagedrow import Row, prefix_width, to_row
@@ -83,10 +82,22 @@ class PileBatch:
         return [item[at:] for item in self.items]
 
     @property
-    def is_asserted(self) -> bool:
-        """Whether there are assertions alone."""
+    def kinds(self) -> bytes:
+        """What the operations do, a byte for each."""
         at = self._number_at + NUMBER_BYTES
-        return {item[at] for item in self.items} == {OpKind.ASSERT}
+        return bytes([item[at] for item in self.items])
+
+    @property
+    def type_name(self) -> str:
+        """The hash type of the names; empty for ids."""
+        return self.prefix[: self.prefix.index(0)].decode()
+
+    def with_items(self, items: list[bytes]) -> PileBatch:
+        """Return a batch of some of these entries' operations, at most one for each entry."""
+        if items is self.items:
+            return self
+        start, stop = len(self.prefix), self._number_at
+        return PileBatch(self.prefix, [item[start:stop] for item in items], items, is_distinct=True)
 
     def iter_entries(self) -> Iterator[tuple[bytes, list[tuple[int, Row]]]]:
         """Yield (key, operations as number and row) of each entry."""

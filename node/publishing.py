@@ -1,8 +1,8 @@
 """Publishing: staged changes become signed deltas of one of our own lists.
 
-What is signed of an operation alone (`federation.commitment`) takes most of the time. It is
-computed some deltas ahead, by two processes if there is much to publish; the second one knows no
-key and opens no store.
+What is signed of an operation alone (`federation.commitment`) takes most of the time. A part of it
+was computed when it was staged; the rest is computed some deltas ahead, by two processes if there
+is much to publish. The second one knows no key and opens no store.
 
 Order of durability: a delta is signed, checked as any subscriber would check it, and committed
 together with what it does to the entries; then the high-water mark is raised; then it is released,
@@ -26,9 +26,11 @@ from federation.names import Origin
 from federation.orgroot import PinnedRoot, Role
 from federation.replica import LogState, Replica
 from node.clock import Clock
+from node.committing import SLOTS
 from node.composing import Composed, Part, compose
 from node.errors import NodeError, UsageError
 from node.guarding import Permit
+from node.helper import Pair
 from node.identity import require_role
 from node.staging import Extent, Staging
 from node.store import entries, log, registry
@@ -128,8 +130,10 @@ def publish(
         # Usually long gone; after a crash, what was signed and is still staged.
         staging.remove(extent)
     batches = staging.iter_batches(limits.MAX_BODY_OPS, limits.MAX_BODY_BYTES - _BODY_FRAMING)
-    parts = compose(store.connection, record.span, first, batches, staging.path.parent)
-    with closing(parts):
+    with (
+        Pair(staging.path.parent, slots=SLOTS) as pair,
+        closing(compose(store.connection, record.span, first, batches, pair)) as parts,
+    ):
         for group in _in_groups(parts, _TRANSACTION_PARTS):
             with permit.step(store) as step, store.write("publish", str(origin)) as transaction:
                 signing = _Signing(transaction, origin, author, root, clock, first)

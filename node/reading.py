@@ -99,19 +99,20 @@ class Piece:
 
     def _read_block(self, number: int, lines: Sequence[bytes]) -> None:
         numbers: Sequence[int] = range(number, number + len(lines))
-        count = _FIRST_LINES
+        count = 0
         while lines:
             before = len(self.items)
             for template in self._templates:
                 numbers, lines = template.take(numbers, lines, self.items)
                 if not lines:
                     break
-            self.rows += len(self.items) - before
+            taken = len(self.items) - before
+            self.rows += taken
+            # More each time, while what is left is unlike all that was learnt.
+            count = max(_FIRST_LINES, 4 * count if taken < count else count)
             for at, line in zip(numbers[:count], lines[:count], strict=True):
                 self._read_line(at, line)
-            # More each time: what is still left may be unlike all that was learnt.
             numbers, lines = numbers[count:], lines[count:]
-            count *= 4
 
     def _read_line(self, number: int, line: bytes) -> None:
         if not line or line.isspace():

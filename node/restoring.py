@@ -16,14 +16,16 @@ from typing import Final
 
 from federation.names import OrgName
 from federation.recovery import Obstacle
-from node import administering, durable, fsck
+from node import administering, durable, findings, fsck, fsckjournal, migrating
 from node.clock import Clock
 from node.errors import DamageError, StoreError, UsageError
+from node.findings import DamageKind
 from node.home import Home
 from node.store import registry
 from node.store.connection import Store
 from node.store.registry import FollowState
 from node.store.release import rotate_incarnation
+from node.store.sqlite import sqlite_errors
 
 _ENDS: Final = ("", "-wal", "-shm")
 """What a database consists of: the file itself, its log and the log's index."""
@@ -86,11 +88,22 @@ def restore(
     try:
         with durable.disk_errors(copy):
             _copy(backup, copy, on_progress)
-        restored = _prepare(copy, org, store, clock, on_progress)
+        try:
+            restored = _prepare(copy, org, store, clock, on_progress)
+        except DamageError as error:
+            # It is the backup that the operator knows.
+            text = str(error).replace(str(copy), str(backup))
+            raise DamageError(
+                text, hint="nothing was changed; name another file that 'hashfed backup' made"
+            ) from error
         with durable.disk_errors(store):
             durable.sync(copy)
-            aside = _put_aside(store, clock.now_ms())
+            aside = put_aside(store, clock.now_ms())
             durable.rename(copy, store)
+            # What was found in the store that was there is not so of this one.
+            findings.path_of(store).unlink(missing_ok=True)
+            for journal in (home.fsck_journal, home.scrub_journal):
+                fsckjournal.forget(journal)
     finally:
         for end in (*_ENDS, "-journal"):
             with suppress(OSError):
@@ -121,6 +134,7 @@ def _prepare(
     on_progress: Callable[[str, int, int], None],
 ) -> Restored:
     """Check the copy, and make it a store that signs nothing yet."""
+    migrating.upgrade(copy, clock)
     with _opened(copy, clock) as opened:
         try:
             theirs = administering.own_root(opened).document.org
@@ -133,6 +147,8 @@ def _prepare(
                 reason="FOREIGN",
             )
         for damage in fsck.fsck(opened, on_progress=on_progress):
+            if damage.kind is DamageKind.CLAIM:
+                continue
             raise DamageError(
                 f"the backup is damaged: {damage.message}",
                 hint="nothing was changed; try an older backup",
@@ -165,30 +181,32 @@ def _prepare(
 def _opened(path: Path, clock: Clock) -> Iterator[Store]:
     store = Store.open(path, clock)
     try:
-        yield store
+        with sqlite_errors(path):
+            yield store
     finally:
         store.close()
 
 
-def _put_aside(store: Path, now_ms: int) -> Path | None:
+def put_aside(store: Path, now_ms: int) -> Path | None:
     """Give what is in the store's place another name; return that of the database itself.
 
-    The database goes before what belongs to it, so that no half of it is taken for a store; and
-    that has both names until then, so that the database is nowhere without it.
+    Whatever happens meanwhile, nobody finds the database without its log, which has what was
+    committed last: the log has both names until the database has moved.
     """
     aside = store.with_name(f"{store.name}.replaced-{now_ms}")
-    for end in _ENDS[1:]:
-        # There may be none; on a file system without links, one moment is left.
-        with suppress(OSError):
-            os.link(f"{store}{end}", f"{aside}{end}")
-    moved = None
-    if store.exists():
-        moved = store.rename(aside)
-    for end in _ENDS[1:]:
-        old = Path(f"{store}{end}")
-        if Path(f"{aside}{end}").exists():
-            old.unlink(missing_ok=True)
-        elif old.exists():
-            old.rename(f"{aside}{end}")
+    log, log_aside = Path(f"{store}-wal"), Path(f"{aside}-wal")
+    moved = store.exists()
+    if moved:
+        if log.exists():
+            # On a file system without links it has to follow the database.
+            with suppress(OSError):
+                os.link(log, log_aside)
+                durable.sync(store.parent)
+        durable.rename(store, aside)
+    if log_aside.exists():
+        log.unlink(missing_ok=True)
+    elif log.exists():
+        log.rename(log_aside)
+    Path(f"{store}-shm").unlink(missing_ok=True)
     durable.sync(store.parent)
-    return moved
+    return aside if moved else None

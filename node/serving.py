@@ -18,6 +18,7 @@ from federation.errors import FederationError, UsageError
 from federation.names import Origin
 from federation.replica import SignedDelta
 from federation.snapshot import SnapshotOffer
+from node import findings
 from node.errors import DamageError
 from node.store import log, registry, snapshots, trees
 from node.store.connection import Store
@@ -107,7 +108,7 @@ _UNAVAILABLE = Answer(outcome=Outcome.UNAVAILABLE)
 def iter_available(store: Store, caller: str) -> Iterator[ListRecord]:
     """Yield the lists that a caller may have, by origin."""
     for record in registry.iter_lists(store.connection):
-        if _allows(record, caller):
+        if _allows(store, record, caller):
             yield record
 
 
@@ -233,7 +234,7 @@ def find_available(store: Store, caller: str, origin: str) -> ListRecord | None:
     except FederationError:
         return None
     record = registry.load_list(store.connection, parsed)
-    return record if record is not None and _allows(record, caller) else None
+    return record if record is not None and _allows(store, record, caller) else None
 
 
 def root_at(store: Store, record: ListRecord, size: int) -> bytes:
@@ -253,6 +254,9 @@ def root_at(store: Store, record: ListRecord, size: int) -> bytes:
     return read_checkpoint(held.checkpoint).root_hash
 
 
-def _allows(record: ListRecord, caller: str) -> bool:
+def _allows(store: Store, record: ListRecord, caller: str) -> bool:
+    if findings.load(store.path).of(str(record.origin)) is not None:
+        # As if it were not here: a peer that has less than it should finds another source.
+        return False
     charter = record.open_charter()
     return charter is not None and charter.allows(caller)

@@ -9,33 +9,44 @@ Rules, for each entry, over the operations on it in the order in which they were
 4. An assertion of exactly what is in force is not staged, and takes back what is staged.
 
 Everything is done in sorted batches, so that memory does not grow with the number of operations and
-the store is asked about many entries at once.
+the store is asked about many entries at once. Assertions of live entries are set apart and compared
+in the order in which what is in force lies in the log: each body is read once. What comes of them
+is put between the others again before anything is staged, so that it becomes blocks, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import groupby, islice
+from functools import partial
+from struct import Struct
 from typing import Final, NamedTuple
 
 from federation.entry import EntryId, OpKind
 from federation.errors import FederationError, OperationError, Reason
 from federation.merge import Prior
+from node.committing import find_roots
 from node.csvfile import merge_labels
-from node.pile import Pile, PileBatch
+from node.helper import Pair
+from node.pile import NUMBER_BYTES, Pile, PileBatch
 from node.sorting import Sorter
-from node.stagededit import Edit
-from node.stagedrow import Row, form_width, key_width, parse_annotation, prefix_width, to_row
+from node.stagededit import Edit, Run
+from node.stagedrow import (
+    Row,
+    contents_of,
+    form_width,
+    key_width,
+    parse_annotation,
+    prefix_width,
+)
 from node.staging import Staging
 from node.store import compare, log, registry
 from node.store.connection import Store
 from node.store.registry import ListRecord
 
-_POSITION_BYTES: Final = 6
-_ROW_BYTES: Final = 4
-_COMPARED: Final = 500
-"""Assertions of live entries that are compared, and then staged, at a time."""
+_PLACE: Final = Struct(">QI")
+"""Position and row of the assertion in force, before the item that is compared with it."""
 
 
 class Refusal(NamedTuple):
@@ -78,17 +89,17 @@ class Effect:
 
 @dataclass(slots=True)
 class _Plan:
-    """What one batch does to the staged changes.
+    """What one batch does to the staged changes, as items of a pile.
 
     Attributes:
-        put: rows to stage, by ascending key.
+        put: what to stage.
+        compared: assertions of live entries, each behind the place of the one in force.
         drop: staged rows to let go of, among them those that others take the place of.
-        compared: assertions of live entries, to be compared with what is in force.
     """
 
-    put: list[Row] = field(default_factory=list)
-    drop: list[Row] = field(default_factory=list)
+    put: list[bytes] = field(default_factory=list)
     compared: list[bytes] = field(default_factory=list)
+    drop: list[Row] = field(default_factory=list)
 
 
 class Settlement:
@@ -100,6 +111,7 @@ class Settlement:
         record: ListRecord,
         staging: Staging,
         pile: Pile,
+        pair: Pair,
         *,
         on_refusal: Callable[[Refusal], None],
     ) -> None:
@@ -108,6 +120,7 @@ class Settlement:
         self._record = record
         self._staging = staging
         self._pile = pile
+        self._pair = pair
         self._on_refusal = on_refusal
         self._any_staged = True
 
@@ -118,45 +131,74 @@ class Settlement:
             StoreError: the store or the staged changes cannot be read or written.
         """
         self._any_staged = not self._staging.is_empty
-        with (
-            self._store.snapshot() as connection,
-            # Assertions of live entries, to be compared with what is in force, body by body.
-            Sorter(self._staging.path.parent) as revisions,
-        ):
+        with self._store.snapshot() as connection:
             # As it is now: something may have been published while the operations were read.
             self._record = registry.load_list_by_number(connection, self._record.list)
-            for batch in self._pile.iter_batches():
-                self._settle_batch(batch, edit, revisions)
-            self._settle_revisions(edit, revisions)
+            with closing(self._iter_settled(edit)) as settled:
+                edit.put_runs(map(_run_of, settled), partial(find_roots, pair=self._pair))
         self.effect.duplicates += self._pile.collapsed
 
-    def _settle_batch(self, batch: PileBatch, edit: Edit, revisions: Sorter) -> None:
+    def _iter_settled(self, edit: Edit) -> Generator[PileBatch, None, None]:
+        """Yield what is to be staged, by ascending key; let go of what it takes the place of."""
+        directory = self._staging.path.parent
+        with Sorter(directory) as revisions, Pile(directory) as waiting:
+            is_waiting = False
+            for batch in self._pile.iter_batches():
+                plan = self._settle_batch(batch)
+                edit.drop(plan.drop)
+                revisions.extend(plan.compared)
+                # From the first comparison on: what comes of it belongs between all that follows.
+                is_waiting = is_waiting or bool(plan.compared)
+                if is_waiting:
+                    waiting.sorter.extend(plan.put)
+                elif plan.put:
+                    yield batch.with_items(plan.put)
+            self._settle_revisions(revisions, waiting)
+            yield from waiting.iter_batches()
+
+    def _settle_batch(self, batch: PileBatch) -> _Plan:
         staged = self._staging.load(batch.keys) if self._any_staged else {}
         prior = self._load_prior(batch) if self._record.log.size else {}
-        if not staged and not prior and batch.is_distinct and batch.is_asserted:
-            # Most batches of a large import: nothing to settle.
-            self.effect.new += len(batch.names)
-            edit.put_run(batch.prefix, batch.names, batch.contents)
-            return
+        if batch.is_distinct and not staged:
+            # Nearly all batches of an import.
+            return self._settle_apart(batch, prior)
         plan = _Plan()
-        for key, said in batch.iter_entries():
-            self._settle_entry(said, staged.get(key), prior.get(key), plan)
-        edit.drop(plan.drop)
-        if plan.compared:
-            # What comes of these will be staged between the others.
-            edit.put(plan.put)
-            revisions.extend(plan.compared)
-        elif plan.put:
-            start = len(batch.prefix)
-            names = [row.key[start:] for row in plan.put]
-            edit.put_run(batch.prefix, names, [row.content for row in plan.put])
+        for index, (key, said) in enumerate(batch.iter_entries()):
+            self._settle_entry(said, staged.get(key), prior.get(index), plan)
+        return plan
 
-    def _load_prior(self, batch: PileBatch) -> dict[bytes, Prior]:
-        """Return, by key, the operation in force on each entry that the list has known."""
+    def _load_prior(self, batch: PileBatch) -> dict[int, Prior]:
+        """Return the operation in force on each entry that the list has known.
+
+        The keys are which entry of the batch it is.
+        """
         names = batch.names if batch.is_distinct else list(dict.fromkeys(batch.names))
-        type_name = batch.prefix[: batch.prefix.index(0)].decode()
-        found = compare.load_prior(self._store.connection, self._record.span, type_name, names)
-        return {batch.prefix + names[index]: before for index, before in found.items()}
+        return compare.load_prior(self._store.connection, self._record.span, batch.type_name, names)
+
+    def _settle_apart(self, batch: PileBatch, prior: Mapping[int, Prior]) -> _Plan:
+        """Settle operations of which no two name one entry, on entries with nothing staged."""
+        kinds = batch.kinds
+        compared = [
+            index
+            for index, before in prior.items()
+            if before.kind is OpKind.ASSERT and kinds[index] == OpKind.ASSERT
+        ]
+        refused = []
+        if kinds.count(OpKind.ASSERT) < len(kinds):
+            for index, kind in enumerate(kinds):
+                before = prior.get(index)
+                if not _applies(kind, None if before is None else before.kind):
+                    refused.append(index)
+        for index in refused:
+            ((_, ((number, row),)),) = batch.with_items([batch.items[index]]).iter_entries()
+            self._refuse(number, row)
+        apart = {*compared, *refused}
+        put = [item for index, item in enumerate(batch.items) if index not in apart]
+        self._count(bytes([kinds[index] for index in range(len(kinds)) if index not in apart]))
+        return _Plan(
+            put=put if apart else batch.items,
+            compared=[_locate(prior[index]) + batch.items[index] for index in compared],
+        )
 
     def _settle_entry(
         self,
@@ -182,26 +224,20 @@ class Settlement:
             plan.drop.append(staged)
         if outcome is None:
             self.effect.unstaged += 1
-        elif prior is not None and before is OpKind.ASSERT and outcome.kind is OpKind.ASSERT:
-            # Sorted by where the assertion in force stands.
-            plan.compared.append(
-                prior.position.to_bytes(_POSITION_BYTES)
-                + prior.row.to_bytes(_ROW_BYTES)
-                + outcome.key
-                + outcome.content
-            )
+            return
+        # It is the last one that counts: its number tells nothing any more.
+        item = outcome.key + bytes(NUMBER_BYTES) + outcome.content
+        if prior is not None and before is OpKind.ASSERT and outcome.kind is OpKind.ASSERT:
+            plan.compared.append(_locate(prior) + item)
         else:
-            plan.put.append(outcome)
-            self._count(outcome)
+            plan.put.append(item)
+            self._count(outcome.content[:1])
 
-    def _count(self, outcome: Row) -> None:
-        match outcome.kind:
-            case OpKind.ASSERT:
-                self.effect.new += 1
-            case OpKind.RETRACT:
-                self.effect.retracted += 1
-            case OpKind.PURGE:
-                self.effect.purged += 1
+    def _count(self, kinds: bytes) -> None:
+        """Count operations that are staged without a comparison, by kind."""
+        self.effect.new += kinds.count(OpKind.ASSERT)
+        self.effect.retracted += kinds.count(OpKind.RETRACT)
+        self.effect.purged += kinds.count(OpKind.PURGE)
 
     def _merge(self, said: list[tuple[int, Row]]) -> tuple[int, list[tuple[int, Row]]] | None:
         """Make one assertion of several with the same fingerprint; count those that add no label.
@@ -243,30 +279,38 @@ class Settlement:
             )
         self._on_refusal(Refusal(number, entry, error))
 
-    def _settle_revisions(self, edit: Edit, revisions: Sorter) -> None:
+    def _settle_revisions(self, revisions: Sorter, waiting: Pile) -> None:
         """Compare assertions of live entries with what is in force, each body read once."""
-        items = (item for block in revisions.iter_blocks() for item in block)
-        for position, group in groupby(items, key=lambda item: item[:_POSITION_BYTES]):
-            body = log.load_body(
-                self._store.connection, self._record.list, int.from_bytes(position)
-            )
-            while some := list(islice(group, _COMPARED)):
-                changed = []
-                for item in some:
-                    row_number, row = _decode_revision(item)
-                    if to_row(compare.load_packed(body, row_number)) == row:
-                        self.effect.unchanged += 1
-                    else:
-                        changed.append(row)
-                self.effect.revised += len(changed)
-                edit.put(changed)
+        for block in revisions.iter_blocks():
+            items = [item[_PLACE.size :] for item in block]
+            places = [(self._record.list, *_PLACE.unpack_from(item)) for item in block]
+            in_force = contents_of(list(log.iter_packed(self._store.connection, places)))
+            changed = [
+                item
+                for item, content in zip(items, in_force, strict=True)
+                if item[key_width(item) + NUMBER_BYTES :] != content
+            ]
+            self.effect.unchanged += len(items) - len(changed)
+            self.effect.revised += len(changed)
+            waiting.sorter.extend(changed)
 
 
-def _decode_revision(item: bytes) -> tuple[int, Row]:
-    at = _POSITION_BYTES + _ROW_BYTES
-    rest = item[at:]
-    width = key_width(rest)
-    return int.from_bytes(item[_POSITION_BYTES:at]), Row(rest[:width], rest[width:])
+def _locate(before: Prior) -> bytes:
+    return _PLACE.pack(before.position, before.row)
+
+
+def _run_of(batch: PileBatch) -> Run:
+    return Run(batch.prefix, batch.names, batch.contents)
+
+
+def _applies(kind: int, before: OpKind | None) -> bool:
+    """Say whether an operation can follow what is in force on its entry; None is nothing."""
+    match kind:
+        case OpKind.RETRACT:
+            return before is OpKind.ASSERT
+        case OpKind.PURGE:
+            return before in {OpKind.ASSERT, OpKind.RETRACT}
+    return True
 
 
 def _fold(
@@ -284,14 +328,9 @@ def _fold(
     """
     outcome = staged
     for number, row in said:
-        kind = row.kind
-        if kind is OpKind.RETRACT:
-            counts = before is OpKind.ASSERT and not _is(outcome, OpKind.PURGE)
-        elif kind is OpKind.PURGE:
-            counts = before in (OpKind.ASSERT, OpKind.RETRACT)
-        else:
-            counts = True
-        if counts:
+        # What is staged to be purged is not there to be retracted.
+        is_gone = row.kind is OpKind.RETRACT and _is(outcome, OpKind.PURGE)
+        if _applies(row.kind, before) and not is_gone:
             outcome = row
         elif _is(outcome, OpKind.ASSERT):
             outcome = None

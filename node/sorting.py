@@ -22,10 +22,10 @@ RUN_BYTES: Final = 40 * 1024 * 1024
 _ITEM_OVERHEAD: Final = 56
 """Bytes that one item costs beside its own: the object's header and its place in a list."""
 
-_BLOCK_BYTES: Final = 192 * 1024
+_BLOCK_BYTES: Final = 128 * 1024
 """Memory of one block, the piece of a run that is read at a time; twice as much at most."""
 
-_MAX_RUNS: Final = 128
+_MAX_RUNS: Final = 192
 """Runs that are merged at a time: a block of each is in memory."""
 
 _MARSHAL_VERSION: Final = 2

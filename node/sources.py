@@ -25,7 +25,7 @@ STDIN: Final = Path("-")
 
 _BLOCK_BYTES: Final = 256 * 1024
 _BLOCK_SHARE: Final = 10
-_MAX_BLOCK_BYTES: Final = 8 * 1024 * 1024
+_MAX_BLOCK_BYTES: Final = 4 * 1024 * 1024
 """Bytes that are read at a time: a share of what has been read already, within bounds."""
 
 _GZIP: Final = b"\x1f\x8b"

@@ -12,17 +12,21 @@ from __future__ import annotations
 
 import secrets
 from bisect import bisect_right
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from hashlib import sha256
 from typing import Final, NamedTuple
 
 from federation import limits, wire
 from federation.body import SALT_SEED_BYTES, Body
 from federation.entry import OpKind
-from federation.errors import FederationError
+from federation.errors import FederationError, MalformedError
 from node.errors import DamageError
 from node.stagedrow import Row, iter_rows, to_body
 from node.store.sqlite import sqlite3
+
+RootFinder = Callable[[Iterable[bytes]], Iterable[bytes]]
+"""Computes the root of the ops tree of each of some bodies, which it may read ahead."""
 
 IF_DAMAGED: Final = "what was staged there is lost: remove the file and import again"
 """What to do about a damaged file of staged changes."""
@@ -44,7 +48,8 @@ SCHEMA: Final = (
         edit INTEGER NOT NULL,
         content BLOB NOT NULL
     ) STRICT, WITHOUT ROWID""",
-    # `body` is a serialized delta body; the rest says what is in it.
+    # `body` is a serialized delta body; the rest says what is in it. `ops_root` is the root of its
+    # ops tree, and `seal` is the SHA-256 of both; null in files from before they were kept.
     """CREATE TABLE block (
         first BLOB PRIMARY KEY,
         last BLOB NOT NULL,
@@ -52,12 +57,28 @@ SCHEMA: Final = (
         asserted INTEGER NOT NULL,
         retracted INTEGER NOT NULL,
         purged INTEGER NOT NULL,
-        body BLOB NOT NULL
+        body BLOB NOT NULL,
+        ops_root BLOB,
+        seal BLOB
     ) STRICT, WITHOUT ROWID""",
     # 0, 1, 2 ...: lets SQL cut columns into rows, several times faster than binding each row.
     "CREATE TABLE number (n INTEGER PRIMARY KEY) STRICT",
 )
 """The tables that an edit writes."""
+
+
+class Run(NamedTuple):
+    """Operations on entries whose names are of one type and width.
+
+    Attributes:
+        prefix: what all keys begin with (`node.stagedrow.key_prefix`).
+        names: what follows in each key, strictly ascending.
+        contents: the contents of the same rows.
+    """
+
+    prefix: bytes
+    names: Sequence[bytes]
+    contents: Sequence[bytes]
 
 
 class Block(NamedTuple):
@@ -68,25 +89,40 @@ class Block(NamedTuple):
         last: the key of the last.
         edit: the number of the edit that staged them.
         data: the serialized body.
+        ops_root: the root of its ops tree; None in what an earlier version has staged.
+        seal: the SHA-256 of root and body; None without a root.
     """
 
     first: bytes
     last: bytes
     edit: int
     data: bytes
+    ops_root: bytes | None = None
+    seal: bytes | None = None
 
     def open(self) -> Body:
         """Return the body.
 
         Raises:
-            DamageError: it cannot be decoded.
+            DamageError: body or root are not what was written.
         """
         try:
+            # A root is signed as it is: nothing after this would notice a wrong one.
+            if self.ops_root is not None and _seal(self.data, self.ops_root) != self.seal:
+                raise MalformedError("it is not what was written")
             return wire.decode_body(self.data)
         except FederationError as error:
             raise DamageError(
                 f"a block of staged changes is damaged: {error}", hint=IF_DAMAGED
             ) from error
+
+
+BLOCK_COLUMNS: Final = "first, last, edit, body, ops_root, seal"
+"""The columns of a `Block`."""
+
+
+def _seal(data: bytes, ops_root: bytes) -> bytes:
+    return sha256(ops_root + data).digest()
 
 
 class Edit:
@@ -110,31 +146,55 @@ class Edit:
         self._open_blocks([row.key for row in rows])
         _insert(self._connection, rows, self.number)
 
-    def put_run(self, prefix: bytes, names: Sequence[bytes], contents: Sequence[bytes]) -> None:
+    def put_runs(self, runs: Iterable[Run], find_roots: RootFinder) -> None:
         """Stage operations on entries on which nothing is staged; many of them fast.
 
         Args:
-            prefix: what all keys begin with (`node.stagedrow.key_prefix`).
-            names: what follows in each key, strictly ascending.
-            contents: the contents of the same rows.
+            runs: the operations. No run has a key between the first and the last one of another.
+            find_roots: computes the roots of the ops trees of bodies, given their bytes.
         """
+        waiting: deque[tuple[Block, Counter[OpKind]]] = deque()
+
+        def iter_bodies() -> Iterator[bytes]:
+            for run in runs:
+                made = self._make_block(run)
+                if made is None:
+                    self.put(list(map(Row, (run.prefix + n for n in run.names), run.contents)))
+                else:
+                    waiting.append(made)
+                    yield made[0].data
+
+        for root in find_roots(iter_bodies()):
+            block, counts = waiting.popleft()
+            self._connection.execute(
+                f"""INSERT INTO block ({BLOCK_COLUMNS}, asserted, retracted, purged)
+                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)""",  # noqa: S608  # column names
+                (
+                    *block._replace(ops_root=root, seal=_seal(block.data, root)),
+                    *(counts[kind] for kind in BLOCK_KINDS),
+                ),
+            )
+            self.tally.update(counts)
+
+    def _make_block(self, run: Run) -> tuple[Block, Counter[OpKind]] | None:
+        """Return a run as a block, with how many operations it has of each kind.
+
+        None if it has to be rows: it is short, or does not fit in a body or where it belongs.
+        """
+        prefix, names, contents = run
         first, last = prefix + names[0], prefix + names[-1]
-        body = None
-        if len(names) >= LEAST_BLOCK and self._is_free(first, last):
-            body = to_body(prefix, names, contents, secrets.token_bytes(SALT_SEED_BYTES))
-        data = b"" if body is None else wire.encode_body(body)
-        if body is None or body.count > limits.MAX_BODY_OPS or len(data) > limits.MAX_BODY_BYTES:
-            self.put([Row(prefix + n, content) for n, content in zip(names, contents, strict=True)])
-            return
+        if len(names) < LEAST_BLOCK or not self._is_free(first, last):
+            return None
+        body = to_body(prefix, names, contents, secrets.token_bytes(SALT_SEED_BYTES))
+        if body is None or body.count > limits.MAX_BODY_OPS:
+            return None
+        data = wire.encode_body(body)
+        if len(data) > limits.MAX_BODY_BYTES:
+            return None
         counts = Counter(dict.fromkeys(BLOCK_KINDS, 0))
         for group in body.groups:
             counts[group.shape.kind] += group.count
-        self._connection.execute(
-            "INSERT INTO block (first, last, edit, asserted, retracted, purged, body) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (first, last, self.number, *(counts[kind] for kind in BLOCK_KINDS), data),
-        )
-        self.tally.update(counts)
+        return Block(first, last, self.number, data), counts
 
     def drop(self, rows: Sequence[Row]) -> None:
         """Let go of staged operations."""
@@ -213,7 +273,8 @@ def blocks_with(connection: sqlite3.Connection, keys: Iterable[bytes]) -> Iterat
     for index in sorted(hit):
         yield Block(
             *connection.execute(
-                "SELECT first, last, edit, body FROM block WHERE first = ?", (starts[index],)
+                f"SELECT {BLOCK_COLUMNS} FROM block WHERE first = ?",  # noqa: S608  # column names
+                (starts[index],),
             ).fetchone()
         )
 

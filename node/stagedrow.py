@@ -114,6 +114,20 @@ def from_row(row: Row) -> PackedOp:
     return PackedOp(shape, key[start:] + content[at:stop], parse_annotation(content[stop:]))
 
 
+def contents_of(packed: Sequence[PackedOp]) -> list[bytes]:
+    """Return the contents of the rows of operations, fast if they share shapes and annotations."""
+    # Told apart by identity: hashing them for each row would cost more than all else here.
+    shapes = {id(each.shape): each.shape for each in packed}
+    annotations = {id(each.annotation): each.annotation for each in packed}
+    forms = {at: (form_of(shape), shape.key_width) for at, shape in shapes.items()}
+    said = {at: annotation.canonical() for at, annotation in annotations.items()}
+    contents = []
+    for shape, record, annotation in packed:
+        form, width = forms[id(shape)]
+        contents.append(form + record[width:] + said[id(annotation)])
+    return contents
+
+
 @lru_cache(maxsize=4096)
 def parse_annotation(data: bytes) -> Annotation:
     """Parse what `Annotation.canonical` returned; of most lists, a few are parsed over and over."""

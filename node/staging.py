@@ -19,6 +19,7 @@ from federation.body import Body, PackedOp
 from federation.entry import Annotation, OpKind
 from node.errors import DamageError, StoreError
 from node.stagededit import (
+    BLOCK_COLUMNS,
     BLOCK_KINDS,
     IF_DAMAGED,
     NUMBERS,
@@ -32,7 +33,10 @@ from node.stagedrow import Row, from_row, iter_rows
 from node.store.sqlite import sqlite3, sqlite_errors
 
 _BUSY_SECONDS: Final = 30.0
-_FORMAT: Final = 2
+_FORMAT: Final = 3
+_BEFORE: Final = 2
+"""The format that is brought up to this one: its blocks have no roots."""
+
 _PAGE_ROWS: Final = 1_000
 _PAGE_BYTES: Final = 4 * 1024 * 1024
 _CODE_BYTES: Final = 2
@@ -97,10 +101,12 @@ class Batch:
     Attributes:
         operations: a body of them, or each of them by ascending key.
         extent: what they are called.
+        ops_root: the root of the body's ops tree, if it is known.
     """
 
     operations: Body | list[PackedOp]
     extent: Extent
+    ops_root: bytes | None = None
 
     @property
     def count(self) -> int:
@@ -151,6 +157,27 @@ class Staging:
     def close(self) -> None:
         """Close the file."""
         self._connection.close()
+
+    def claim(self, origin: str) -> None:
+        """Take the file for the changes of one list, which it is for from then on.
+
+        Raises:
+            StoreError: FOREIGN, it is for another list.
+        """
+        connection = self._connection
+        with sqlite_errors(self.path, IF_DAMAGED):
+            connection.execute("CREATE TABLE IF NOT EXISTS owner (origin TEXT NOT NULL) STRICT")
+            connection.execute(
+                "INSERT INTO owner (origin) SELECT ? WHERE NOT EXISTS (SELECT 1 FROM owner)",
+                (origin,),
+            )
+            (owner,) = connection.execute("SELECT origin FROM owner").fetchone()
+        if owner != origin:
+            raise StoreError(
+                f"{self.path}: what is in it was staged for {owner}, not for {origin}",
+                hint="nothing was changed; put the right file back, or move it away",
+                reason="FOREIGN",
+            )
 
     @property
     def is_empty(self) -> bool:
@@ -210,7 +237,7 @@ class Staging:
             after = None
             if block is not None:
                 extent = Extent(self.identity, block.first, block.last, newest)
-                yield Batch(block.open(), extent)
+                yield Batch(block.open(), extent, block.ops_root)
                 after = block.last
 
     def remove(self, extent: Extent) -> int:
@@ -281,8 +308,8 @@ class Staging:
         """Return the first block behind a key, of edits up to `newest`."""
         with sqlite_errors(self.path, IF_DAMAGED):
             found = self._connection.execute(
-                "SELECT first, last, edit, body FROM block WHERE first > ? AND edit <= ? "
-                "ORDER BY first LIMIT 1",
+                f"""SELECT {BLOCK_COLUMNS} FROM block WHERE first > ? AND edit <= ?
+                ORDER BY first LIMIT 1""",  # noqa: S608  # column names
                 (after, newest),
             ).fetchone()
         return None if found is None else Block(*found)
@@ -360,7 +387,7 @@ def _ensure_schema(connection: sqlite3.Connection, path: Path) -> None:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version == _FORMAT:
         return
-    if version not in (0, _FORMAT):
+    if version not in (0, _BEFORE):
         raise StoreError(
             f"{path} is from another hashfed (format {version})",
             hint="update hashfed on this machine",
@@ -376,7 +403,12 @@ def _ensure_schema(connection: sqlite3.Connection, path: Path) -> None:
 
 def _make_schema(connection: sqlite3.Connection, path: Path) -> None:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version:  # Another process was first.
+    if version == _FORMAT:  # Another process was first.
+        return
+    if version == _BEFORE:
+        for column in ("ops_root", "seal"):
+            connection.execute(f"ALTER TABLE block ADD COLUMN {column} BLOB")
+        connection.execute(f"PRAGMA user_version = {_FORMAT}")
         return
     if connection.execute("SELECT 1 FROM sqlite_master").fetchone() is not None:
         raise DamageError(f"{path} is not a file of staged changes")

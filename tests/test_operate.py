@@ -36,7 +36,9 @@ def _chapter(title: str) -> str:
 
 def _rows(title: str) -> list[list[str]]:
     """Return the cells of the rows of the first table of a chapter, without its header."""
-    lines = [line for line in _chapter(title).splitlines() if line.startswith("|")]
+    found = re.search(r"^\|.*?(?=^[^|]|\Z)", _chapter(title), re.DOTALL | re.MULTILINE)
+    assert found is not None, title
+    lines = found[0].split("\n\n")[0].splitlines()
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
@@ -81,7 +83,7 @@ def test_every_reason_that_a_list_can_show_is_explained_once() -> None:
     of_sync |= {intake.DIVERGED, scheduler.NO_PEER}
 
     assert len(documented) == len(set(documented))
-    of_ours = set(map(str, Obstacle))
+    of_ours = {*map(str, Obstacle), errors.DamageError.reason}
     assert set(documented) == {*map(str, set(Reason) - elsewhere), *of_peers, *of_sync, *of_ours}
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from federation.names import OrgName, Origin
 from federation.recovery import Answer
-from node import certificate, logs
+from node import administering, certificate, logs
 from node.cli.context import Context
 from node.config import LogLevel
 from node.store import registry
@@ -21,10 +21,10 @@ from node.sync.writer import Writer
 
 def tls_identity(context: Context) -> TlsIdentity:
     """Return what this node shows to peers."""
-    return TlsIdentity(
-        certificate=certificate.load_certificate(context.home.tls_certificate).encode(),
-        key=certificate.load_tls_key(context.home.tls_key).encode(),
-    )
+    key, pem = certificate.load_pair(context.home.tls_key, context.home.tls_certificate)
+    with context.reader() as store:
+        administering.require_certificate(store, certificate.certificate_sha256(pem))
+    return TlsIdentity(certificate=pem.encode(), key=key.encode())
 
 
 @contextmanager

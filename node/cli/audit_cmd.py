@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from typing import Final
@@ -15,11 +15,13 @@ from federation.checkpoint import read_checkpoint
 from federation.entry import OpKind
 from federation.errors import FederationError
 from federation.header import LeafKind
-from node import administering, auditing, exporting
+from node import administering, auditing, exporting, findings
 from node.auditing import LogLine, Match, Provenance, SignedLeaf, describe_operation
 from node.cli import output
 from node.cli.context import Context, json_option, pass_context
 from node.clock import format_ms
+from node.errors import DamageError
+from node.findings import Findings
 
 EXIT_NOT_FOUND = 1
 EXIT_BAD_INPUT = 2
@@ -48,12 +50,14 @@ def lookup(
 
     HASH is <type>:<digest>, or a digest alone, which is looked up as each type that it could be.
     With --as-of, what was in force here at that point. Purely local. Exit code: 0 when every hash
-    was found, 1 when one was not, 2 when one is no hash.
+    was found, 1 when one was not, 2 when one is no hash; 12 when a list is damaged, as what was not
+    found may be in it.
     """
     if not hashes and path is None:
         raise click.UsageError("name a hash, or --file FILE (- for stdin)")
     exit_code = 0
     with context.reader() as store, _millions_of_objects():
+        withheld = auditing.withheld(store) if name is None else []
         record = None if name is None else administering.find_list(store, name)
         cuts = exporting.resolve_cuts(store, record, as_of)
         stream = chain(hashes, () if path is None else output.read_lines(path))
@@ -64,7 +68,13 @@ def lookup(
             else:
                 if not matches:
                     exit_code = max(exit_code, EXIT_NOT_FOUND)
-                _emit_matches(context, text, matches)
+                _emit_matches(context, text, matches, withheld)
+    if withheld:
+        raise DamageError(
+            f"damaged here: {', '.join(withheld)}: what was not found may be in there",
+            hint="stop 'hashfed serve' and run 'hashfed fsck --repair'; with --list, a sound list "
+            "answers",
+        )
     click.get_current_context().exit(exit_code)
 
 
@@ -88,7 +98,9 @@ def _emit_bad(context: Context, text: str, error: FederationError) -> None:
         output.say(f"{output.safe(text)}  no hash: {error}")
 
 
-def _emit_matches(context: Context, text: str, matches: list[Match]) -> None:
+def _emit_matches(
+    context: Context, text: str, matches: list[Match], withheld: Sequence[str]
+) -> None:
     if context.as_json:
         found = [
             {
@@ -99,17 +111,18 @@ def _emit_matches(context: Context, text: str, matches: list[Match]) -> None:
             }
             for match in matches
         ]
-        output.emit_json({"hash": text, "found": bool(found), "matches": found})
+        unknown = {"withheld": list(withheld)} if withheld else {}
+        # Not false: it may be in a list that cannot answer.
+        answer = None if withheld and not found else bool(found)
+        output.emit_json({"hash": text, "found": answer, "matches": found, **unknown})
         return
     if not matches:
-        output.emit_line(f"{output.safe(text)}  not found")
-    for match in matches:
-        labels = ", ".join(match.packed.annotation.labels)
+        where = " in the lists that are sound" if withheld else ""
+        output.emit_line(f"{output.safe(text)}  not found{where}")
+    for origin, position, _, _, packed in matches:
+        said = f"entry {packed.entry.format()}  labels [{', '.join(packed.annotation.labels)}]"
         output.emit_line(
-            output.safe(
-                f"{text}  found in {match.origin}  entry {match.packed.entry.format()}"
-                f"  labels [{labels}]  position {match.position}"
-            )
+            f"{output.safe(text)}  found in {origin}  {output.safe(said)}  position {position}"
         )
 
 
@@ -319,12 +332,15 @@ def status(context: Context) -> None:
         root = administering.own_root(store)
         statuses = auditing.list_statuses(store, context.mark(), clock=context.clock)
         version = store.version
+        known = findings.load(store.path)
     if context.as_json:
         output.emit_json(
             {
                 "org": root.document.org,
                 "fingerprint": root.hash.hex(),
                 "store_version": version,
+                "last_check": None if known.ended_ms is None else format_ms(known.ended_ms),
+                "damages": [damage.describe() for damage in known.damages],
                 "lists": [
                     {
                         "list": str(item.record.origin),
@@ -354,7 +370,10 @@ def status(context: Context) -> None:
             }
         )
         return
-    click.echo(f"{root.document.org}: store version {version}, {len(statuses)} lists")
+    click.echo(
+        f"{root.document.org}: store version {version}, {len(statuses)} lists, "
+        f"{_describe_check(known, now_ms)}"
+    )
     if not statuses:
         return
     output.emit_table(
@@ -374,6 +393,14 @@ def status(context: Context) -> None:
             for item in statuses
         ),
     )
+
+
+def _describe_check(known: Findings, now_ms: int) -> str:
+    """Say when all was last checked, and what is known to be damaged."""
+    last = "never checked as a whole"
+    if known.ended_ms is not None:
+        last = f"checked as a whole {_ago(now_ms, known.ended_ms)}"
+    return f"{last}, {len(known.damages)} damages" if known.damages else last
 
 
 def _ago(now_ms: int, then_ms: int) -> str:

@@ -11,12 +11,12 @@ from typing import Final
 import click
 
 from federation.entry import CAUSES, EntryId, Operation
-from node import administering, importing, locks
+from node import administering, durable, importing, locks
 from node.changes import Format
 from node.cli import output
 from node.cli.context import Context, json_option, pass_context
 from node.cli.progress import progress
-from node.errors import NodeError, StoreError
+from node.errors import NodeError
 from node.settling import Effect
 from node.staging import Staging
 from node.store.connection import Store
@@ -34,13 +34,12 @@ def open_staging(context: Context, record: ListRecord, *, what: str) -> Iterator
     other: they take turns.
     """
     path = context.home.staging_file(record.origin.name)
-    try:
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"cannot make {path.parent}: {error.strerror}") from error
+    with durable.disk_errors(path.parent):
+        durable.make_folder(path.parent)
     with locks.hold(path.with_suffix(".lock"), what, wait_seconds=_STAGING_WAIT_SECONDS):
         staging = Staging.open(path)
         try:
+            staging.claim(str(record.origin))
             yield staging
         finally:
             staging.close()

@@ -13,8 +13,10 @@ from node import filesystem, highwater
 from node.cli import output
 from node.clock import Clock, SystemClock
 from node.config import Config, load_config
+from node.errors import ConfigError
 from node.highwater import HighWater
 from node.home import Home
+from node.store import registry
 from node.store.connection import Store
 from node.store.sqlite import sqlite_errors
 
@@ -64,13 +66,24 @@ class Context:
         if filesystem.kind_of(folder) is not None:
             filesystem.require_local(folder, self.config().node.allow_filesystem)
         with _closing(Store.open(self.home.store, self.clock)) as store:
+            self._require_own(store)
             yield store
 
     @contextmanager
     def reader(self) -> Iterator[Store]:
         """Open the store for reading."""
         with _closing(Store.open_reader(self.home.store, self.clock)) as store:
+            self._require_own(store)
             yield store
+
+    def _require_own(self, store: Store) -> None:
+        """Refuse a store that is another organization's."""
+        try:
+            org = self.config().node.org
+        except ConfigError:
+            # Lookups go on without a configuration; commands that need it say what is wrong.
+            return
+        registry.require_org(store, org)
 
 
 @contextmanager

@@ -86,7 +86,7 @@ COMMANDS: Final = {
         "Show what became of each entry between two points of a list's history.",
     ),
     "status": ("audit_cmd", "Show how every list stands here: state, position, lag, last contact."),
-    "fsck": ("upkeep_cmd", "Check everything that is stored against what was signed."),
+    "fsck": ("fsck_cmd", "Check everything that is stored against what was signed."),
     "backup": (
         "upkeep_cmd",
         "Copy the store to a new file, also while serving, and verify the copy.",
@@ -94,6 +94,10 @@ COMMANDS: Final = {
     "restore": (
         "recover_cmd",
         "Put a backup in place of the store, once all of it is checked; the old store is kept.",
+    ),
+    "migrate": (
+        "upkeep_cmd",
+        "Replace a store of an older hashfed by a migrated, verified copy; the old store is kept.",
     ),
     "doctor": (
         "upkeep_cmd",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
+
 import click
 
 from federation import wire
 from federation.names import parse_org
-from node import administering, filesystem, founding
+from node import administering, durable, filesystem, founding
 from node.address import parse_address
 from node.certificate import certificate_sha256
 from node.cli import output
@@ -46,7 +48,7 @@ def init(context: Context, org: str, listen: str, advertise: str | None) -> None
             f"there is a node in {home.path} already", hint="name another folder with --home"
         )
     try:
-        home.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        durable.make_folder(home.path)
     except OSError as error:
         raise ConfigError(f"cannot make {home.path}: {error.strerror}") from error
     if home.keys.exists() or home.store.exists() or home.mark.exists():
@@ -73,9 +75,12 @@ def init(context: Context, org: str, listen: str, advertise: str | None) -> None
     finally:
         store.close()
     HighWater(home.mark, name).create()
-    # Last: a folder without a configuration is not a node yet.
-    with home.config.open("x", encoding="utf-8") as file:
-        file.write(render_initial(config))
+    # Last, and as a whole: a folder without a configuration is not a node yet.
+    unnamed = home.config.with_name(f".{home.config.name}.{secrets.token_hex(8)}")
+    with durable.disk_errors(home.config):
+        durable.sync(home.path)
+        durable.write_new(unnamed, render_initial(config).encode())
+        durable.rename(unnamed, home.config)
     if context.as_json:
         output.emit_json(
             {"org": name, "home": str(home.path), "listen": listen, "fingerprint": root.hash.hex()}

@@ -7,6 +7,7 @@ import asyncio
 import click
 
 from node import daemon, logs
+from node.cli.asking import tls_identity
 from node.cli.context import Context, pass_context
 from node.config import load_config
 
@@ -35,6 +36,8 @@ def serve(
             "log.format": log_format,
         },
     )
+    # Store, keys and certificate that are not of one node are refused before anybody can call.
+    tls_identity(context)
     logs.configure(config.log.level, config.log.format)
     asyncio.run(daemon.serve(context.home, config, clock=context.clock))
 

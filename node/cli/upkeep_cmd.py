@@ -1,4 +1,4 @@
-"""Commands that look after a node: fsck, backup, doctor."""
+"""Commands that look after a node: backup, migrate, doctor."""
 
 from __future__ import annotations
 
@@ -6,55 +6,11 @@ from pathlib import Path
 
 import click
 
-from node import backing_up, diagnosing
-from node import fsck as checks
+from node import backing_up, diagnosing, filesystem, locks, migrating
 from node.cli import output
 from node.cli.context import Context, json_option, pass_context
 from node.cli.progress import progress
-from node.errors import DamageError, NodeError
-
-
-@click.command("fsck")
-@json_option
-@pass_context
-def fsck(context: Context) -> None:
-    """Check everything that is stored against what was signed.
-
-    Every signature, leaf, root, body, bucket, operation and index row is derived anew from the
-    signed bytes. Nothing is changed. Exit code 12 when anything differs.
-    """
-    found = []
-    lists: dict[str, int] = {}
-    with context.reader() as store, progress("checking", quiet=context.quiet) as bar:
-
-        def report(origin: str, done: int, total: int) -> None:
-            lists[origin] = total
-            bar.update(done, total, origin)
-
-        for damage in checks.fsck(store, on_progress=report):
-            found.append(damage)
-            if not context.as_json:
-                at = "" if damage.position is None else f" position {damage.position}"
-                click.echo(f"{damage.origin or 'store'}{at}: {output.safe(damage.message)}")
-    if context.as_json:
-        output.emit_json(
-            {
-                "ok": not found,
-                "lists": lists,
-                "damages": [
-                    {"list": d.origin or None, "position": d.position, "message": d.message}
-                    for d in found
-                ],
-            }
-        )
-    if found:
-        raise DamageError(
-            f"{len(found)} differences from what was signed",
-            hint="keep this file as it is; restore a verified backup, or fetch the lists anew",
-        )
-    if not context.as_json:
-        leaves = sum(lists.values())
-        click.echo(f"sound: {leaves} deltas and buckets of {len(lists)} lists are what was signed")
+from node.errors import NodeError
 
 
 @click.command("backup")
@@ -84,6 +40,42 @@ def backup(context: Context, path: Path) -> None:
         f"{result.path}: {result.size_bytes} bytes, store version {result.version}, verified"
     )
     context.remark("the keys are not in it: keep a copy of the folder keys/ apart, offline")
+
+
+@click.command("migrate")
+@json_option
+@pass_context
+def migrate(context: Context) -> None:
+    """Replace a store of an older hashfed by a migrated, verified copy; the old store is kept.
+
+    'serve' and every other command must have ended. Takes room for a second store.
+    """
+    home = context.home
+    folder = home.store.resolve().parent
+    filesystem.require_local(folder, context.config().node.allow_filesystem)
+    with (
+        locks.hold(home.lock_file("serve"), "hashfed migrate"),
+        locks.hold(home.lock_file("publish"), "hashfed migrate"),
+        progress("migrating", quiet=context.quiet) as bar,
+    ):
+        done = migrating.migrate(
+            home,
+            clock=context.clock,
+            on_progress=lambda what, done, total: bar.update(done, total, what),
+        )
+    if context.as_json:
+        output.emit_json(
+            {
+                "store": str(home.store),
+                "steps": [] if done is None else list(done.steps),
+                "kept": None if done is None else str(done.kept),
+            }
+        )
+    elif done is None:
+        click.echo(f"{home.store}: nothing to migrate")
+    else:
+        click.echo(f"{home.store}: migrated by {', '.join(done.steps)}, verified")
+        click.echo(f"what was there is now {done.kept}")
 
 
 @click.command("doctor")
@@ -122,4 +114,4 @@ def doctor(context: Context) -> None:
         raise NodeError(f"{failed} of {len(findings)} checks failed", reason="UNWELL")
 
 
-COMMANDS = (fsck, backup, doctor)
+COMMANDS = (backup, migrate, doctor)

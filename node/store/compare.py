@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from federation.body import Body, Group, PackedOp, Shape
+from federation.body import Body, Group, Shape
 from federation.entry import OpKind
 from federation.merge import Prior
 from node.store import entries
@@ -39,9 +39,3 @@ def load_prior(
         group = Group(shape, 0, len(names), column, (), ())
     # A body that would name these entries and do nothing else with them.
     return entries.load_prior(connection, span, Body(b"", (), (group,)))
-
-
-def load_packed(body: Body, row: int) -> PackedOp:
-    """Return one operation of a body as it was packed."""
-    group, index = body.locate(row)
-    return PackedOp(group.shape, group.record(index), body.annotations[group.codes[index]])

@@ -7,18 +7,16 @@ they read is still true when they write. A transaction is one version of the sto
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from sqlite_utils import Database
-
 from node import durable
 from node.clock import Clock
-from node.errors import DamageError, DiskError, StoreError
-from node.store.schema import migrations
+from node.errors import DamageError, DiskError, LockedError, StoreError
+from node.store.schema import MIGRATION_SET, MIGRATIONS, Schema
 from node.store.sqlite import is_disk_failure, sqlite3, sqlite_errors
 
 OLDEST_SQLITE: Final = (3, 51, 3)
@@ -33,6 +31,8 @@ _PRAGMAS: Final = (
     "PRAGMA cache_size = -65536",
     "PRAGMA synchronous = FULL",
 )
+# Before all that reads the file: so its locks are taken at once, and kept.
+_ALONE: Final = ("PRAGMA busy_timeout = 2000", "PRAGMA locking_mode = EXCLUSIVE", *_PRAGMAS)
 
 
 @dataclass(slots=True)
@@ -82,32 +82,32 @@ class Store:
         # Nobody else on this machine may read a list.
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         with cls._connected(path, clock) as store:
+            # Nothing is vacuumed. But so the file knows of each page what it follows on, and a part
+            # of a body is read without all the pages before it (docs/adr/0013).
+            store.connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             store.connection.execute("PRAGMA journal_mode = WAL")
-            migrations.apply(Database(store.connection))
+            store.migrate()
         return store
 
     @classmethod
-    def open(cls, path: Path, clock: Clock) -> Self:
-        """Open an existing store for reading and writing, and bring its schema up to date.
+    def open(cls, path: Path, clock: Clock, *, schema: Schema = MIGRATIONS) -> Self:
+        """Open an existing store for reading and writing.
 
         Raises:
-            StoreError: there is none, it is from a newer hashfed, or SQLite is too old.
+            StoreError: there is none, it is from another hashfed, or SQLite is too old.
             DamageError: the file is no store of this program.
         """
         # A transaction whose commit failed may stand there as if it had not.
         durable.forget_cached(Path(f"{path}-wal"))
         with cls._connected(path, clock) as store:
-            store.check_schema()
+            store.check_schema(schema)
             # A backup is one file without a log: put back, it would make readers and writers wait
             # for each other.
             store.connection.execute("PRAGMA journal_mode = WAL")
-            database = Database(store.connection)
-            if migrations.pending(database):
-                migrations.apply(database)
         return store
 
     @classmethod
-    def open_reader(cls, path: Path, clock: Clock) -> Self:
+    def open_reader(cls, path: Path, clock: Clock, *, schema: Schema = MIGRATIONS) -> Self:
         """Open an existing store for reading alone; sees what was committed before each query.
 
         Raises:
@@ -116,17 +116,37 @@ class Store:
         """
         with cls._connected(path, clock) as store:
             store.connection.execute("PRAGMA query_only = ON")
-            store.check_schema()
-            if migrations.pending(Database(store.connection)):
-                raise StoreError(
-                    f"{path} is from an older hashfed",
-                    hint="run a command that writes, such as 'hashfed sync', once",
-                )
+            store.check_schema(schema)
+        return store
+
+    @classmethod
+    def open_alone(cls, path: Path, clock: Clock, *, schema: Schema = MIGRATIONS) -> Self:
+        """Open a store that may be from an older hashfed, to migrate it (`node.migrating`).
+
+        As long as it is open nobody else reads or writes it.
+
+        Raises:
+            LockedError: somebody else has it open.
+            StoreError: there is none, it is from a newer hashfed, or SQLite is too old.
+            DamageError: the file is no store of this program.
+        """
+        try:
+            with cls._connected(path, clock, _ALONE) as store:
+                store.connection.execute("BEGIN EXCLUSIVE")
+                store.connection.execute("COMMIT")
+                store.missing_steps(schema)
+        except LockedError as error:
+            raise LockedError(
+                f"{path} is open in another process",
+                hint="end every other command and 'hashfed serve' on it, and try again",
+            ) from error
         return store
 
     @classmethod
     @contextmanager
-    def _connected(cls, path: Path, clock: Clock) -> Iterator[Self]:
+    def _connected(
+        cls, path: Path, clock: Clock, pragmas: Sequence[str] = _PRAGMAS
+    ) -> Iterator[Self]:
         """Connect, and close again if the block finds that the store cannot be used."""
         if sqlite3.sqlite_version_info < OLDEST_SQLITE:
             raise StoreError(
@@ -148,35 +168,68 @@ class Store:
                 check_same_thread=False,
             )
             try:
-                for pragma in _PRAGMAS:
+                for pragma in pragmas:
                     connection.execute(pragma)
                 yield cls(path, connection, clock)
             except BaseException:
                 connection.close()
                 raise
 
-    def check_schema(self) -> None:
-        """Raise unless this program knows the schema.
+    def check_schema(self, schema: Schema = MIGRATIONS) -> None:
+        """Raise unless the schema is this program's.
+
+        Raises:
+            DamageError: the file is no store of this program.
+            StoreError: it is from a newer hashfed, or OLDER: from an older one.
+        """
+        if missing := self.missing_steps(schema):
+            raise StoreError(
+                f"{self.path} is from an older hashfed (without {', '.join(missing)})",
+                hint="stop 'hashfed serve' and run 'hashfed migrate', which keeps the old store",
+                reason="OLDER",
+            )
+
+    def missing_steps(self, schema: Schema = MIGRATIONS) -> list[str]:
+        """Return the names of the steps that the schema of this store lacks, in their order.
 
         Raises:
             DamageError: the file is no store of this program.
             StoreError: it is from a newer hashfed.
         """
-        names = {
-            str(row[0])
-            for row in self.connection.execute(
-                "SELECT name FROM sqlite_master WHERE type = 'table'"
+        known = self.connection.execute(
+            "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = '_sqlite_migrations'"
+        ).fetchone()
+        if known is None:
+            raise DamageError(
+                f"{self.path} is not a hashfed store",
+                hint="keep the file; put the right one back, or run 'hashfed restore BACKUP'",
             )
-        }
-        if "_sqlite_migrations" not in names:
-            raise DamageError(f"{self.path} is not a hashfed store")
-        known = {migration.name for migration in migrations.pending(Database(memory=True))}
-        newer = {migration.name for migration in migrations.applied(Database(self.connection))}
-        if newer - known:
+        taken = self._load_steps()
+        if not taken or any(_differ_by_a_bit(name, other) for name in taken for other in schema):
+            raise DamageError(
+                f"{self.path}: what its schema is cannot be told", hint="run 'hashfed fsck'"
+            )
+        if newer := taken - schema.keys():
             raise StoreError(
-                f"{self.path} is from a newer hashfed ({', '.join(sorted(newer - known))})",
+                f"{self.path} is from a newer hashfed ({', '.join(sorted(newer))})",
                 hint="update hashfed on this machine",
+                reason="NEWER",
             )
+        return [name for name in schema if name not in taken]
+
+    def migrate(self, schema: Schema = MIGRATIONS) -> None:
+        """Take the steps that the schema lacks. For a file that nobody else has open."""
+        from node.store.migrating import migrate  # noqa: PLC0415  # rarely needed, slow to import
+
+        with sqlite_errors(self.path):
+            migrate(self.connection, schema)
+
+    def _load_steps(self) -> set[str]:
+        """Return the names of the steps that the schema was built by."""
+        rows = self.connection.execute(
+            "SELECT name FROM _sqlite_migrations WHERE migration_set = ?", (MIGRATION_SET,)
+        )
+        return {str(name) for (name,) in rows}
 
     def close(self) -> None:
         """Close the connection."""
@@ -257,3 +310,11 @@ class Store:
                 yield self.connection
             finally:
                 self.connection.execute("ROLLBACK")
+
+
+def _differ_by_a_bit(name: str, other: str) -> bool:
+    """Say whether a name is another one with one bit flipped."""
+    if len(name) != len(other):
+        return False
+    flipped = [ord(here) ^ ord(there) for here, there in zip(name, other, strict=True)]
+    return sum(bits.bit_count() for bits in flipped) == 1

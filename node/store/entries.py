@@ -95,8 +95,17 @@ def _key_kind(code: int) -> int:
 # --- merging ----------------------------------------------------------------------------------
 
 
-def load_prior(connection: sqlite3.Connection, span: int, body: Body) -> dict[int, Prior]:
-    """Return, for each row whose entry the span has known, the operation in force on it."""
+def load_prior(
+    connection: sqlite3.Connection, span: int, body: Body, *, before: int | None = None
+) -> dict[int, Prior]:
+    """Return, for each row whose entry the span has known, the operation in force on it.
+
+    Args:
+        connection: where to look.
+        span: the number of the span.
+        body: the operations.
+        before: at an earlier time, before the delta of that position; None for now.
+    """
     prior: dict[int, Prior] = {}
     for group in body.groups:
         type_name = group.shape.key_type
@@ -112,8 +121,8 @@ def load_prior(connection: sqlite3.Connection, span: int, body: Body) -> dict[in
             """SELECT n.n, p.position, p.row, p.op FROM run CROSS JOIN number AS n
             CROSS JOIN posting AS p ON p.run = run.run
                 AND p.digest = substr(?1, n.n * ?2 + 1, ?2) AND p.kind = ?3 AND p.span = ?4
-            WHERE n.n < ?5 ORDER BY n.n, p.position""",
-            (keys, width, _key_kind(code), span, group.count),
+            WHERE n.n < ?5 AND p.position < ?6 ORDER BY n.n, p.position""",
+            (keys, width, _key_kind(code), span, group.count, NOW if before is None else before),
         ):
             prior[group.first_row + index] = Prior(position, row, OpKind(op))
     return prior
@@ -305,36 +314,48 @@ def _index_columns(
 
 def check_index(
     connection: sqlite3.Connection, span: int, position: int, body: Body
-) -> tuple[int, int]:
-    """Return (rows that a delta must have in the index, rows that are there as they must be)."""
-    expected = found = 0
+) -> tuple[int, list[int]]:
+    """Return how many rows a delta must have in the index, and of which rows of its body one lacks.
+
+    A row of the body is there once for each row of the index that is not there as it must be.
+    """
+    expected = 0
+    missing: list[int] = []
     for group, keys, kind in _index_columns(connection, body, _type_code):
         expected += group.count
-        (rows,) = connection.execute(
-            """SELECT count(DISTINCT n.n) FROM run CROSS JOIN number AS n CROSS JOIN posting AS p
-            ON p.run = run.run AND p.digest = substr(?1, n.n * ?2 + 1, ?2) AND p.kind = ?3
-                AND p.span = ?4 AND p.position = ?5 AND p.row = ?6 + n.n AND p.op = ?7
-            WHERE n.n < ?8""",
-            (
-                keys,
-                len(keys) // group.count,
-                kind,
-                span,
-                position,
-                group.first_row,
-                group.shape.kind,
-                group.count,
-            ),
-        ).fetchone()
-        found += rows
-    return expected, found
+        found = {
+            index
+            for (index,) in connection.execute(
+                """SELECT n.n FROM run CROSS JOIN number AS n CROSS JOIN posting AS p
+                ON p.run = run.run AND p.digest = substr(?1, n.n * ?2 + 1, ?2) AND p.kind = ?3
+                    AND p.span = ?4 AND p.position = ?5 AND p.row = ?6 + n.n AND p.op = ?7
+                    AND p.bucket IS NULL
+                WHERE n.n < ?8""",
+                (
+                    keys,
+                    len(keys) // group.count,
+                    kind,
+                    span,
+                    position,
+                    group.first_row,
+                    group.shape.kind,
+                    group.count,
+                ),
+            )
+        }
+        if len(found) != group.count:
+            missing += [
+                group.first_row + index for index in range(group.count) if index not in found
+            ]
+    return expected, missing
 
 
 def check_bucket_index(
     connection: sqlite3.Connection, span: int, number: int, bucket: Bucket
-) -> tuple[int, int]:
-    """Return (rows that a bucket must have in the index, rows that are there as they must be)."""
-    expected = found = 0
+) -> tuple[int, list[int]]:
+    """Return how many rows a bucket must have in the index, and which of its entries lack one."""
+    expected = 0
+    missing: list[int] = []
     for group, keys, kind in _index_columns(connection, bucket.body, _type_code):
         width = len(keys) // group.count
         there = connection.execute(
@@ -347,11 +368,12 @@ def check_bucket_index(
         )
         places = set(there)
         expected += group.count
-        found += sum(
-            (index, bucket.positions[bucket.codes[at]], bucket.rows[at]) in places
+        missing += [
+            at
             for index, at in enumerate(range(group.first_row, group.first_row + group.count))
-        )
-    return expected, found
+            if (index, bucket.positions[bucket.codes[at]], bucket.rows[at]) not in places
+        ]
+    return expected, missing
 
 
 def load_superseded_by(
@@ -448,10 +470,11 @@ def find_many(
             WHERE n.n < ?4 AND p.op = ?5""",
             (keys, len(keys) // len(some), 2 * code, len(some), OpKind.ASSERT, NO_BUCKET),
         )
+        # As `_holds`, without a call for each.
         yield from [
             (span, bucket, position, row, some[index])
             for index, span, bucket, position, row, until in rows
-            if _holds(span, position, until, cuts)
+            if position < (size := cuts.get(span, 0)) and (until is None or until >= size)
         ]
 
 

@@ -169,7 +169,8 @@ def load_body_bytes(
     row = connection.execute(
         "SELECT bytes FROM body WHERE id = ?", (delta_id(list_number, position),)
     ).fetchone()
-    return None if row is None else bytes(row[0])
+    # A damaged page can give a column a value of another type.
+    return row[0] if row is not None and isinstance(row[0], bytes) else None
 
 
 def load_body(connection: sqlite3.Connection, list_number: int, position: int) -> Body:
@@ -217,22 +218,24 @@ def iter_packed(
 
 
 def _read_rows(connection: sqlite3.Connection, at: int, rows: Sequence[int]) -> list[PackedOp]:
-    if len(rows) > _FEW_ROWS:
-        found = connection.execute("SELECT bytes FROM body WHERE id = ?", (at,)).fetchone()
-        data: bytes = b"" if found is None else found[0]
-        reader = RowReader(lambda offset, count: data[offset : offset + count], len(data))
-        return list(reader.iter_packed(rows))
     try:
         blob = open_blob(connection, "body", "bytes", at)
     except sqlite3.OperationalError as error:
         raise MalformedError("no such body") from error
     with closing(blob):
+        size = len(blob)
+        if len(rows) > _FEW_ROWS:
+            # By the blob: a value that a statement returns is copied twice, and costs several times
+            # as much.
+            data = blob.read(size)
+            reader = RowReader(lambda offset, count: data[offset : offset + count], size)
+            return list(reader.iter_packed(rows))
 
         def read(offset: int, count: int) -> bytes:
             blob.seek(offset)
             return blob.read(count)
 
-        reader = RowReader(read, len(blob))
+        reader = RowReader(read, size)
         return list(reader.iter_packed(rows))
 
 

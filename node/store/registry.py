@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Final
 
 from federation import wire
 from federation.charter import Charter
@@ -14,10 +15,14 @@ from federation.merkle import CompactRange
 from federation.names import OrgName, Origin
 from federation.orgroot import PinnedRoot
 from federation.replica import LogState
-from node.errors import DamageError, UsageError
+from node.errors import DamageError, StoreError, UsageError
+from node.findings import Damage
 from node.store import spans
-from node.store.connection import Transaction
+from node.store.connection import Store, Transaction
 from node.store.sqlite import sqlite3
+
+ORG_KEY: Final = "org"
+"""Under which the table `node` says whose store it is."""
 
 
 class FollowState(StrEnum):
@@ -41,6 +46,9 @@ class FollowState(StrEnum):
     """Not followed any more; what is here still counts."""
     FORKED = "forked"
     """The list has two signed histories; it stays where it is until a person decides."""
+    DAMAGED = "damaged"
+    """What is stored of it is known not to be what was signed: nothing is answered from it. It is
+    never recorded in the store, which is what is damaged."""
 
 
 @contextmanager
@@ -154,6 +162,21 @@ def store_node(transaction: Transaction, key: str, value: str) -> None:
 
 
 # --- organizations and peers ------------------------------------------------------------------
+
+
+def require_org(store: Store, org: OrgName) -> None:
+    """Check that a store is the one of the organization that the configuration names.
+
+    Raises:
+        StoreError: FOREIGN, it is another organization's.
+    """
+    theirs = load_node(store.connection, ORG_KEY)
+    if theirs not in {None, org}:
+        raise StoreError(
+            f"{store.path} is the store of {theirs}, this node is {org}'s",
+            hint="nothing was changed; put the right store.db and config.toml together",
+            reason="FOREIGN",
+        )
 
 
 def pin_org(transaction: Transaction, root: PinnedRoot) -> None:
@@ -485,6 +508,19 @@ def load_follow_status(connection: sqlite3.Connection, list_number: int) -> Foll
         since_ms=since_ms,
         contact_ms=contact_ms,
         head=head,
+    )
+
+
+def with_damage(status: FollowStatus, damage: Damage | None) -> FollowStatus:
+    """Return how a list stands, given what is known to be damaged of it (`node.findings`)."""
+    if damage is None:
+        return status
+    at = "" if damage.position is None else f" at position {damage.position}"
+    return replace(
+        status,
+        state=FollowState.DAMAGED,
+        reason=DamageError.reason,
+        detail=f"{damage.kind}{at}: {damage.message}",
     )
 
 

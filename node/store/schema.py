@@ -1,4 +1,4 @@
-"""What lies in the store, as sqlite-utils migrations. Times are milliseconds since 1970 (UTC).
+"""What lies in the store, as steps that build it. Times are milliseconds since 1970 (UTC).
 
 A delta's place is one integer, `list << 32 | position`, so that a list's deltas lie together and
 in order without a second index.
@@ -6,15 +6,13 @@ in order without a second index.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
-
-from sqlite_utils import Database, Migrations
 
 POSITION_BITS: Final = 32
 NUMBERS: Final = 10_000
 """Rows of the table `number`: one for each operation that a body can have."""
-
-migrations = Migrations("hashfed")
 
 _INITIAL: Final = (
     # What this store is: schema, and whose.
@@ -188,15 +186,16 @@ _INITIAL: Final = (
     "CREATE UNIQUE INDEX superseded_by ON superseded (span, by_position, by_row)",
     # 0, 1, 2 ...: lets SQL cut columns into rows, many times faster than binding each row.
     "CREATE TABLE number (n INTEGER PRIMARY KEY) STRICT",
+    f"""WITH RECURSIVE counted (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM counted
+    WHERE n + 1 < {NUMBERS}) INSERT INTO number (n) SELECT n FROM counted""",  # noqa: S608
 )
 
+Schema = Mapping[str, Sequence[str]]
+"""The statements of each step that builds a store, by its name, in the order in which they are
+taken."""
 
-@migrations(name="0001_initial")
-def _initial(db: Database) -> None:
-    for statement in _INITIAL:
-        db.execute(statement)
-    db.execute(
-        "WITH RECURSIVE counted (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM counted "
-        "WHERE n + 1 < ?) INSERT INTO number (n) SELECT n FROM counted",
-        [NUMBERS],
-    )
+MIGRATIONS: Final[Schema] = MappingProxyType({"0001_initial": _INITIAL})
+"""The schema of this version. A step that changes what `node.migrating` compares changes both."""
+
+MIGRATION_SET: Final = "hashfed"
+"""What the steps together are called in the table that says which of them were taken."""

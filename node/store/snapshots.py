@@ -252,7 +252,8 @@ def load_bucket_bytes(connection: sqlite3.Connection, snapshot: int, number: int
     row = connection.execute(
         "SELECT bytes FROM bucket WHERE id = ?", (bucket_id(snapshot, number),)
     ).fetchone()
-    return None if row is None else bytes(row[0])
+    # A damaged page can give a column a value of another type.
+    return row[0] if row is not None and isinstance(row[0], bytes) else None
 
 
 def load_bucket(connection: sqlite3.Connection, snapshot: int, number: int) -> Bucket:

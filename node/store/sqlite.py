@@ -1,4 +1,4 @@
-"""The SQLite library in use: the one that sqlite-utils picked, which is the `pysqlite3` wheel.
+"""The SQLite library in use: that of the `pysqlite3` wheel, which sqlite-utils uses too.
 
 The standard library's is not used: SQLite before 3.51.3 can lose committed data in WAL mode.
 """
@@ -15,7 +15,7 @@ from node.errors import DamageError, LockedError, StoreError, StoreFullError
 if TYPE_CHECKING:
     import sqlite3
 else:
-    from sqlite_utils.utils import sqlite3
+    import pysqlite3 as sqlite3
 
 __all__ = ["Blob", "is_disk_failure", "open_blob", "sqlite3", "sqlite_errors"]
 

@@ -19,7 +19,7 @@ from node.locks import hold
 from node.logs import get_logger
 from node.store import registry
 from node.store.connection import Store
-from node.store.release import load_unreleased
+from node.store.release import load_unreleased, released_size
 from node.sync.recovering import RecoveryTools, ask, recover
 
 _POLL_SECONDS: Final = 1.0
@@ -93,7 +93,7 @@ class Guard:
                 needed=tools.needed,
             )
 
-        def look(store: Store) -> tuple[Decision, bool]:
+        def look(store: Store) -> tuple[Decision, bool, bool]:
             record = administering.find_own_list(store, str(origin))
             decision = guarding.look(
                 store,
@@ -103,9 +103,11 @@ class Guard:
                 clock=tools.clock,
                 needed=tools.needed,
             )
-            return decision, guarding.note(store, record, decision, clock=tools.clock)
+            is_released = released_size(store.connection, record) == record.log.size
+            is_news = guarding.note(store, record, decision, clock=tools.clock)
+            return decision, is_released, is_news
 
-        decision, is_news = await tools.writer.run_aside(look)
+        decision, is_released, is_news = await tools.writer.run_aside(look)
         if is_news and decision.obstacle is not None:
             _log.warning(
                 "list_recovering",
@@ -113,7 +115,10 @@ class Guard:
                 reason=str(decision.obstacle),
                 detail=decision.detail,
             )
-        if decision.action in {Action.SIGN, Action.REFUSE}:
+        # A publisher may have been killed between the mark and the release: all agree then, and
+        # yet nobody is served what it has signed.
+        in_order = decision.action is Action.SIGN and is_released
+        if in_order or decision.action is Action.REFUSE:
             return
         try:
             if decision.action is Action.CATCH_UP:

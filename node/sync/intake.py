@@ -10,14 +10,15 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from federation.checkpoint import open_checkpoint
-from federation.errors import FederationError, ForkError, PeerError, Reason
+from federation.errors import FederationError, ForkError, OperationError, PeerError, Reason
 from federation.header import Header
 from federation.names import OrgName, Origin
+from federation.orgroot import PinnedRoot
 from federation.replica import SignedDelta
 from federation.snapshot import SnapshotOffer
-from node import accepting, joining, serving
+from node import accepting, checking, findings, joining, serving
 from node.clock import Clock
-from node.errors import NodeError, ProtocolError, UsageError
+from node.errors import DamageError, NodeError, ProtocolError, UsageError
 from node.joining import Arrival
 from node.logs import get_logger
 from node.serving import Cursor, Outcome
@@ -43,7 +44,7 @@ _log = get_logger()
 
 def is_frozen(status: FollowStatus | Progress) -> bool:
     """Say whether a list waits for a person: fetching it again would not change what is wrong."""
-    return status.state is FollowState.FORKED or (
+    return status.state in (FollowState.FORKED, FollowState.DAMAGED) or (
         status.state is FollowState.QUARANTINED and status.reason in _PUBLISHER_AT_FAULT
     )
 
@@ -217,10 +218,14 @@ class Intake:
             from_start: lists to be compared delta by delta, from the first one.
         """
         cursors = []
+        found = findings.load(store.path)
         for record in list(registry.iter_lists(store.connection)):
             if record.own or record.via != self._via or not only(record.origin):
                 continue
-            status = registry.load_follow_status(store.connection, record.list)
+            status = registry.with_damage(
+                registry.load_follow_status(store.connection, record.list),
+                found.of(str(record.origin)),
+            )
             size = record.log.size
             item = _Followed(
                 progress=Progress(
@@ -519,6 +524,7 @@ def _check_checkpoint(store: Store, record: ListRecord, note: bytes) -> int:
     Raises:
         PeerError: it is not signed by the list's owner.
         ForkError: it contradicts what is held here at that size.
+        OperationError: it does, and what is held is damaged.
     """
     root = registry.load_root(store.connection, record.origin.org)
     if root is None:
@@ -529,8 +535,22 @@ def _check_checkpoint(store: Store, record: ListRecord, note: bytes) -> int:
         # Where a snapshot went past that size, nothing here says what its root was.
         covered = spans.at(store.connection, record.list, checkpoint.size) is not None
         if covered and serving.root_at(store, record, checkpoint.size) != checkpoint.root_hash:
+            if checkpoint.size > record.log.start:
+                _check_held(store, record, root, checkpoint.size - 1)
             raise ForkError(f"{origin} has two signed checkpoints of size {checkpoint.size}")
     return checkpoint.size
+
+
+def _check_held(store: Store, record: ListRecord, root: PinnedRoot, position: int) -> None:
+    """Raise unless what contradicts a peer is what was signed: damage is no history.
+
+    Raises:
+        OperationError: it is damaged here.
+    """
+    try:
+        checking.check_leaf(store.connection, record, root, position)
+    except DamageError as error:
+        raise OperationError(f"{error}: {error.hint}") from error
 
 
 def _position(delta: SignedDelta) -> int | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from federation.names import OrgName, Origin
-from node import accepting
+from node import accepting, findings
 from node.errors import LockedError, UnreachableError
 from node.logs import get_logger
 from node.store import registry
@@ -42,11 +42,15 @@ class _Plan:
 
 def _load_plan(store: Store, only: Callable[[Origin], bool], *, frozen: bool) -> _Plan:
     plan = _Plan()
+    known = findings.load(store.path)
     plan.peers = {peer.org: peer for peer in registry.iter_peers(store.connection)}
     for record in list(registry.iter_lists(store.connection)):
         if record.own or record.via is None or not only(record.origin):
             continue
-        status = registry.load_follow_status(store.connection, record.list)
+        status = registry.with_damage(
+            registry.load_follow_status(store.connection, record.list),
+            known.of(str(record.origin)),
+        )
         if record.via not in plan.peers:
             size = record.log.size
             plan.lost.append(

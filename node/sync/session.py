@@ -21,6 +21,7 @@ from federation.errors import PeerError, Reason
 from federation.names import OrgName, Origin
 from node.clock import Clock
 from node.errors import (
+    DamageError,
     LockedError,
     NodeError,
     ProtocolError,
@@ -514,6 +515,9 @@ def _describe(progress: Progress) -> NodeError:
     """Return what is wrong with a list whose peer answered."""
     kind: type[NodeError] = UnreachableError
     match progress.state:
+        case FollowState.DAMAGED:
+            kind = DamageError
+            hint = "nothing of it is fetched before it is whole: run 'hashfed fsck --repair'"
         case FollowState.FORKED:
             kind = ProtocolError
             hint = (

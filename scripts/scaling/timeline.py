@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from heapq import heappop, heappush
@@ -26,11 +27,13 @@ class Timeline:
         self._count += 1
         heappush(self._planned, (self.now + seconds, self._count, action))
 
-    def run(self) -> None:
-        """Run until nothing is planned any more."""
-        while self._planned:
+    def run(self, until: float = math.inf) -> None:
+        """Run what is planned up to a time, or until nothing is planned any more."""
+        while self._planned and self._planned[0][0] <= until:
             self.now, _, action = heappop(self._planned)
             action()
+        if until < math.inf:
+            self.now = until
 
 
 class Worker:

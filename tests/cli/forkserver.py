@@ -1,7 +1,10 @@
 """Starts the program under test quickly: each command is a process of its own, forked from one that
 has done the imports.
 
-    forkserver.py SOCKET      serve until stdin ends
+    forkserver.py SOCKET [MODULE ...]      serve until stdin ends
+
+The modules are imported after the program's own: each changes the program under test, such as the
+clock that it has.
 
 A request is one line of JSON, `{"argv": […], "cwd": …, "env": {…}}`, with the three standard
 streams as file descriptors. The answer is two lines: the process id, and later the exit code, which
@@ -54,25 +57,43 @@ class Process:
 
     def __init__(self, answers: socket.socket) -> None:
         self._socket = answers
-        self._lines = answers.makefile()
         self._code: int | None = None
-        self.pid = int(self._lines.readline())
+        self.pid = self._read_number()
 
-    def kill(self) -> None:
-        """Send it SIGKILL, if it has not ended."""
+    def send_signal(self, number: int) -> None:
+        """Send it a signal, if it has not ended."""
         # Ids are given out in turn: what has just ended is nobody else yet.
         if self._code is None:
             with suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
+                os.kill(self.pid, number)
 
-    def wait(self, seconds: float = 60.0) -> int:
+    def kill(self) -> None:
+        """Send it SIGKILL, if it has not ended."""
+        self.send_signal(signal.SIGKILL)
+
+    def poll(self) -> int | None:
+        """Return its exit code if it has ended."""
+        if self._code is None and select.select([self._socket], [], [], 0)[0]:
+            self.wait()
+        return self._code
+
+    def wait(self, timeout: float | None = 60.0) -> int:
         """Return its exit code, negative for a signal, once it has ended."""
         if self._code is None:
-            self._socket.settimeout(seconds)
-            self._code = int(self._lines.readline())
-            self._lines.close()
+            self._socket.settimeout(timeout)
+            self._code = self._read_number()
             self._socket.close()
         return self._code
+
+    def _read_number(self) -> int:
+        # Byte by byte: what is read ahead would not be seen by `poll`.
+        line = b""
+        while not line.endswith(b"\n"):
+            byte = self._socket.recv(1)
+            if not byte:
+                raise EOFError("the fork server has ended")
+            line += byte
+        return int(line)
 
 
 class ForkServer:
@@ -103,8 +124,13 @@ class ForkServer:
 
 
 @contextmanager
-def running() -> Iterator[ForkServer]:
-    """Run a fork server while the block runs."""
+def running(*modules: str, wrap: Sequence[str] = ()) -> Iterator[ForkServer]:
+    """Run a fork server while the block runs.
+
+    Args:
+        modules: change the program that it starts.
+        wrap: a program that is to run the server, such as a tracer.
+    """
     # Not in pytest's folder: the path of a socket is short.
     with tempfile.TemporaryDirectory(prefix="hashfed-") as name:
         server = ForkServer(Path(name))
@@ -113,7 +139,7 @@ def running() -> Iterator[ForkServer]:
         shim.write_text(SHIM.format(python=sys.executable, address=address))
         shim.chmod(0o700)
         process = subprocess.Popen(
-            [sys.executable, __file__, address],
+            [*wrap, sys.executable, __file__, address, *modules],
             cwd=_ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -130,10 +156,12 @@ def running() -> Iterator[ForkServer]:
 # --- the side of the server -------------------------------------------------------------------
 
 
-def _serve(address: str) -> dict[str, Any]:
+def _serve(address: str, modules: Sequence[str]) -> dict[str, Any]:
     """Fork for each request; return it, in the process that is to carry it out."""
     for module, _ in import_module("node.cli.main").COMMANDS.values():
         import_module(f"node.cli.{module}")
+    for module in modules:
+        import_module(module)
     # What is here now is shared by all children: one that ends need not look through it.
     gc.freeze()
     listener = socket.socket(socket.AF_UNIX)
@@ -176,7 +204,7 @@ def _answer(client: socket.socket) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    _request = _serve(sys.argv[1])
+    _request = _serve(sys.argv[1], sys.argv[2:])
     os.chdir(_request["cwd"])
     os.environ.clear()
     os.environ.update(_request["env"])

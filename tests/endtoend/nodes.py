@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from tests.cli.forkserver import ForkServer, Process
 
@@ -71,6 +71,23 @@ class Result:
         return [json.loads(line) for line in self.out.splitlines()]
 
 
+class Server(Protocol):
+    """A running `hashfed serve`."""
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+
+    def poll(self) -> int | None:
+        """Return its exit code if it has ended."""
+
+    def send_signal(self, number: int, /) -> None:
+        """Send it a signal."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return its exit code once it has ended."""
+
+
 class Node:
     """One organization's node.
 
@@ -81,14 +98,16 @@ class Node:
         server: its `hashfed serve`, if there is one.
     """
 
-    def __init__(self, folder: Path, org: str, forks: ForkServer) -> None:
+    def __init__(
+        self, folder: Path, org: str, forks: ForkServer, env: Mapping[str, str] | None = None
+    ) -> None:
         self.org = org
         self.home = folder / org.partition(".")[0]
         self.port = free_port()
-        self.server: subprocess.Popen[bytes] | None = None
+        self.server: Server | None = None
         self._forks = forks
         self._log = folder / f"{self.home.name}.log"
-        self._env = {"HOME": str(folder), "PATH": os.defpath}
+        self._env = {"HOME": str(folder), "PATH": os.defpath, **(env or {})}
         self("init", "--org", org, "--listen", f"127.0.0.1:{self.port}")
 
     # --- commands -----------------------------------------------------------------------------
@@ -106,16 +125,21 @@ class Node:
         return result
 
     def start(
-        self, *args: str | Path, stdin: str = "", out: int | None = None, err: int | None = None
+        self,
+        *args: str | Path,
+        stdin: str = "",
+        out: int | None = None,
+        err: int | None = None,
+        settings: Mapping[str, str] | None = None,
     ) -> Process:
-        """Start a command."""
+        """Start a command, with settings in its environment."""
         with tempfile.TemporaryFile() as source, Path(os.devnull).open("wb") as nowhere:
             source.write(stdin.encode())
             source.seek(0)
             return self._forks.start(
                 ["--home", str(self.home), *map(str, args)],
                 cwd=self.home.parent,
-                env=self._env,
+                env={**self._env, **(settings or {})},
                 streams=(
                     source.fileno(),
                     nowhere.fileno() if out is None else out,
@@ -178,14 +202,7 @@ class Node:
         assert self.server is None
         start = self._log.stat().st_size if self._log.exists() else 0
         with self._log.open("ab") as log:
-            self.server = subprocess.Popen(
-                [*wrap, str(PROGRAM), "--home", str(self.home), "serve"],
-                cwd=self.home.parent,
-                env={**self._env, **_QUICK, **settings},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+            self.server = self._start_server(wrap, {**_QUICK, **settings}, log.fileno())
 
         def is_ready() -> bool:
             assert self.server is not None
@@ -193,6 +210,16 @@ class Node:
             return b'"serving"' in self._log.read_bytes()[start:]
 
         eventually(is_ready, self.log)
+
+    def _start_server(self, wrap: Iterable[str], settings: Mapping[str, str], log: int) -> Server:
+        return subprocess.Popen(
+            [*wrap, str(PROGRAM), "--home", str(self.home), "serve"],
+            cwd=self.home.parent,
+            env={**self._env, **settings},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
 
     def log(self) -> str:
         """Return what the server has written."""

@@ -21,10 +21,12 @@ pytestmark = [
 _CALLS = "fsync,fdatasync"
 
 
-def _run(node: Node, folder: Path, fault: str, *args: str) -> subprocess.CompletedProcess[str]:
-    """Run a command whose calls to sync are made to fail; threads count together."""
+def _run(
+    node: Node, folder: Path, fault: str, *args: str | Path, calls: str = _CALLS
+) -> subprocess.CompletedProcess[str]:
+    """Run a command of which one call to the system is made to fail, in each thread."""
     command: list[str | Path] = ["strace", "-f", "-qq", "-o", folder / "trace"]
-    command += ["-e", f"trace={_CALLS}", "-e", f"inject={_CALLS}:{fault}"]
+    command += ["-e", f"trace={calls}", "-e", f"inject={calls}:{fault}"]
     return subprocess.run(
         [*command, PROGRAM, "--home", node.home, "--json", *args],
         capture_output=True,
@@ -67,3 +69,29 @@ def test_whichever_sync_of_a_publication_fails_no_position_is_signed_twice(
     print(f"{faults} syncs failed, {codes} publications ended with 74")
     assert codes >= 3
     node.check()
+
+
+@pytest.mark.timeout(300)
+def test_whichever_file_a_restore_cannot_remove_it_says_so_and_the_next_one_is_whole(
+    orgs: Orgs, tmp_path: Path
+) -> None:
+    (node,) = orgs("hotline")
+    origin = node.create("main")
+    node.publish("main", 0)
+    backup = tmp_path / "backup.db"
+    node("backup", backup)
+    faults = failed = 0
+    for number in range(1, 60):
+        done = _run(node, tmp_path, f"error=EIO:when={number}", "restore", backup, calls="unlink")
+        assert "Traceback" not in done.stderr, done.stderr
+        if "INJECTED" not in (tmp_path / "trace").read_text():
+            break
+        faults += 1
+        if done.returncode:
+            failed += 1
+            assert json.loads(done.stderr.splitlines()[-1])["error"]["exit_code"] in {12, 74}
+        node("restore", backup)
+        assert node.status(origin)["position"] == 1
+        node.check()
+    assert faults >= 3
+    assert failed >= 1

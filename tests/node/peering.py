@@ -17,6 +17,7 @@ from federation import wire
 from federation.charter import Audience
 from federation.header import Header
 from federation.names import Origin, parse_org
+from federation.orgroot import PinnedRoot
 from federation.replica import SignedDelta
 from federation.v1 import delta_pb2
 from federation.v1.log_service_pb2 import (
@@ -83,28 +84,37 @@ class Site:
 
     Attributes:
         org: its organization.
+        root: its keys; those of `pin_root`, which name another certificate, unless given.
         home: its files.
         store: its store, for the test.
         identity: its TLS key and certificate.
         address: where it serves, once it does.
     """
 
-    def __init__(self, folder: Path, org: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        org: str,
+        *,
+        identity: TlsIdentity | None = None,
+        root: PinnedRoot | None = None,
+    ) -> None:
         self.org = parse_org(org)
+        self.root = pin_root(org) if root is None else root
         self.home = Home(folder / org)
         self.home.path.mkdir(parents=True)
         self.clock = SystemClock()
         self.store = Store.create(self.home.store, self.clock)
-        self.identity = build_identity(org)
+        self.identity = build_identity(org) if identity is None else identity
         self.address = "127.0.0.1:1"
         with self.store.write("init", org) as transaction:
             registry.store_node(transaction, "org", self.org)
-            registry.pin_org(transaction, pin_root(org))
+            registry.pin_org(transaction, self.root)
 
     def enroll(self, other: Site, address: str | None = None) -> None:
         """Take another site as a peer, or give it its address of now."""
         with self.store.write("peer", other.org) as transaction:
-            registry.pin_org(transaction, pin_root(other.org))
+            registry.pin_org(transaction, other.root)
             registry.store_peer(
                 transaction,
                 other.org,

@@ -9,7 +9,14 @@ import pytest
 
 from federation import wire
 from federation.entry import Cause, Operation
-from federation.errors import MalformedError, PeerError, Reason, SequenceError, SignatureError
+from federation.errors import (
+    MalformedError,
+    OperationError,
+    PeerError,
+    Reason,
+    SequenceError,
+    SignatureError,
+)
 from federation.names import Origin
 from node import accepting
 from node.errors import UsageError
@@ -25,6 +32,7 @@ from tests.federation.worlds import (
     seal_charter,
     signing_key,
 )
+from tests.node.damaging import flip_bit
 from tests.node.followed import RELAY, FollowedLists
 
 
@@ -159,6 +167,20 @@ def test_a_second_history_freezes_the_list_where_it_is(
         accepting.note(followed.store, publisher.origin, state, clock=followed.clock, head=7)
         assert followed.status(publisher.origin).state is FollowState.FORKED
     assert followed.status(publisher.origin).head == 7
+
+
+def test_damage_is_not_taken_for_a_second_history(
+    followed: FollowedLists, publisher: Publisher
+) -> None:
+    followed.take(publisher)
+    flip_bit(followed.store, "delta", "header", "id & 0xffffffff = 0", 40)
+    acceptance = followed.accept(publisher.origin, publisher.log)
+    assert isinstance(acceptance.error, OperationError)
+    assert "run 'hashfed fsck'" in str(acceptance.error)
+    assert followed.status(publisher.origin).state is FollowState.QUARANTINED
+    # Once it is repaired, the list goes on.
+    flip_bit(followed.store, "delta", "header", "id & 0xffffffff = 0", 40)
+    assert followed.accept(publisher.origin, publisher.log).error is None
 
 
 def test_an_index_that_does_not_fit_parks_its_list_and_not_the_node(

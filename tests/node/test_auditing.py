@@ -5,6 +5,7 @@ That all versions of all entries at all points are right is shown in `test_histo
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -176,6 +177,32 @@ def test_lookups_go_on_while_a_load_is_under_way(tmp_path: Path, *, merged: bool
         loading.result()
     assert counts == sorted(counts)
     assert len([1 for _, matches in auditing.lookup_many(reader, texts) if matches]) == 300
+    reader.close()
+    followed.close()
+
+
+def _read_calls() -> int:
+    """Return how often this process has read from a file."""
+    counts = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    return int(counts["syscr"])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts reads by /proc")
+def test_a_lookup_reads_a_few_pages_of_a_large_body(tmp_path: Path) -> None:
+    publisher = Publisher()
+    for _ in range(2):
+        size = publisher.state.live_count
+        publisher.publish(*(assertion(size + n, labels=("A" * 90,)) for n in range(8_000)))
+    followed = FollowedLists(tmp_path / "node", publisher)
+    followed.store.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    reader = Store.open_reader(followed.path, followed.clock)
+    digests = sorted(fingerprint(n).digest for n in range(8_000, 16_000))
+    auditing.lookup(reader, fingerprint("absent").format())
+    before = _read_calls()
+    (match,) = auditing.lookup(reader, digests[7_000].hex())
+    assert match.position == 1
+    # The body has 64 pages. The index, its record, its code and where they lie have a few.
+    assert _read_calls() - before < 20
     reader.close()
     followed.close()
 

@@ -173,6 +173,7 @@ def test_every_setting_can_come_from_every_place(home: Home) -> None:
         "metrics.listen": "[::1]:9100",
         "log.level": "debug",
         "log.format": "json",
+        "store.scrub_hours": "0.25",
         "publish.mark_dir": '/srv/"the mark"\\',
         "publish.peers_needed": "3",
         "publish.ask_seconds": "0.5",
@@ -228,7 +229,7 @@ def test_describe_says_where_each_value_came_from(home: Home) -> None:
     assert described["log.level"] == ("debug", "environment variable HASHFED_LOG_LEVEL")
     assert described["sync.interval_seconds"] == ("60", f"{home.config}, line 7")
     assert described["metrics.listen"] == ("", "default")
-    assert len(described) == 15
+    assert len(described) == 16
 
 
 # --- refusals ---------------------------------------------------------------------------------
@@ -244,7 +245,7 @@ def test_describe_says_where_each_value_came_from(home: Home) -> None:
         ('[node]\nlevel = "debug"\n', 2, "it belongs into [log]"),
         ('node.lisen = "a:1"\n', 1, "did you mean listen?"),
         ('[node]\n"lisen" = "a:1"\n', 2, "did you mean listen?"),
-        ("[zzz]\n", 1, "known are log, metrics, node, publish, sync"),
+        ("[zzz]\n", 1, "known are log, metrics, node, publish, store, sync"),
     ],
 )
 def test_an_unknown_key_is_refused_with_its_line_and_the_one_that_was_meant(

@@ -101,6 +101,7 @@ def test_nothing_is_wrong_with_a_new_node(node: Node) -> None:
         "store",
         "organization",
         "role keys",
+        "TLS files",
     ]
 
 

@@ -14,7 +14,7 @@ from federation.checkpoint import Checkpoint, read_checkpoint
 from federation.names import OrgName
 from federation.recovery import Action, Answer, Obstacle
 from federation.replica import SignedDelta
-from node import durable, guarding, serving, snapshotting
+from node import checking, durable, guarding, serving, snapshotting
 from node.errors import DamageError, DiskError, RecoveringError
 from node.fsck import fsck
 from node.guarding import look, obtain_permit, take_back
@@ -454,3 +454,29 @@ def test_nothing_is_signed_upon_newest_deltas_that_are_not_what_was_signed(
         own.publish()
     assert own.record.log.size == 3
     assert marked_size(own) == 3
+
+
+def test_of_large_deltas_the_newest_two_steps_are_read_again_before_a_signature(
+    own: OwnList, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What older steps have is for `fsck`: else a small change would cost what large ones did."""
+    monkeypatch.setattr(checking, "_TAIL_BYTES", 0)
+    for number in range(3):
+        publish(own, number)
+    flip = "UPDATE body SET bytes = zeroblob(length(bytes)) WHERE id & 255 = ?"
+    own.store.connection.execute(flip, (0,))
+    publish(own, 3)
+    own.store.connection.execute(flip, (2,))
+    own.import_operations(assertion(9))
+    with pytest.raises(DamageError, match="position 2"):
+        own.publish()
+    assert own.record.log.size == marked_size(own) == 4
+
+
+def test_of_small_deltas_all_that_are_looked_at_are_read_again(own: OwnList) -> None:
+    for number in range(4):
+        publish(own, number)
+    own.store.connection.execute("UPDATE body SET bytes = zeroblob(1) WHERE id & 255 = 0")
+    own.import_operations(assertion(9))
+    with pytest.raises(DamageError, match="position 0"):
+        own.publish()

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import zlib
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Self
@@ -17,7 +17,7 @@ import pytest
 
 from node import helper
 from node.errors import NodeError, StoreError
-from node.helper import START_BYTES, Answer, Helper, answer_all
+from node.helper import START_BYTES, Answer, Function, Helper, Pair
 from tests.endtoend.nodes import eventually
 
 
@@ -38,6 +38,14 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Helper]:
 def questions(count: int, size: int = 100_000) -> Iterator[bytes]:
     for number in range(count):
         yield number.to_bytes(4) * (size // 4)
+
+
+def answer_all(
+    function: Function, asked: Iterable[bytes], directory: Path, *, slots: int
+) -> Generator[bytes, None, None]:
+    """Answer questions as a command does that has no others."""
+    with Pair(directory, slots=slots) as pair:
+        yield from pair.answer_all(function, asked, slots=slots)
 
 
 @pytest.mark.parametrize("slots", [1, 2, 8])
@@ -68,6 +76,28 @@ def test_both_processes_answer(tmp_path: Path, started: list[Helper]) -> None:
     assert 0 < len(here) < len(asked)
 
 
+def test_one_helper_computes_different_functions_one_after_the_other(
+    tmp_path: Path, started: list[Helper]
+) -> None:
+    with Pair(tmp_path, slots=4) as pair:
+        for function, slots in ((b64encode, 2), (zlib.compress, 4), (b64encode, 1)):
+            answers = list(pair.answer_all(function, questions(40), slots=slots))
+            assert answers == [function(question) for question in questions(40)]
+    assert len(started) == 1
+
+
+def test_a_helper_that_is_slow_to_start_is_not_waited_for(
+    tmp_path: Path, started: list[Helper], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    never = tmp_path / "never"
+    never.write_text("#!/bin/sh\nexec sleep 600\n")
+    never.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(never))
+    answers = list(answer_all(b64encode, questions(30), tmp_path, slots=2))
+    assert answers == [b64encode(question) for question in questions(30)]
+    assert started[0]._process.returncode == -signal.SIGKILL
+
+
 def test_a_helper_that_is_killed_ends_the_work_with_an_error(
     tmp_path: Path, started: list[Helper]
 ) -> None:
@@ -85,21 +115,21 @@ def test_a_helper_that_is_killed_ends_the_work_with_an_error(
 
 
 def test_a_helper_whose_function_fails_ends_the_work_with_an_error(tmp_path: Path) -> None:
-    with Helper(zlib.decompress, tmp_path, 1) as one:
-        assert one.ask(Answer(b"not compressed"))
+    with Helper(tmp_path, 1) as one:
+        assert one.ask(zlib.decompress, Answer(b"not compressed"), 1)
         with pytest.raises(NodeError, match="exit code 1"):
             one.collect(wait=True)
 
 
 def test_a_helper_is_asked_no_more_than_it_has_slots(tmp_path: Path) -> None:
-    with Helper(b64encode, tmp_path, 2) as one:
+    with Helper(tmp_path, 2) as one:
         asked = [Answer(b"a"), Answer(b"b"), Answer(b"c")]
-        assert one.ask(asked[0])
-        assert one.ask(asked[1])
+        assert one.ask(b64encode, asked[0], 2)
+        assert one.ask(b64encode, asked[1], 2)
         while not one.collect(wait=True):
             pass
         assert asked[0].data == b"YQ=="
-        assert one.ask(asked[2])
+        assert one.ask(b64encode, asked[2], 2)
         while asked[2].data is None:
             one.collect(wait=True)
         assert [answer.data for answer in asked] == [b"YQ==", b"Yg==", b"Yw=="]
@@ -132,8 +162,8 @@ import sys
 from base64 import b64encode
 from pathlib import Path
 from node.helper import Answer, Helper
-with Helper(b64encode, Path(sys.argv[1]), 2) as helper:
-    helper.ask(Answer(b"x"))
+with Helper(Path(sys.argv[1]), 2) as helper:
+    helper.ask(b64encode, Answer(b"x"), 2)
     helper.collect(wait=True)
     print(helper._process.pid, flush=True)
     sys.stdin.read()

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from federation.checkpoint import Checkpoint
 from federation.names import Origin, parse_org
 from federation.recovery import Mark, Obstacle
+from node import durable
 from node import highwater as marks
 from node.errors import DiskError, StoreError, StoreFullError
 from node.highwater import HighWater, MarkMovedError
@@ -190,6 +191,18 @@ def test_what_is_doubted_is_not_known(mark: HighWater) -> None:
     mark.doubt(ORIGIN)
     assert not held(mark).fresh
     assert held(mark, SECOND).fresh
+
+
+def test_a_mark_that_is_found_in_place_is_synced_before_anything_relies_on_it(
+    mark: HighWater, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a process that was killed between the rename and the sync of the folder."""
+    raise_to(mark, 3)
+    synced: list[Path] = []
+    monkeypatch.setattr(durable, "sync", synced.append)
+    mark.adopt(ORIGIN, at(3), TOKEN)
+    assert synced == [mark.path.parent]
+    assert held(mark).fresh
 
 
 @pytest.mark.parametrize(

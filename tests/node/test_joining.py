@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from federation.bucket import encode_bucket
@@ -144,6 +144,14 @@ class Nodes:
     cuts=CUTS,
     at=st.sets(st.integers(1, 20), min_size=1),
     joins=st.sets(st.integers(0, 19), min_size=1),
+)
+@example(
+    # Two entries of one delta with one fingerprint, in two buckets, whose names stand in the other
+    # order than their rows.
+    moves=[(0, Move.ASSERT, 0), (1, Move.ASSERT, 0), (2, Move.ASSERT, 1), (3, Move.ASSERT, 2)],
+    cuts=set(),
+    at={1},
+    joins={0},
 )
 def test_who_joins_by_snapshots_says_what_who_replays_says_after_every_later_delta(
     moves: list[tuple[int, Move, int]], cuts: set[int], at: set[int], joins: set[int]

@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from federation.errors import Reason
 from node.address import Address
 from node.errors import ConfigError
+from node.findings import Damage, DamageKind, Findings
 from node.metrics import Metrics
 
 _ORIGIN = "hotline.example/main"
@@ -66,8 +67,22 @@ def test_the_names_and_labels_are_those_that_dashboards_read() -> None:
         "hashfed_list_last_contact_timestamp_seconds": origin,
         "hashfed_list_state": {**origin, "state": "current"},
         "hashfed_followers": {},
+        "hashfed_damages": {"kind": "claim"},
+        "hashfed_last_check_timestamp_seconds": {},
+        "hashfed_scrub_part": {},
     }
     assert samples["hashfed_ops_accepted_total", (("origin", _ORIGIN),)] == 2_000
+
+
+def test_what_is_damaged_is_shown_by_kind_and_gone_when_it_is_repaired() -> None:
+    metrics = Metrics()
+    damage = Damage(kind=DamageKind.BODY, origin=_ORIGIN, position=3, message="changed")
+    for damages in ((damage,), ()):
+        metrics.show_findings(Findings(ended_ms=5_000, damages=damages))
+        samples = _samples(metrics)
+        assert samples["hashfed_damages", (("kind", "body"),)] == len(damages)
+        assert samples["hashfed_damages", (("kind", "header"),)] == 0
+        assert samples["hashfed_last_check_timestamp_seconds", ()] == 5
 
 
 def test_nothing_but_the_process_itself_is_named_otherwise() -> None:

@@ -331,3 +331,22 @@ def test_lines_are_numbered_from_where_the_piece_starts_and_errors_are_bounded()
     assert (read.rows, read.error_count, len(read.errors)) == (250, 250, 100)
     assert [error.line for error in read.errors] == list(range(1_001, 1_101))
     assert read.run == []
+
+
+def test_lines_with_common_endings_are_parsed_a_few_times() -> None:
+    parsed: list[bytes] = []
+
+    class Counting(ChangeReader):
+        @staticmethod
+        def parse(line: bytes) -> PackedOp:
+            parsed.append(line)
+            return ChangeReader.parse(line)
+
+    # Of twelve labels, the last has one line in a hundred and forty.
+    labels = [f"label-{min(first, second)}" for first in range(12) for second in range(12)]
+    drawn = [assertion(at, labels=(labels[at * 89 % 144],)) for at in range(2_000)]
+    lines = [format_change(operation).encode() for operation in drawn]
+    piece = Piece(Counting())
+    piece.read(1, lines)
+    assert (piece.rows, piece.error_count) == (2_000, 0)
+    assert len(parsed) < 80

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
 
@@ -15,11 +15,14 @@ from hypothesis import strategies as st
 
 from federation import wire
 from federation.body import Body, build_body, pack, unpack
+from federation.commitment import find_ops_root
 from federation.entry import Annotation, Cause, EntryId, Operation, OpKind
 from federation.fingerprint import Fingerprint
 from node.errors import DamageError, LockedError, StoreError
+from node.stagededit import Run
 from node.stagedrow import (
     Row,
+    contents_of,
     from_row,
     iter_rows,
     key_of,
@@ -56,7 +59,11 @@ def put_runs(staging: Staging, *drawn: Operation) -> None:
         edit.drop(list(staging.load(rows).values()))
         for prefix, run in groupby(sorted(rows.values()), key=prefix_of):
             names, contents = zip(*((key[len(prefix) :], said) for key, said in run), strict=True)
-            edit.put_run(prefix, names, contents)
+            edit.put_runs([Run(prefix, names, contents)], find_roots)
+
+
+def find_roots(bodies: Iterable[bytes]) -> Iterator[bytes]:
+    return map(find_ops_root, bodies)
 
 
 def prefix_of(row: Row) -> bytes:
@@ -75,6 +82,12 @@ def test_annotations_are_read_back(annotation: Annotation) -> None:
 @given(operations())
 def test_rows_are_read_back(operation: Operation) -> None:
     assert unpack_row(to_row(pack(operation))) == operation
+
+
+@given(st.lists(operations(), max_size=8))
+def test_contents_of_many_are_those_of_each(drawn: list[Operation]) -> None:
+    packed = list(map(pack, drawn))
+    assert contents_of(packed) == [to_row(each).content for each in packed]
 
 
 @given(operations(), operations())
@@ -262,6 +275,7 @@ def test_many_new_operations_are_one_block_and_one_batch(staging: Staging) -> No
     assert isinstance(batch.operations, Body)
     batch.operations.check()
     assert batch.count == _MANY
+    assert batch.ops_root == batch.operations.ops_root()
     assert staging.remove(batch.extent) == _MANY
     assert staging.is_empty
 
@@ -324,9 +338,15 @@ def test_what_is_too_large_for_a_body_is_no_block(staging: Staging) -> None:
     assert counts(staging) == (_MANY, 0)
 
 
-def test_a_damaged_block_is_named(staging: Staging) -> None:
+@pytest.mark.parametrize("column", ["body", "ops_root", "seal"])
+def test_a_damaged_block_is_named(staging: Staging, column: str) -> None:
     put_runs(staging, *(assertion(number) for number in range(_MANY)))
-    staging._connection.execute("UPDATE block SET body = x'ff00'")
+    execute = staging._connection.execute
+    (data,) = execute(f"SELECT {column} FROM block").fetchone()  # noqa: S608
+    middle = len(data) // 2
+    # One bit: of a body, most such make another list, and no error.
+    changed = data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+    execute(f"UPDATE block SET {column} = ?", (changed,))  # noqa: S608
     with pytest.raises(DamageError, match="block of staged changes is damaged"):
         list(staging.iter_batches(10_000, 10**6))
 
@@ -382,6 +402,25 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     other.close()
     with pytest.raises(DamageError, match="not a file of staged changes"):
         Staging.open(database)
+
+
+def test_a_file_of_the_format_before_is_taken_over(tmp_path: Path, staging: Staging) -> None:
+    drawn = [assertion(number) for number in range(_MANY)]
+    put_runs(staging, *drawn)
+    for column in ("ops_root", "seal"):
+        staging._connection.execute(f"ALTER TABLE block DROP COLUMN {column}")
+    staging._connection.execute("PRAGMA user_version = 2")
+    again = Staging.open(staging.path)
+    (batch,) = again.iter_batches(10_000, 10**6)
+    assert sorted(read_batch(batch), key=lambda op: op.entry) == sorted(
+        drawn, key=lambda op: op.entry
+    )
+    assert batch.ops_root is None
+    assert again.remove(batch.extent) == _MANY
+    put_runs(again, *drawn)
+    (batch,) = again.iter_batches(10_000, 10**6)
+    assert batch.ops_root is not None
+    again.close()
 
 
 def test_a_file_of_another_format_is_refused(tmp_path: Path, staging: Staging) -> None:

@@ -37,6 +37,7 @@ from tests.federation.worlds import (
     seal_charter,
     signing_key,
 )
+from tests.node.damaging import damage
 from tests.node.peering import (
     Script,
     Send,
@@ -306,6 +307,28 @@ def test_a_signed_checkpoint_of_our_size_with_another_root_is_a_fork(sites: Site
         await fetch(owner, reader, answering(left), [MAIN])
         (result,) = await fetch(owner, reader, script, [MAIN])
         assert result.state is FollowState.FORKED
+
+    run(main())
+
+
+def test_a_damaged_checkpoint_here_accuses_nobody_of_a_fork(sites: Sites) -> None:
+    left, right = forked_history()
+    lines = left.log[1].checkpoint.splitlines(keepends=True)
+    lines[2] = right.log[1].checkpoint.splitlines(keepends=True)[2]
+
+    async def script(request: FollowRequest, send: Send) -> None:
+        await send(opening(MAIN, OUTCOME_UP_TO_DATE, left.log[1].checkpoint))
+
+    async def main() -> None:
+        owner, reader = sites("a.example"), sites("b.example")
+        await fetch(owner, reader, answering(left), [MAIN])
+        newest = "UPDATE delta SET checkpoint = ? WHERE id & 0xffffffff = 1"
+        damage(reader.store, newest, b"".join(lines))
+        (result,) = await fetch(owner, reader, script, [MAIN])
+        assert result.state is FollowState.QUARANTINED
+        damage(reader.store, newest, left.log[1].checkpoint)
+        (result,) = await fetch(owner, reader, script, [MAIN])
+        assert result.state is FollowState.CURRENT
 
     run(main())
 

@@ -1,0 +1,142 @@
+"""Which parts of a stored leaf are not what was signed, each by itself.
+
+`federation.replica` refuses a leaf at the first thing that is wrong with it. Where stored leaves
+are checked, all that is wrong is wanted, and what can be known of the log after a damaged one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from federation.body import Body
+from federation.checkpoint import Checkpoint
+from federation.errors import FederationError, ForkError, ProofError, Reason
+from federation.header import Header
+from federation.replica import LogState, Replica, SignedDelta
+
+UNKNOWN: Final = -1
+"""The live entries after a leaf whose header is damaged."""
+
+
+class Part(StrEnum):
+    """A part of a leaf."""
+
+    HEADER = "header"
+    CHECKPOINT = "checkpoint"
+    BODY = "body"
+
+
+@dataclass(slots=True)
+class Diagnosis:
+    """What is wrong with a leaf, and what is known all the same.
+
+    Attributes:
+        errors: by part, what is wrong with it.
+        header: the header, if it is the one that was signed.
+        body: the operations, if they are the ones that were signed.
+        state: where the log stands after the leaf; None when that cannot be told. Its live entries
+            are `UNKNOWN` when the header is damaged.
+    """
+
+    errors: dict[Part, FederationError] = field(default_factory=dict)
+    header: Header | None = None
+    body: Body | None = None
+    state: LogState | None = None
+
+
+def diagnose(
+    replica: Replica,
+    before: LogState | None,
+    position: int,
+    leaf: SignedDelta,
+    following: bytes | None,
+) -> Diagnosis:
+    """Check each part of a stored leaf.
+
+    Args:
+        replica: checks signatures of the list; its state is not looked at.
+        before: where the log stands before the leaf; None when that is not known.
+        position: the leaf's position.
+        leaf: its bytes, as they are stored.
+        following: the signed record of the next leaf, as it is stored; None when there is none.
+    """
+    found = Diagnosis()
+    checkpoint: Checkpoint | None = None
+    try:
+        found.header = _read_header(replica, before, position, leaf.header)
+    except FederationError as error:
+        found.errors[Part.HEADER] = error
+    try:
+        checkpoint = replica.read_checkpoint(leaf.checkpoint, position)
+    except FederationError as error:
+        found.errors[Part.CHECKPOINT] = error
+    found.state = _state_after(replica, before, position, leaf, found.header, following)
+    root = None if found.state is None else found.state.frontier.root()
+    if checkpoint is not None and root not in (None, checkpoint.root_hash):
+        found.errors[Part.CHECKPOINT] = ProofError(
+            f"the checkpoint of position {position} has another root than the leaves",
+            reason=Reason.CHECKPOINT_MISMATCH,
+        )
+    if found.header is not None:
+        try:
+            found.body = replica.read_body(found.header, leaf.body)
+        except FederationError as error:
+            found.errors[Part.BODY] = error
+    return found
+
+
+def _read_header(replica: Replica, before: LogState | None, position: int, record: bytes) -> Header:
+    header = replica.read_leaf(record)
+    if header.position != position:
+        raise ProofError(f"position {position}: the header is that of {header.position}")
+    if before is not None and before.last_leaf and header.previous != before.last_leaf:
+        raise ForkError(
+            f"position {position} is signed as the successor of another leaf than the one here",
+            reason=Reason.PREVIOUS_MISMATCH,
+        )
+    return header
+
+
+def _state_after(
+    replica: Replica,
+    before: LogState | None,
+    position: int,
+    leaf: SignedDelta,
+    header: Header | None,
+    following: bytes | None,
+) -> LogState | None:
+    if before is None:
+        return None
+    if header is not None:
+        return before.after(header, leaf.header)
+    # The next leaf signs the hash of this one.
+    hash_here = signed_previous(replica, position + 1, following)
+    if hash_here is None:
+        return None
+    return LogState(
+        frontier=before.frontier.append(hash_here),
+        last_leaf=hash_here,
+        last_time_ms=before.last_time_ms,
+        live_count=UNKNOWN,
+        state_digest=b"",
+        start=before.start,
+    )
+
+
+def signed_previous(replica: Replica, position: int, record: bytes | None) -> bytes | None:
+    """Return the hash of the leaf before a position, as the leaf there signs it; None if unknown.
+
+    Args:
+        replica: checks signatures of the list.
+        position: where the record stands.
+        record: the signed record that is stored there, or None.
+    """
+    if record is None:
+        return None
+    try:
+        header = replica.read_leaf(record)
+    except FederationError:
+        return None
+    return header.previous if header.position == position else None

@@ -1,0 +1,154 @@
+"""Asks peers, one after the other, for signed bytes that are damaged here.
+
+What comes is not verified: who asked knows what it has to be (`node.rebuilding`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing
+from types import TracebackType
+from typing import Final, Self, TypeVar
+
+import grpc
+
+from federation.names import OrgName, Origin
+from federation.replica import SignedDelta
+from node.errors import NodeError, UnreachableError
+from node.logs import get_logger
+from node.serving import Cursor, Outcome
+from node.store.registry import Peer
+from node.sync.client import (
+    Delivered,
+    Opened,
+    PeerBusyError,
+    TlsIdentity,
+    fetch_buckets,
+    fetch_logs,
+    follow,
+    open_channel,
+)
+
+_T = TypeVar("_T")
+
+_PEER_SECONDS: Final = 60.0
+"""How long one peer may take for one answer, however much of it comes."""
+
+_log = get_logger()
+
+
+class PeerSource:
+    """Fetches from the peers of a node. To be used as a context, outside of any event loop."""
+
+    def __init__(
+        self, peers: Sequence[Peer], identity: TlsIdentity, *, idle_timeout_seconds: float
+    ) -> None:
+        self._peers = peers
+        self._identity = identity
+        self._idle_timeout_seconds = idle_timeout_seconds
+        self._runner = asyncio.Runner()
+        # Those that could not be reached are not waited for again.
+        self._silent: set[OrgName] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._runner.close()
+
+    def deltas(
+        self, origin: Origin, cursor: Cursor, count: int
+    ) -> Iterator[tuple[OrgName, Sequence[SignedDelta]]]:
+        """Yield, for each peer that has them, up to `count` deltas after a cursor, not verified."""
+
+        async def ask(peer: Peer, channel: grpc.aio.Channel) -> list[SignedDelta]:
+            came: list[SignedDelta] = []
+            events = follow(
+                channel,
+                peer.org,
+                [cursor],
+                live=False,
+                idle_timeout_seconds=self._idle_timeout_seconds,
+            )
+            async with aclosing(events):  # type: ignore[type-var]  # it is a generator
+                async for event in events:
+                    if isinstance(event, Opened) and event.outcome is not Outcome.DELTAS:
+                        break
+                    if isinstance(event, Delivered):
+                        came += event.deltas
+                    if len(came) >= count:
+                        break
+            return came[:count]
+
+        return self._ask_all(origin, ask)
+
+    def buckets(
+        self, origin: Origin, position: int, numbers: Sequence[int]
+    ) -> Iterator[tuple[OrgName, Sequence[tuple[int, bytes]]]]:
+        """Yield, for each peer that has them, buckets of the snapshot at a position."""
+
+        async def ask(peer: Peer, channel: grpc.aio.Channel) -> list[tuple[int, bytes]]:
+            return [
+                bucket
+                async for bucket in fetch_buckets(
+                    channel,
+                    peer.org,
+                    origin,
+                    position,
+                    numbers,
+                    idle_timeout_seconds=self._idle_timeout_seconds,
+                )
+            ]
+
+        return self._ask_all(origin, ask)
+
+    def charters(self, origin: Origin) -> Iterator[tuple[OrgName, bytes]]:
+        """Yield, for each peer that has one, the envelope of a list's charter."""
+
+        async def ask(peer: Peer, channel: grpc.aio.Channel) -> bytes:
+            for offered in (await fetch_logs(channel, peer.org)).lists:
+                if offered.origin == str(origin):
+                    return offered.charter
+            return b""
+
+        return self._ask_all(origin, ask)
+
+    def _ask_all(
+        self, origin: Origin, ask: Callable[[Peer, grpc.aio.Channel], Awaitable[_T]]
+    ) -> Iterator[tuple[OrgName, _T]]:
+        """Ask peer after peer, the list's owner first; yield what is not empty."""
+        for peer in sorted(self._peers, key=lambda peer: peer.org != origin.org):
+            if peer.org in self._silent:
+                continue
+            try:
+                found = self._runner.run(self._ask(peer, ask))
+            except (NodeError, TimeoutError) as error:
+                if _is_silent(error):
+                    self._silent.add(peer.org)
+                _log.info("repair_unanswered", peer=peer.org, origin=str(origin), detail=str(error))
+                continue
+            if found:
+                yield peer.org, found
+
+    async def _ask(self, peer: Peer, ask: Callable[[Peer, grpc.aio.Channel], Awaitable[_T]]) -> _T:
+        channel = open_channel(peer, self._identity)
+        try:
+            async with asyncio.timeout(_PEER_SECONDS):
+                return await ask(peer, channel)
+        finally:
+            await channel.close()
+
+
+def _is_silent(error: Exception) -> bool:
+    """Say whether a peer cannot be reached at all, rather than has not got what was asked for."""
+    return (
+        isinstance(error, UnreachableError)
+        and not isinstance(error, PeerBusyError)
+        and error.reason == UnreachableError.reason
+    )

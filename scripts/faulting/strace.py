@@ -1,0 +1,167 @@
+"""Runs a command under strace: which calls to the system touch a folder; one of them failing."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+CHANGING: Final = (
+    "write",
+    "pwrite64",
+    "pwritev2",
+    "writev",
+    "sendfile",
+    "copy_file_range",
+    "fsync",
+    "fdatasync",
+    "ftruncate",
+    "truncate",
+    "fallocate",
+    "rename",
+    "renameat",
+    "renameat2",
+    "link",
+    "linkat",
+    "unlink",
+    "unlinkat",
+    "mkdir",
+    "mkdirat",
+    "chmod",
+    "fchmod",
+    "fchmodat",
+)
+"""Calls that change a file, or have a change kept."""
+
+READING: Final = ("read", "pread64")
+"""Calls that read a file."""
+
+_OPENING: Final = "openat"
+_WRITABLE: Final = re.compile(r"O_(WRONLY|RDWR|CREAT)")
+_LINE: Final = re.compile(r"^(\d+) +(\w+)\((.*)$")
+_RUN: Final = (
+    "import sys; from importlib import import_module as load; "
+    "[load(name) for name in sys.argv.pop(1).split()]; sys.argv[0] = 'hashfed'; "
+    "load('node.cli.main').main()"
+)
+"""Runs the program, once modules were imported that change it."""
+
+
+@dataclass(frozen=True, order=True)
+class Call:
+    """A call to the system.
+
+    Attributes:
+        name: which.
+        number: the how manieth of that name in its thread, from 1 on.
+        target: the last part of the first path that it names, for people.
+    """
+
+    name: str
+    number: int
+    target: str
+
+
+def why_not() -> str:
+    """Return why strace cannot be used here; empty if it can."""
+    if shutil.which("strace") is None:
+        return "needs strace"
+    tried = subprocess.run(
+        ["strace", "-qq", "-e", "trace=none", "true"],  # noqa: S607  # found just now
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return "" if tried.returncode == 0 else f"strace may not trace here: {tried.stderr.strip()}"
+
+
+class Traced:
+    """Runs of the program under strace.
+
+    Attributes:
+        log: what strace has written of the last one.
+    """
+
+    def __init__(self, folder: Path, planted: Sequence[str]) -> None:
+        self.log = folder / "strace.log"
+        self._planted = tuple(planted)
+
+    def run(
+        self,
+        args: Sequence[str | Path],
+        *,
+        planted: Sequence[str] = (),
+        stdin: str = "",
+        fault: tuple[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run the program.
+
+        Args:
+            args: its arguments.
+            planted: further modules that change it.
+            stdin: its input.
+            fault: which call fails (its name), and how: `error=EIO:when=3`.
+        """
+        names = ",".join((*CHANGING, *READING, _OPENING)) if fault is None else fault[0]
+        # Only what is traced stops the process.
+        options = [
+            "-f",
+            "--seccomp-bpf",
+            "-qq",
+            "-y",
+            "-s",
+            "0",
+            "-e",
+            "signal=none",
+            "-o",
+            str(self.log),
+        ]
+        options += ["-e", f"trace=?{names.replace(',', ',?')}"]
+        if fault is not None:
+            options += ["-e", f"inject={fault[0]}:{fault[1]}"]
+        modules = " ".join((*self._planted, *planted))
+        return subprocess.run(
+            ["strace", *options, sys.executable, "-P", "-c", _RUN, modules, *args],  # noqa: S607
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+
+    def calls(self, folder: Path) -> list[Call]:
+        """Return the calls of the last run, a traced one, that touch files in a folder."""
+        found: dict[tuple[str, int], Call] = {}
+        for name, number, rest in self._numbered():
+            if str(folder) not in rest or (name == _OPENING and not _WRITABLE.search(rest)):
+                continue
+            path = rest.partition(str(folder))[2]
+            target = re.split(r'[>",]', path, maxsplit=1)[0].strip("/")
+            found.setdefault((name, number), Call(name, number, target or "."))
+        return sorted(found.values())
+
+    def hit(self) -> str:
+        """Return the call of the last run that failed, or empty."""
+        # At a call that never returned, the process was killed.
+        return next(
+            (line for line in self._lines() if line.endswith(("(INJECTED)", "= ?"))),
+            "",
+        )
+
+    def _lines(self) -> list[str]:
+        return self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+
+    def _numbered(self) -> Iterator[tuple[str, int, str]]:
+        counts: Counter[tuple[str, str]] = Counter()
+        for line in self._lines():
+            found = _LINE.match(line)
+            if found is not None:
+                thread, name, rest = found.groups()
+                counts[thread, name] += 1
+                yield name, counts[thread, name], rest

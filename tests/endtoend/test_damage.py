@@ -1,0 +1,184 @@
+"""Damaged stores of real nodes: found, withheld, repaired from peers, never answered from."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from tests.endtoend.conftest import Orgs
+from tests.endtoend.nodes import Node, digest, eventually
+from tests.node import broken
+
+pytestmark = [pytest.mark.fault, pytest.mark.slow]
+
+QUICK = {"HASHFED_STORE_SCRUB_HOURS": "0.0003"}
+
+
+class Coalition:
+    """An owner of two lists, a relay that follows them, and a node that follows through it.
+
+    Attributes:
+        owner: publishes `known` and `more`.
+        relay: follows them from the owner.
+        last: follows `known` by the relay.
+        known, more: the lists.
+    """
+
+    def __init__(self, owner: Node, relay: Node, last: Node) -> None:
+        self.owner, self.relay, self.last = owner, relay, last
+        owner.meet(relay, last)
+        relay.meet(last)
+        self.known, self.more = owner.create("known"), owner.create("more")
+        for at in range(5):
+            owner.publish("known", 10 * at, 10 * at + 1)
+            owner.publish("more", 1000 + at)
+        owner.serve()
+        for origin in (self.known, self.more):
+            relay("follow", origin)
+        relay("sync")
+        relay.serve()
+        last("follow", self.known, "--via", relay.org)
+        last("sync")
+
+    def stop(self, node: Node) -> Path:
+        """Stop a node; return its store, all of which is in one file."""
+        node.stop()
+        path = node.home / "store.db"
+        connection = sqlite3.connect(path)
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        connection.close()
+        return path
+
+
+@pytest.fixture
+def coalition(orgs: Orgs) -> Coalition:
+    return Coalition(*orgs("hotline", "platform", "ngo"))
+
+
+def flip(path: Path, list_number: int, position: int, table: str = "body") -> None:
+    """Flip a bit of a leaf, where it lies in the file."""
+    column = {"body": "bytes", "delta": "header"}[table]
+    broken.flip(table, column, f"id = {list_number << 32 | position}", 60)(path)
+
+
+def number_of(path: Path, name: str) -> int:
+    connection = sqlite3.connect(path)
+    (number,) = connection.execute("SELECT list FROM list WHERE name = ?", (name,)).fetchone()
+    connection.close()
+    return int(number)
+
+
+def test_a_running_node_finds_a_flipped_bit_withholds_the_list_and_is_repaired(
+    coalition: Coalition,
+) -> None:
+    owner, relay, last = coalition.owner, coalition.relay, coalition.last
+    known, more = coalition.known, coalition.more
+    before = relay.content()
+    path = coalition.stop(relay)
+    flip(path, number_of(path, "known"), 2)
+
+    relay.serve(**QUICK)
+    eventually(lambda: '"damage_found"' in relay.log(), relay.log)
+    status = relay.status(known)
+    assert (status["state"], status["reason"]) == ("damaged", "DAMAGED")
+    assert "body at position 2" in status["detail"]
+    # Nothing is answered from the list; the other one goes on.
+    hash_of = f"sha256:{digest(0)}"
+    for command in (
+        ("export", known),
+        ("show", known, hash_of),
+        ("log", known),
+        ("diff", known, "position:0..position:1"),
+        ("lookup", "--list", known, hash_of),
+    ):
+        error = relay.error(*command, code=12)
+        assert error["reason"] == "DAMAGED"
+        assert "fsck --repair" in error["hint"]
+    found = relay("lookup", "--json", hash_of, f"sha256:{digest(1000)}", code=12).json_lines()
+    assert [line["found"] for line in found] == [None, True]
+    assert found[0]["withheld"] == [known]
+    assert relay("lookup", "--list", more, f"sha256:{digest(1000)}").code == 0
+    assert relay.export(more)
+    # Neither is it given on, while the other list is followed as before.
+    last("sync", code=13)
+    assert last.status(known)["reason"] == "UNAVAILABLE"
+    owner.publish("more", 2000)
+    relay.await_status(more, position=6, state="current")
+    assert relay.status(known)["position"] == 5
+    assert relay.error("fsck", "--repair", code=11)["reason"] == "LOCKED"
+
+    relay.stop()
+    assert "DAMAGED" in relay("sync", known, "--json", code=12).out
+    repaired = relay("fsck", "--repair", "--json").json()
+    assert repaired["ok"]
+    assert [(item["list"], item["position"], item["peer"]) for item in repaired["fetched"]] == [
+        (known, 2, owner.org)
+    ]
+    assert Path(repaired["replaced"]).exists()
+    relay.check()
+    assert relay.content()[0] == before[0]
+    relay.serve(**QUICK)
+    eventually(lambda: '"scrub_ended"' in relay.log().rpartition('"serving"')[2], relay.log)
+    assert relay.status(known)["state"] != "damaged"
+    last("sync")
+    assert "Traceback" not in relay.log()
+
+
+def test_a_publisher_gets_its_own_list_back_byte_for_byte_and_signs_nothing_before(
+    coalition: Coalition,
+) -> None:
+    owner, known = coalition.owner, coalition.known
+    headers, live = owner.headers(known), owner.export(known)
+    path = coalition.stop(owner)
+    for position in (1, 4):
+        flip(path, number_of(path, "known"), position, "delta")
+    report = owner("fsck", "--json", code=12).json()
+    assert {(item["kind"], item["list"], item["position"]) for item in report["damages"]} >= {
+        ("header", known, 1),
+        ("header", known, 4),
+    }
+    owner.stage("known", [f'{{"op":"assert","fingerprints":{{"sha256":"{digest(9)}"}}}}'])
+    assert owner.error("publish", "known", code=12)["reason"] == "DAMAGED"
+    assert owner.error("export", known, code=12)["reason"] == "DAMAGED"
+
+    coalition.relay.stop()
+    kept = path.read_bytes()
+    error = owner.error("fsck", "--repair", code=12)
+    assert "nothing was changed" in error["message"]
+    assert path.read_bytes() == kept
+    coalition.relay.serve()
+    repaired = owner("fsck", "--repair", "--json").json()
+    assert {(item["position"], item["peer"]) for item in repaired["fetched"]} == {
+        (1, coalition.relay.org),
+        (4, coalition.relay.org),
+    }
+    assert owner.headers(known) == headers
+    assert owner.export(known) == live
+    owner.check()
+    owner("publish", "known")
+    assert owner.status(known)["position"] == 6
+
+
+def test_a_cut_off_file_is_filled_again_from_the_peers(coalition: Coalition) -> None:
+    relay = coalition.relay
+    before = relay.content()
+    path = coalition.stop(relay)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) * 2 // 3 // 4096 * 4096])
+    relay("fsck", code=12)
+    assert relay("fsck", "--repair", "--json").json()["ok"]
+    assert relay.content() == before
+    relay.check()
+
+
+def test_status_says_when_all_was_checked_last(coalition: Coalition) -> None:
+    relay, last = coalition.relay, coalition.last
+    # By `serve`, in the background, or by a command.
+    eventually(lambda: relay("status", "--json").json()["last_check"])
+    assert last("status", "--json").json()["last_check"] is None
+    assert "never checked as a whole" in last("status").out
+    last("fsck")
+    assert last("status", "--json").json()["last_check"] is not None
+    assert not (last.home / "fsck.journal").exists()

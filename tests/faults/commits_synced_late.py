@@ -1,0 +1,9 @@
+"""Imported before the program: what is committed is synced some time later."""
+
+from __future__ import annotations
+
+from node.store import connection
+
+vars(connection)["_PRAGMAS"] = tuple(
+    pragma.replace("synchronous = FULL", "synchronous = NORMAL") for pragma in connection._PRAGMAS
+)

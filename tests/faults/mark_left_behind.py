@@ -1,0 +1,7 @@
+"""A planted bug: a mark that was written and must not be put in place is not removed."""
+
+from __future__ import annotations
+
+from node.highwater import PreparedRaise
+
+PreparedRaise.cancel = lambda _self: None  # type: ignore[method-assign, assignment]

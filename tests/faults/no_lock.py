@@ -1,0 +1,17 @@
+"""A planted bug: a lock that keeps nobody out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from node import locks
+
+
+@contextmanager
+def _hold(path: Path, what: str, *, wait_seconds: float = 0.0) -> Iterator[None]:
+    yield
+
+
+locks.hold = _hold

@@ -1,0 +1,22 @@
+"""Bits that flip in a database file."""
+
+from __future__ import annotations
+
+import pytest
+
+from scripts.faulting import bitflips
+from scripts.faulting.running import run
+
+pytestmark = [pytest.mark.fault, pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+def test_every_flip_in_list_data_is_found_and_a_peer_repairs_it() -> None:
+    report = run(bitflips.PART, seed=3, count=40)
+    print(report.text())
+    assert report.tried == 40
+    assert report.violations == []
+
+
+def test_a_check_that_overlooks_the_index_is_found_out() -> None:
+    report = run(bitflips.PART, seed=3, count=60, planted=("tests.faults.index_not_checked",))
+    assert [broken for broken in report.violations if "posting" in broken.what]

@@ -1,0 +1,41 @@
+"""The power is cut at any moment of real commands."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from scripts.faulting import powerloss
+from scripts.faulting.strace import why_not
+from tests.faults.trying import attempt
+
+pytestmark = [
+    pytest.mark.fault,
+    pytest.mark.slow,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(bool(why_not()), reason=why_not() or "strace works"),
+]
+
+IMAGES = int(os.environ.get("HASHFED_IMAGES", "200"))
+
+
+def test_what_was_said_is_there_after_a_power_cut_and_no_position_is_signed_twice(
+    tmp_path: Path,
+) -> None:
+    report = attempt(powerloss.PART, tmp_path, cases=IMAGES, seed=7)
+    assert report.tried == IMAGES
+    assert report.violations == []
+    assert {"write lost", "write torn", "create lost", "rename lost"} <= report.hit.keys()
+
+
+@pytest.mark.parametrize(
+    ("planted", "images"),
+    [("commits_not_synced", 60), ("commits_synced_late", 300), ("mark_not_synced", 300)],
+)
+def test_what_is_not_synced_when_it_should_be_is_found_out(
+    planted: str, images: int, tmp_path: Path
+) -> None:
+    report = attempt(powerloss.PART, tmp_path, cases=images, seed=7, planted=planted)
+    assert report.violations

@@ -1,0 +1,32 @@
+"""Calls to the system that fail, one at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from scripts.faulting import syscalls
+from scripts.faulting.strace import why_not
+from tests.faults.trying import attempt
+
+pytestmark = [
+    pytest.mark.fault,
+    pytest.mark.slow,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(bool(why_not()), reason=why_not() or "strace works"),
+]
+
+
+@pytest.mark.parametrize("part", range(3))
+def test_whichever_call_fails_the_operation_is_run_again_and_done(
+    part: int, tmp_path: Path
+) -> None:
+    report = attempt(syscalls.PART, tmp_path, cases=20, first=20 * part, seed=4)
+    assert report.tried >= 15
+    assert report.violations == []
+
+
+def test_a_file_that_was_not_written_and_nobody_noticed_is_found_out(tmp_path: Path) -> None:
+    report = attempt(syscalls.PART, tmp_path, cases=60, seed=4, planted="kept_silent")
+    assert [violation for violation in report.violations if "mark" in violation.what]

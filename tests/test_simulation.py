@@ -1,0 +1,203 @@
+"""The simulation: no promise is broken in any seed, and it would be noticed if one were."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from federation.body import Body
+from federation.entry import OpKind
+from federation.recovery import Action, Answer, Decision, Mark, Obstacle, OwnLog, decide
+from federation.replica import Replica
+
+_ROOT = Path(__file__).parents[1]
+_FOLDERS = (_ROOT / "scripts" / "simulating", _ROOT / "scripts" / "scaling")
+_SIMULATE = str(_ROOT / "scripts" / "simulate")
+_SEEDS = 500
+_CHUNK = 100
+
+Simulating = Any
+Part = Any
+"""The modules are found at run time, so that nothing is known of their types here."""
+
+
+@pytest.fixture
+def simulating(monkeypatch: pytest.MonkeyPatch) -> Iterator[Simulating]:
+    """The simulation's modules, imported as the program does."""
+    for folder in _FOLDERS:
+        monkeypatch.syspath_prepend(folder)
+    before = set(sys.modules)
+    names = ("campaign", "disk", "faults", "member", "publishing", "schedule")
+    yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
+    for name in set(sys.modules) - before:
+        found = getattr(sys.modules[name], "__file__", None)
+        if found is not None and Path(found).parent in _FOLDERS:
+            del sys.modules[name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(0, _SEEDS, _CHUNK))
+def test_every_promise_is_kept_whatever_fails_and_every_decision_is_reached(
+    simulating: Simulating, first: int
+) -> None:
+    hits, failed = simulating.campaign.run_seeds(range(first, first + _CHUNK))
+    assert failed == []
+    # What is never reached is not tried.
+    for word in (*(action.name for action in Action), *Obstacle):
+        assert hits[f"decision {word}"], word
+    kinds = [kind for kind in simulating.faults.FAULTS if hits[f"event {kind}"]]
+    assert len(kinds) >= 50
+    assert hits["list in order at the end"] >= 2 * _CHUNK
+    assert hits["publication acknowledged"] >= 5 * _CHUNK
+
+
+def test_the_same_seed_is_the_same_run_byte_for_byte() -> None:
+    traces = [
+        subprocess.run(
+            [_SIMULATE, "--seed", "7", "--trace"],
+            check=True,
+            capture_output=True,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert traces[0] == traces[1]
+    assert traces[0].count(b"EVENT") > 10
+    assert traces[0].endswith(b"every promise was kept\n")
+
+
+def test_what_cannot_be_run_is_said(tmp_path: Path) -> None:
+    for arguments in ([], ["--seeds", "0"], ["--trace", "--seeds", "3"], ["--seed", "x"]):
+        done = subprocess.run([_SIMULATE, *arguments], check=False, capture_output=True, text=True)
+        assert done.returncode == 2
+        assert "error: " in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+# --- bugs that are planted --------------------------------------------------------------------
+
+
+def ignore_the_mark(
+    own: OwnLog, mark: Mark | Obstacle, answers: Sequence[Answer], **more: Part
+) -> Decision:
+    """Decide as if the mark always said what the store says."""
+    agreeing = Mark(checkpoint=own.checkpoint, incarnation=own.incarnation, fresh=True)
+    return decide(own, agreeing, answers, **more)
+
+
+def ignore_the_peers(
+    own: OwnLog, mark: Mark | Obstacle, answers: Sequence[Answer], **more: Part
+) -> Decision:
+    """Decide as if every peer had answered and held nothing."""
+    nothing = [replace(answer, answered=True, checkpoint=None) for answer in answers]
+    return decide(own, mark, nothing, **more)
+
+
+class CredulousReplica(Replica):
+    """Takes what a relay sends for what was signed."""
+
+    def _check_signer(self, header: object, record: bytes) -> None:
+        return
+
+    def _check_checkpoint(self, note: bytes, state: object) -> None:
+        return
+
+    @staticmethod
+    def _check_body(header: object, data: bytes) -> None:
+        return
+
+
+def plant(simulating: Simulating, bug: str) -> Part:
+    """Return the parts of a node, one of them broken."""
+    publishing, disk = simulating.publishing, simulating.disk
+
+    class EarlyPublisher(publishing.Publisher):  # type: ignore[name-defined,misc]
+        """Releases when the mark is in place, before it is synced."""
+
+        def seal(self, after: Part, records: Part) -> Iterator[str]:
+            mark = self.member.mark
+            mark.rename(records)
+            yield "mark renamed"
+            self.member.commit(replace(self.member.store[after.origin], released=after.size))
+            self.release(after.origin)
+            yield "released"
+            mark.sync()
+
+    class ForgetfulEntries(disk.Entries):  # type: ignore[name-defined,misc]
+        """Forgets every retraction."""
+
+        def after(self, position: int, body: Body) -> Part:
+            after = super().after(position, body)
+            kept = {
+                entry: self._known.get(entry, known) if known[0].kind is OpKind.RETRACT else known
+                for entry, known in after._known.items()
+            }
+            return type(self)(kept)
+
+    parts: dict[str, dict[str, Part]] = {
+        "the mark is ignored": {"decide": ignore_the_mark},
+        "the peers are ignored": {"decide": ignore_the_peers},
+        "released before the mark is synced": {"publisher": EarlyPublisher},
+        "a retraction is forgotten": {"entries": ForgetfulEntries},
+        "a relay is trusted": {"replica": CredulousReplica},
+    }
+    return simulating.member.Parts(**parts[bug])
+
+
+BUGS = {
+    "the mark is ignored": "nothing signed over",
+    "the peers are ignored": "nothing signed over",
+    "released before the mark is synced": "marked before released",
+    "a retraction is forgotten": "retracted is not active",
+    "a relay is trusted": "state follows from the log",
+}
+"""Bugs, and the promise that each breaks."""
+
+
+def find(simulating: Simulating, bug: str) -> int:
+    """Return the first seed that finds a planted bug."""
+    parts = plant(simulating, bug)
+    for seed in range(_SEEDS):
+        error = simulating.campaign.try_seed(seed, Counter(), parts)
+        if error is not None and error.promise == BUGS[bug]:
+            return seed
+    pytest.fail(f"not found in {_SEEDS} seeds")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bug", BUGS)
+def test_a_planted_bug_is_found(simulating: Simulating, bug: str) -> None:
+    assert find(simulating, bug) < _SEEDS / 2
+
+
+@pytest.mark.slow
+def test_a_failure_is_told_in_few_events_which_are_all_that_it_takes(
+    simulating: Simulating,
+) -> None:
+    bug = "the mark is ignored"
+    seed, parts = find(simulating, bug), plant(simulating, bug)
+    campaign = simulating.campaign
+    failure = campaign.explain(seed, parts)
+    assert (failure.seed, failure.promise) == (seed, BUGS[bug])
+    assert 0 < len(failure.events) <= 8
+    told = simulating.schedule.draw(seed).with_events(failure.events)
+    assert campaign.trace(told, parts)[1].promise == BUGS[bug]
+    # It is the bug that breaks it, and not the events.
+    assert campaign.trace(told)[1] is None
+
+
+def test_minimizing_keeps_what_fails_together(simulating: Simulating) -> None:
+    def fails(events: Sequence[int]) -> bool:
+        return {3, 17}.issubset(events)
+
+    assert simulating.campaign.minimize(range(40), fails) == [3, 17]
