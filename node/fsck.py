@@ -19,10 +19,10 @@ from node.errors import DamageError
 from node.findings import Damage, DamageKind
 from node.fsckjournal import Journal
 from node.listcheck import ListCheck, Steps
-from node.recordcheck import CHECKS
+from node.recordcheck import CHECKS, check_schema
 from node.store import history, registry, runs
 from node.store.connection import Store
-from node.store.schema import POSITION_BITS
+from node.store.schema import MIGRATIONS, POSITION_BITS, Schema
 from node.store.sqlite import sqlite3
 
 __all__ = ["Damage", "DamageKind", "ProgressCallback", "fsck", "inspect"]
@@ -65,7 +65,9 @@ def fsck(
         ended = False
         try:
             yield from list(state.damages)
-            for damage in inspect(connection, store.path.parent, state, on_progress):
+            for damage in inspect(
+                connection, store.path.parent, state, on_progress, schema=store.schema
+            ):
                 if damage is not None:
                     yield damage
                 elif journal is not None and time.monotonic() > saved + _SAVE_SECONDS:
@@ -100,6 +102,8 @@ def inspect(
     directory: Path,
     journal: Journal,
     on_progress: ProgressCallback = lambda _o, _d, _n: None,
+    *,
+    schema: Schema = MIGRATIONS,
 ) -> Steps:
     """Go on with a pass, in one read transaction; yield what is new, and None between two steps.
 
@@ -110,8 +114,9 @@ def inspect(
         directory: where temporary files go.
         journal: how far the pass has come; it is kept up to date.
         on_progress: as `fsck`.
+        schema: what the store is expected to have.
     """
-    for damage in _inspect(connection, directory, journal, on_progress):
+    for damage in _inspect(connection, directory, journal, on_progress, schema):
         if damage is None:
             yield None
         elif damage not in journal.damages:
@@ -124,6 +129,7 @@ def _inspect(
     directory: Path,
     journal: Journal,
     on_progress: ProgressCallback,
+    schema: Schema,
 ) -> Steps:
     origins: list[tuple[int, str]] = []
     try:
@@ -149,6 +155,7 @@ def _inspect(
     names = dict(origins)
     for compare in (_compare_intervals, _compare_index, _compare_leaves):
         yield from _guarded("", compare(connection, names, journal))
+    yield from _guarded("", check_schema(connection, schema))
     for check_records in CHECKS:
         yield from _guarded("", check_records(connection))
 

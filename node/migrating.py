@@ -90,7 +90,7 @@ def migrate(
     _sweep(path)
     store = Store.open_alone(path, clock, schema=schema)
     try:
-        missing = store.missing_steps(schema)
+        missing = store.missing_steps()
         if not missing:
             return None
         copy = path.with_name(f".{path.name}.{secrets.token_hex(8)}.migrating")
@@ -118,11 +118,11 @@ def upgrade(path: Path, clock: Clock, *, schema: Schema = MIGRATIONS) -> None:
     """
     copy = Store.open_alone(path, clock, schema=schema)
     try:
-        if not copy.missing_steps(schema):
+        if not copy.missing_steps():
             return
         with sqlite_errors(path):
             before = _read_kept(copy.connection)
-            copy.migrate(schema)
+            copy.migrate()
             after = _read_kept(copy.connection)
     finally:
         copy.close()

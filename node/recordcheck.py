@@ -18,7 +18,7 @@ from node.errors import ConfigError, DamageError
 from node.findings import Damage, DamageKind
 from node.store import migrating, registry
 from node.store.registry import FollowState
-from node.store.schema import MIGRATIONS, NUMBERS, POSITION_BITS
+from node.store.schema import NUMBERS, POSITION_BITS, Schema
 from node.store.sqlite import sqlite3
 
 _TOKEN_BYTES: Final = 16
@@ -34,9 +34,10 @@ def _damage(
     return Damage(kind=kind, origin=origin, position=position, message=message)
 
 
-def _check_schema(connection: sqlite3.Connection) -> Iterator[Damage]:
+def check_schema(connection: sqlite3.Connection, schema: Schema) -> Iterator[Damage]:
+    """Compare the tables with those that the steps of a schema make."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as made:
-        migrating.migrate(made, MIGRATIONS)
+        migrating.migrate(made, schema)
         expected = dict.fromkeys(made.execute(_SCHEMA).fetchall())
     found = dict.fromkeys(connection.execute(_SCHEMA).fetchall())
     for kind, name, *_ in expected.keys() ^ found.keys():
@@ -168,7 +169,6 @@ def _check_references(connection: sqlite3.Connection) -> Iterator[Damage]:
 
 
 CHECKS: Final[tuple[Callable[[sqlite3.Connection], Iterator[Damage]], ...]] = (
-    _check_schema,
     _check_numbers,
     _check_node,
     _check_orgs,

@@ -62,11 +62,13 @@ class Store:
     Attributes:
         path: the database file.
         connection: for reading; write in a `write` block only.
+        schema: what it is expected to have.
     """
 
     def __init__(self, path: Path, connection: sqlite3.Connection, clock: Clock) -> None:
         self.path = path
         self.connection = connection
+        self.schema: Schema = MIGRATIONS
         self._clock = clock
         self._failed = False
 
@@ -100,7 +102,8 @@ class Store:
         # A transaction whose commit failed may stand there as if it had not.
         durable.forget_cached(Path(f"{path}-wal"))
         with cls._connected(path, clock) as store:
-            store.check_schema(schema)
+            store.schema = schema
+            store.check_schema()
             # A backup is one file without a log: put back, it would make readers and writers wait
             # for each other.
             store.connection.execute("PRAGMA journal_mode = WAL")
@@ -116,7 +119,8 @@ class Store:
         """
         with cls._connected(path, clock) as store:
             store.connection.execute("PRAGMA query_only = ON")
-            store.check_schema(schema)
+            store.schema = schema
+            store.check_schema()
         return store
 
     @classmethod
@@ -134,7 +138,8 @@ class Store:
             with cls._connected(path, clock, _ALONE) as store:
                 store.connection.execute("BEGIN EXCLUSIVE")
                 store.connection.execute("COMMIT")
-                store.missing_steps(schema)
+                store.schema = schema
+                store.missing_steps()
         except LockedError as error:
             raise LockedError(
                 f"{path} is open in another process",
@@ -175,21 +180,21 @@ class Store:
                 connection.close()
                 raise
 
-    def check_schema(self, schema: Schema = MIGRATIONS) -> None:
+    def check_schema(self) -> None:
         """Raise unless the schema is this program's.
 
         Raises:
             DamageError: the file is no store of this program.
             StoreError: it is from a newer hashfed, or OLDER: from an older one.
         """
-        if missing := self.missing_steps(schema):
+        if missing := self.missing_steps():
             raise StoreError(
                 f"{self.path} is from an older hashfed (without {', '.join(missing)})",
                 hint="stop 'hashfed serve' and run 'hashfed migrate', which keeps the old store",
                 reason="OLDER",
             )
 
-    def missing_steps(self, schema: Schema = MIGRATIONS) -> list[str]:
+    def missing_steps(self) -> list[str]:
         """Return the names of the steps that the schema of this store lacks, in their order.
 
         Raises:
@@ -205,24 +210,26 @@ class Store:
                 hint="keep the file; put the right one back, or run 'hashfed restore BACKUP'",
             )
         taken = self._load_steps()
-        if not taken or any(_differ_by_a_bit(name, other) for name in taken for other in schema):
+        if not taken or any(
+            _differ_by_a_bit(name, other) for name in taken for other in self.schema
+        ):
             raise DamageError(
                 f"{self.path}: what its schema is cannot be told", hint="run 'hashfed fsck'"
             )
-        if newer := taken - schema.keys():
+        if newer := taken - self.schema.keys():
             raise StoreError(
                 f"{self.path} is from a newer hashfed ({', '.join(sorted(newer))})",
                 hint="update hashfed on this machine",
                 reason="NEWER",
             )
-        return [name for name in schema if name not in taken]
+        return [name for name in self.schema if name not in taken]
 
-    def migrate(self, schema: Schema = MIGRATIONS) -> None:
+    def migrate(self) -> None:
         """Take the steps that the schema lacks. For a file that nobody else has open."""
         from node.store.migrating import migrate  # noqa: PLC0415  # rarely needed, slow to import
 
         with sqlite_errors(self.path):
-            migrate(self.connection, schema)
+            migrate(self.connection, self.schema)
 
     def _load_steps(self) -> set[str]:
         """Return the names of the steps that the schema was built by."""

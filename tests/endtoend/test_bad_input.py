@@ -152,7 +152,9 @@ def _cut(part: float) -> Callable[[bytes], bytes]:
 
 
 def _no_store(says: str) -> Mapping[str, Refusal]:
-    return dict.fromkeys(ALL, Refusal(12, "DAMAGED", says))
+    # `fsck` prints what it found, and counts it in the error.
+    counted = Refusal(12, "DAMAGED", "1 differences from what was signed")
+    return {**dict.fromkeys(ALL, Refusal(12, "DAMAGED", says)), "fsck": counted}
 
 
 _NOT_OURS = dict.fromkeys(ALL, Refusal(12, "FOREIGN", "is the store of ngo.example"))

@@ -109,12 +109,12 @@ def _schema_of(path: Path) -> Schema:
 
 
 def main() -> None:
-    """Kill migrations at every point, one after the other; print how many, and with what left."""
-    folder = Path(sys.argv[1])
+    """Kill migrations at every so manieth point; print at how many, and with what left."""
+    folder, first, step = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     template = make_older(folder / "template")
     content = read_content(template.store, MIGRATIONS)
     left: dict[str, int] = {}
-    number = 0
+    number = first
     while True:
         home = Home(folder / "node")
         shutil.copytree(template.path, home.path)
@@ -137,8 +137,8 @@ def main() -> None:
         shutil.rmtree(home.path)
         if not killed:
             break
-        number += 1
-    print(number, left)
+        number += step
+    print((number - first) // step, left)
 
 
 if __name__ == "__main__":
