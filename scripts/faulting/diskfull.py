@@ -22,7 +22,7 @@ from node.errors import NodeError
 from node.home import Home
 from node.store.sqlite import sqlite3
 from scripts.faulting.calling import Ended, call, call_apart
-from scripts.faulting.holdings import Holdings, read_holdings
+from scripts.faulting.holdings import read_holdings
 from scripts.faulting.part import Broken, Part, Share
 from scripts.faulting.report import Outcome
 from scripts.faulting.smalldisk import have_own_mounts, small_disk
@@ -165,7 +165,7 @@ def _try(
                 shutil.copytree(command.folder, path)
             else:
                 disk = stack.enter_context(small_disk(path, command.folder))
-            before = read_holdings(Home(path / "node"), path / "out")
+            before = _released_and_staged(path)
             if disk is not None:
                 disk.leave(size)
             words = _words(command, path)
@@ -198,15 +198,28 @@ def _require_refusal(ended: Ended) -> str:
     return f"{ended.code} {error['reason']}"
 
 
-def _require_kept(before: Holdings, disk: Path) -> None:
+def _released_and_staged(disk: Path) -> tuple[frozenset[tuple[str, int, str]], list[str]]:
+    """Return the positions that were released, and how much is staged of which kind."""
+    node = disk / "node"
+    own = [
+        line["list"].partition("/")[2]
+        for line in map(json.loads, call(node, "list").out.splitlines())
+        if line["own"]
+    ]
+    released = read_holdings(Home(node), disk / "out").released
+    return released, [call(node, "staged", name).out for name in own]
+
+
+def _require_kept(before: tuple[frozenset[tuple[str, int, str]], list[str]], disk: Path) -> None:
     """Require that a command that failed has changed nothing by half, and left nothing behind."""
-    after = read_holdings(Home(disk / "node"), disk / "out")
-    if not before.released <= after.released:
+    after = _released_and_staged(disk)
+    if not before[0] <= after[0]:
         raise Broken("a position that was released is not there any more")
-    if after.released == before.released and after.staged != before.staged:
-        raise Broken("what is staged is not what it was")
-    if after.backups:
-        raise Broken(f"there is a backup: {after.backups}")
+    if after[0] == before[0] and after[1] != before[1]:
+        raise Broken(f"staged was {before[1]}, is {after[1]}")
+    backups = [path.name for path in (disk / "out").iterdir()]
+    if backups:
+        raise Broken(f"there is a backup: {backups}")
     left = [path.name for path in disk.rglob(".*")]
     if left:
         raise Broken(f"it left {', '.join(left)} behind")
