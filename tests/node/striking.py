@@ -47,11 +47,13 @@ class Strike:
     Attributes:
         fault: what.
         steps: how many steps are left before it; it strikes at the first one it can.
+        only_files: whether statements are no steps.
         struck: whether it has.
     """
 
     fault: Fault
     steps: int
+    only_files: bool = False
     struck: bool = False
 
 
@@ -62,10 +64,10 @@ class _Trap:
         self.strike: Strike | None = None
         self.on_kill: Callable[[], None] = lambda: None
 
-    def meets(self, *, is_writing: bool) -> Fault | None:
+    def meets(self, *, is_writing: bool, is_file: bool = False) -> Fault | None:
         """Count a step; return what strikes it, if anything does."""
         strike = self.strike
-        if strike is None:
+        if strike is None or (strike.only_files and not is_file):
             return None
         strike.steps -= 1
         if strike.steps >= 0 or not (is_writing or strike.fault is Fault.KILL):
@@ -110,7 +112,7 @@ class _Connection(sqlite3.Connection):
 
 def _stepping(call: Callable[..., Any]) -> Callable[..., Any]:
     def step(*args: object, **named: object) -> object:
-        fault = _trap.meets(is_writing=True)
+        fault = _trap.meets(is_writing=True, is_file=True)
         if fault not in {None, Fault.BROKEN_LATE}:
             raise OSError(*_ERRORS[fault])
         done = call(*args, **named)

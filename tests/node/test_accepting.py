@@ -186,20 +186,22 @@ def test_damage_is_not_taken_for_a_second_history(
 def test_an_index_that_does_not_fit_parks_its_list_and_not_the_node(
     followed: FollowedLists, publisher: Publisher
 ) -> None:
+    publisher.publish(assertion(901))
     followed.accept(publisher.origin, publisher.log)
     before = followed.record(publisher.origin)
     position = before.log.size
-    publisher.publish(assertion(901))
-    # As a fault of the index would leave it: the row that the next delta is to add is there.
+    publisher.publish(Operation.retraction(assertion(901).entry, Cause.WITHDRAWN))
+    # As a fault of the index would leave it: what the next delta is to add is there.
     with followed.store.note() as connection:
         connection.execute(
-            "INSERT INTO posting (run, digest, kind, span, position, row, op) "
-            "SELECT 1, ?, 2 * code + 1, ?, ?, 0, 1 FROM hash_type WHERE name = 'sha256'",
-            (assertion(901).entry.key, before.list, position),
+            "INSERT INTO superseded (span, position, row, op, by_position, by_row) "
+            "VALUES (?, ?, 0, 1, ?, 0)",
+            (before.span, position + 1, position),
         )
     acceptance = followed.accept(publisher.origin, publisher.log[position:])
     assert (acceptance.size, acceptance.deltas) == (position, 0)
     assert acceptance.error is not None
+    assert "do not fit what is here" in str(acceptance.error)
     assert followed.record(publisher.origin) == before
     assert followed.status(publisher.origin).state is FollowState.QUARANTINED
 

@@ -526,6 +526,28 @@ def test_an_older_snapshot_that_is_offered_again_is_fetched_and_not_swept(
     assert list(fsck(joiner.store)) == []
 
 
+def test_buckets_that_state_one_fingerprint_are_swept_each_by_itself(tmp_path: Path) -> None:
+    publisher = Publisher(MAIN)
+    shared = fingerprint("shared", "md5")
+    publisher.publish(*(assertion(n, shared) for n in range(9)))
+    older = publisher.publish_snapshot()
+    publisher.publish(assertion(100))
+    newer = publisher.publish_snapshot()
+    joiner = FollowedLists(tmp_path / "joiner")
+    follow_without(joiner, publisher)
+    arrival = begin(joiner, publisher, older)
+    take(joiner, arrival, older, arrival.missing[:2])
+    begin(joiner, publisher, newer)
+    assert joining.sweep(joiner.store)
+    # Offered again, with one bucket left of it.
+    join(joiner, publisher, older)
+    assert len(auditing.lookup(joiner.store, shared.format())) == 9
+    while joining.sweep(joiner.store):
+        pass
+    assert list(fsck(joiner.store)) == []
+    joiner.close()
+
+
 def test_what_the_list_has_gone_past_by_deltas_is_swept_away(
     joiner: FollowedLists, publisher: Publisher
 ) -> None:

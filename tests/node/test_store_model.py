@@ -70,6 +70,8 @@ _INDEX: Final = st.integers(0, len(POOL) - 1)
 _VARIANT: Final = st.integers(0, 11)
 OPERATIONS: Final = st.builds(_say, st.sampled_from(OpKind), _INDEX, _VARIANT)
 ASSERTIONS: Final = st.builds(_say, st.just(OpKind.ASSERT), _INDEX, _VARIANT)
+STEPS: Final = st.integers(0, 30) | st.integers(0, 120)
+STRIKES: Final = st.none() | st.builds(Strike, st.sampled_from(Fault), STEPS)
 NODES: Final = st.integers(0, 2)
 FOLLOWERS: Final = st.integers(0, 1)
 
@@ -92,7 +94,7 @@ class StoreModel(RuleBasedStateMachine):
         self.trial.close()
         shutil.rmtree(self.folder)
 
-    @rule(fault=st.sampled_from(Fault), steps=st.integers(0, 120))
+    @rule(fault=st.sampled_from(Fault), steps=STEPS)
     def arm(self, fault: Fault, steps: int) -> None:
         self.trial.armed = Strike(fault, steps)
 
@@ -101,9 +103,10 @@ class StoreModel(RuleBasedStateMachine):
         self.trial.change(said)
         self.trial.check(self.trial.owner)
 
-    @rule(said=st.lists(ASSERTIONS, min_size=1, max_size=5))
-    def change_and_publish(self, said: list[Operation]) -> None:
+    @rule(said=st.lists(ASSERTIONS, min_size=1, max_size=5), strike=STRIKES)
+    def change_and_publish(self, said: list[Operation], strike: Strike | None) -> None:
         self.trial.change(said)
+        self.trial.armed = strike
         self.publish()
 
     @rule()
@@ -116,15 +119,17 @@ class StoreModel(RuleBasedStateMachine):
         self.trial.snapshot()
         self.trial.check(self.trial.owner)
 
-    @rule(number=FOLLOWERS, source=NODES, few=st.none() | st.integers(1, 4))
-    def sync(self, number: int, source: int, few: int | None) -> None:
+    @rule(number=FOLLOWERS, source=NODES, few=st.none() | st.integers(1, 4), strike=STRIKES)
+    def sync(self, number: int, source: int, few: int | None, strike: Strike | None) -> None:
         follower, asked = self.trial.followers[number], self.trial.nodes[source]
         if follower is not asked:
+            self.trial.armed = strike or self.trial.armed
             self.trial.sync(follower, asked, few)
             self.trial.check(follower)
 
-    @rule(number=NODES, parts=st.integers(1, 4))
-    def merge(self, number: int, parts: int) -> None:
+    @rule(number=NODES, parts=st.integers(1, 4), strike=STRIKES)
+    def merge(self, number: int, parts: int, strike: Strike | None) -> None:
+        self.trial.armed = strike or self.trial.armed
         for _ in range(parts):
             self.trial.merge(self.trial.nodes[number])
         self.trial.check(self.trial.nodes[number])
