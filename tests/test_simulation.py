@@ -159,7 +159,7 @@ BUGS = {
     "the peers are ignored": "nothing signed over",
     "released before the mark is synced": "marked before released",
     "a retraction is forgotten": "retracted is not active",
-    "a relay is trusted": "state follows from the log",
+    "a relay is trusted": "no false fork",
 }
 """Bugs, and the promise that each breaks."""
 
