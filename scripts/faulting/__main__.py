@@ -43,12 +43,16 @@ def _parse_arguments() -> argparse.Namespace:
 
 
 class _Progress:
-    """Says now and then how it stands."""
+    """Says at once what did not hold, and now and then how it stands."""
 
     def __init__(self) -> None:
         self._next = time.monotonic() + _TELL_SECONDS
+        self._told = 0
 
     def __call__(self, report: Report) -> None:
+        for violation in report.violations[self._told :]:
+            print(f"{violation.command}\n{violation.what}", file=sys.stderr, flush=True)
+        self._told = len(report.violations)
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + _TELL_SECONDS
             print(
