@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import time
 from pathlib import Path
@@ -67,6 +68,8 @@ def main() -> int:
     """Run one part and return the exit code: 1 when a promise was broken."""
     arguments = _parse_arguments()
     part = PARTS[arguments.part]
+    # Whoever ends it wants what it has started ended too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         report = run(
             part,
