@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import time
 from pathlib import Path
@@ -43,12 +44,16 @@ def _parse_arguments() -> argparse.Namespace:
 
 
 class _Progress:
-    """Says now and then how it stands."""
+    """Says at once what did not hold, and now and then how it stands."""
 
     def __init__(self) -> None:
         self._next = time.monotonic() + _TELL_SECONDS
+        self._told = 0
 
     def __call__(self, report: Report) -> None:
+        for violation in report.violations[self._told :]:
+            print(f"{violation.command}\n{violation.what}", file=sys.stderr, flush=True)
+        self._told = len(report.violations)
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + _TELL_SECONDS
             print(
@@ -63,6 +68,8 @@ def main() -> int:
     """Run one part and return the exit code: 1 when a promise was broken."""
     arguments = _parse_arguments()
     part = PARTS[arguments.part]
+    # Whoever ends it wants what it has started ended too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         report = run(
             part,

@@ -9,6 +9,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -146,6 +147,7 @@ def _work(part: Part, share: Share, answers: Connection) -> None:
     except BrokenPipeError:
         return
     except Exception:  # noqa: BLE001  # whatever it is, somebody has to read it
-        answers.send(traceback.format_exc())
+        with suppress(BrokenPipeError):
+            answers.send(traceback.format_exc())
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
