@@ -29,13 +29,13 @@ from scripts.faulting.aftermath import Aftermath, require_beginning
 from scripts.faulting.disk import Disk, Image, Sync
 from scripts.faulting.holdings import Holdings, read_holdings
 from scripts.faulting.later import later_version
+from scripts.faulting.nodes import Node
 from scripts.faulting.part import Broken, Part, Share
 from scripts.faulting.recording import recording
 from scripts.faulting.report import Outcome
 from scripts.faulting.running import HarnessError
 from scripts.faulting.stories import ALONE, Step, Tape, subscriber
 from tests.cli import forkserver
-from tests.endtoend.nodes import Node
 
 _MEMORY: Final = Path("/dev/shm")  # noqa: S108  # images are written there by the thousand
 _BROKEN: Final = (Broken, NodeError, FederationError, sqlite3.Error)

@@ -116,7 +116,8 @@ class Tape:
             leaving: it ends as if it were killed.
         """
         env = {"HOME": str(self.root), "PATH": os.defpath}
-        env |= (LEAVING if leaving else {}) | (LATER if self.later else {})
+        for wanted, setting in ((leaving, LEAVING), (self.later, LATER)):
+            env |= setting if wanted else {}
         words = ["--home", str(self.home.path), *map(str, args)]
         done = self._recorder.record(words, env=env, stdin=stdin)
         if done.code != (LEFT if leaving else 0):
