@@ -61,6 +61,8 @@ class Aftermath:
         backups: Path,
         told: Sequence[Told],
         released: frozenset[tuple[str, int, str]],
+        *,
+        later: bool,
     ) -> None:
         """Start the node again, and have it do what is next.
 
@@ -69,6 +71,7 @@ class Aftermath:
             backups: the folder of its backups.
             told: what was said to be so: one of these.
             released: what was released of its lists.
+            later: whether the program is of the later version now.
 
         Raises:
             Broken: a promise did not hold.
@@ -76,6 +79,8 @@ class Aftermath:
         if not home.store.exists():
             # The moment of `restore` between the old store and the new one.
             _run(home, "restore", backups / "first.db")
+        if later:
+            _run(home, "migrate")
         _run(home, "fsck")
         if self._logs:
             self._follow(home)

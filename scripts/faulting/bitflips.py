@@ -21,11 +21,12 @@ from typing import Final
 
 from node.store.sqlite import sqlite3
 from scripts.faulting.calling import call, call_apart
+from scripts.faulting.nodes import Node
 from scripts.faulting.part import Broken, Part, Share, judged
 from scripts.faulting.report import Outcome
 from tests.cli import forkserver
 from tests.cli.forkserver import ForkServer
-from tests.endtoend.nodes import Node, assertion, digest
+from tests.endtoend.nodes import assertion, digest
 
 _PAGE: Final = 4096
 _DAMAGED: Final = 12

@@ -23,12 +23,13 @@ from node.home import Home
 from node.store.sqlite import sqlite3
 from scripts.faulting.calling import Ended, call, call_apart
 from scripts.faulting.holdings import read_holdings
+from scripts.faulting.nodes import Node
 from scripts.faulting.part import Broken, Part, Share
 from scripts.faulting.report import Outcome
 from scripts.faulting.smalldisk import have_own_mounts, small_disk
 from tests.cli import forkserver
 from tests.cli.forkserver import ForkServer
-from tests.endtoend.nodes import Node, assertion
+from tests.endtoend.nodes import assertion
 
 _LIST: Final = "main"
 _OLD: Final = range(300)

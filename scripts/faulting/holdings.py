@@ -26,7 +26,7 @@ class Holdings:
 
     Attributes:
         store: the store's content.
-        aside: the content of each store that `restore` has put aside.
+        aside: the content of each store that another one has taken the place of.
         staged: what is staged, for each list.
         mark: the high-water mark.
         settings: configuration and keys.
@@ -66,7 +66,7 @@ def read_holdings(home: Home, backups: Path) -> Holdings:
             if store != NOTHING:
                 released = _released(connection)
     aside = []
-    for path in sorted(home.path.glob(f"{home.store.name}.replaced-*")):
+    for path in sorted(home.path.glob(f"{home.store.name}.*-*")):
         if not path.name.endswith(("-wal", "-shm")):
             with _opened(path) as connection:
                 aside.append(digest(connection))

@@ -14,6 +14,7 @@ from typing import Final
 
 from node.home import Home
 from scripts.faulting.disk import Make, Operation, Sync
+from scripts.faulting.later import LATER
 from scripts.faulting.leaving import LEAVING, LEFT
 from scripts.faulting.recording import Recorded, Recorder
 from scripts.faulting.running import HarnessError
@@ -64,6 +65,7 @@ class Step:
         stop: how many are done at its end.
         before: what was said to be so when it began.
         after: what it says.
+        later: whether the program is of the later version from here on.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Step:
     stop: int
     before: Told
     after: Told
+    later: bool
 
 
 class Tape:
@@ -84,6 +87,8 @@ class Tape:
         operations: what was done to the disk.
         steps: by which commands.
         peer: the node that it follows, if there is one.
+        told: what was said to be so last.
+        later: whether the program is of the later version from now on.
     """
 
     def __init__(self, name: str, folder: Path, recorder: Recorder) -> None:
@@ -94,6 +99,7 @@ class Tape:
         self.steps: list[Step] = []
         self.peer: Node | None = None
         self.told = Told()
+        self.later = False
         self._recorder = recorder
         self.backups.mkdir(parents=True)
         self.operations: list[Operation] = [Make(str(self.backups), folder=True), Sync(str(folder))]
@@ -109,7 +115,9 @@ class Tape:
             told: what is said to be so afterwards; None for no change.
             leaving: it ends as if it were killed.
         """
-        env = {"HOME": str(self.root), "PATH": os.defpath, **(LEAVING if leaving else {})}
+        env = {"HOME": str(self.root), "PATH": os.defpath}
+        for wanted, setting in ((leaving, LEAVING), (self.later, LATER)):
+            env |= setting if wanted else {}
         words = ["--home", str(self.home.path), *map(str, args)]
         done = self._recorder.record(words, env=env, stdin=stdin)
         if done.code != (LEFT if leaving else 0):
@@ -117,7 +125,8 @@ class Tape:
         before, self.told = self.told, self.told if told is None else told
         start = len(self.operations)
         self.operations += done.operations
-        self.steps.append(Step(str(args[0]), start, len(self.operations), before, self.told))
+        name, stop = str(args[0]), len(self.operations)
+        self.steps.append(Step(name, start, stop, before, self.told, self.later))
         return done
 
 
@@ -149,6 +158,18 @@ def returned(tape: Tape) -> None:
     tape("restore", tape.backups / "first.db", told=replace(tape.told, signs=False))
     tape("recover", LIST, "--accept-risk", "drill", told=replace(tape.told, signs=True))
     _stage(tape, map(assertion, range(10, 15)))
+    tape("publish", LIST)
+
+
+def upgraded(tape: Tape) -> None:
+    """Migrate to the schema of a later version, with changes staged, and go on."""
+    _make(tape, _PUBLISHER)
+    _create(tape)
+    _stage(tape, map(assertion, range(20)))
+    tape("publish", LIST)
+    _stage(tape, [assertion(number, "B") for number in range(10, 30)])
+    tape.later = True
+    tape("migrate")
     tape("publish", LIST)
 
 
@@ -204,5 +225,9 @@ def _purge(number: int) -> str:
     return f'{{"op":"purge","id":"sha256:{digest(number)}"}}'
 
 
-ALONE: Final[dict[str, Callable[[Tape], None]]] = {"publisher": publisher, "returned": returned}
+ALONE: Final[dict[str, Callable[[Tape], None]]] = {
+    "publisher": publisher,
+    "returned": returned,
+    "upgraded": upgraded,
+}
 """The stories of nodes without peers."""
