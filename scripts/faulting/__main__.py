@@ -12,7 +12,7 @@ from typing import Final
 
 from scripts.faulting.parts import PARTS
 from scripts.faulting.report import Report
-from scripts.faulting.running import HarnessError, run
+from scripts.faulting.running import run
 
 _EXIT_BROKEN: Final = 1
 _EXIT_HARNESS: Final = 70
@@ -70,25 +70,20 @@ def main() -> int:
     part = PARTS[arguments.part]
     # Whoever ends it wants what it has started ended too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        report = run(
-            part,
-            seed=arguments.seed,
-            count=part.count if arguments.count is None else arguments.count,
-            case=arguments.case,
-            jobs=arguments.jobs,
-            keep=arguments.keep,
-            tell=_Progress(),
-        )
-    except HarnessError as error:
-        print(
-            f"scripts/faults: the harness failed, this counts for nothing:\n{error}",
-            file=sys.stderr,
-        )
-        return _EXIT_HARNESS
+    report = run(
+        part,
+        seed=arguments.seed,
+        count=part.count if arguments.count is None else arguments.count,
+        case=arguments.case,
+        jobs=arguments.jobs,
+        keep=arguments.keep,
+        tell=_Progress(),
+    )
     print(report.text())
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(report.json(), indent=1) + "\n", encoding="utf-8")
+    if report.failure:
+        return _EXIT_HARNESS
     if report.violations:
         return _EXIT_BROKEN
     return 0 if report.complete else _EXIT_INTERRUPTED

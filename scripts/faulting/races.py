@@ -311,7 +311,6 @@ class _Life:
         wait_until(
             lambda: any(running.process.poll() is not None for running in pair),
             lambda: "two servers run on one store",
-            seconds=20,
         )
         first, second = pair
         return (second, first) if first.process.poll() is not None else (first, second)

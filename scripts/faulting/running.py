@@ -48,9 +48,8 @@ def run(
         planted: modules that change the program, see `Share`.
         tell: told after every outcome how it stands.
 
-    Raises:
-        HarnessError: a process of the harness failed. What was found before is lost on purpose:
-            numbers of a harness that fails count for nothing.
+    Returns:
+        What it has come to. Where the harness fails, it says so and has what was found before.
     """
     report = Report(part=part.name, seed=seed)
     began = time.monotonic()
@@ -66,6 +65,8 @@ def run(
                 report.seconds = time.monotonic() - began
                 tell(report)
             report.complete = True
+        except HarnessError as error:
+            report.failure = str(error)
         except KeyboardInterrupt:
             pass
         finally:

@@ -135,7 +135,7 @@ class Traced:
             capture_output=True,
             text=True,
             check=False,
-            timeout=120,
+            timeout=600,
         )
 
     def calls(self, folder: Path) -> list[Call]:
