@@ -97,7 +97,7 @@ def _make(owner: Node, origin: str, choose: random.Random, killed: Counter[str])
     shutil.rmtree(owner.home)
     kept.rename(owner.home)
     for _ in range(KILLS):
-        result = owner.begin("snapshot", _LIST).kill_after(choose.uniform(0, 1) * took)
+        result = owner.begin("snapshot", _LIST).kill_after(choose.uniform(0.05, 0.6) * took)
         killed["snapshot"] += result.code == KILLED
         if owner.status(origin)["snapshot_position"] is not None:
             break
