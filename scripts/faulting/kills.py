@@ -38,21 +38,15 @@ _UNKNOWN_SECONDS: Final = 0.3
 
 def run(share: Share) -> Generator[Outcome, None, None]:
     """Let coalitions live, one for each case."""
-    planted = (PLANTED, *share.planted)
-    with (
-        small_buckets(),
-        forkserver.running(*planted) as forks,
-        forkserver.running(*planted, older.PLANTED) as later_forks,
-    ):
+    planted = (PLANTED, older.PLANTED, *share.planted)
+    with small_buckets(), forkserver.running(*planted) as forks:
         for case in share.cases:
             killed: Counter[str] = Counter()
-            violations = judged(partial(_live, share, case, (forks, later_forks), killed))
+            violations = judged(partial(_live, share, case, forks, killed))
             yield Outcome(case, sum(killed.values()), killed, violations)
 
 
-def _live(
-    share: Share, case: int, forks: tuple[ForkServer, ForkServer], killed: Counter[str]
-) -> None:
+def _live(share: Share, case: int, forks: ForkServer, killed: Counter[str]) -> None:
     with share.scratch(case) as folder:
         life = _Life(folder, forks, share.random(case), killed)
         try:
@@ -72,13 +66,8 @@ class _Life:
     """
 
     def __init__(
-        self,
-        folder: Path,
-        both: tuple[ForkServer, ForkServer],
-        source: random.Random,
-        killed: Counter[str],
+        self, folder: Path, forks: ForkServer, source: random.Random, killed: Counter[str]
     ) -> None:
-        forks, self._later_forks = both
         self._killed = killed
         self._random = source
         self._folder = folder
@@ -271,7 +260,7 @@ class _Life:
         """Kill the migration of a copy of the publisher, whose program is of a later version."""
         self._require_code(self._owner.stop(), "serve")
         folder = self._folder / "later"
-        later = OlderNode.of(self._owner, folder, self._later_forks)
+        later = OlderNode.of(self._owner, folder)
         self._owner.serve()
         for _ in range(self._random.randint(1, 3)):
             self._kill("migrate", later, "migrate")

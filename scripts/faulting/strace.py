@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -99,13 +100,13 @@ class Traced:
 
     def __init__(self, folder: Path, planted: Sequence[str]) -> None:
         self.log = folder / "strace.log"
-        self._planted = tuple(planted)
+        self._planted = " ".join(planted)
 
     def run(
         self,
         args: Sequence[str | Path],
         *,
-        planted: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
         stdin: str = "",
         fault: tuple[str, str] | None = None,
         only: Sequence[Path] = (),
@@ -114,7 +115,7 @@ class Traced:
 
         Args:
             args: its arguments.
-            planted: further modules that change it.
+            env: further variables of its environment.
             stdin: its input.
             fault: which call fails (its name), and how: `error=EIO:when=3`.
             only: only calls on these files count; all if there are none.
@@ -128,9 +129,9 @@ class Traced:
             # Only what is traced stops the process. With that, strace 6.1 sends no signal.
             options.append("--seccomp-bpf")
         options += [f"--trace-path={path}" for path in only]
-        modules = " ".join((*self._planted, *planted))
         return subprocess.run(
-            ["strace", *options, sys.executable, "-P", "-c", _RUN, modules, *args],  # noqa: S607
+            ["strace", *options, sys.executable, "-P", "-c", _RUN, self._planted, *args],  # noqa: S607
+            env={**os.environ, **(env or {})},
             input=stdin,
             capture_output=True,
             text=True,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,6 +25,7 @@ from node.store.release import released_size
 from scripts.faulting import older
 from scripts.faulting.coalition import LIST
 from scripts.faulting.invariants import KILLED, Ledger, require_documented
+from scripts.faulting.later import LATER
 from scripts.faulting.nodes import Node, ending, require_sound_file
 from scripts.faulting.older import OlderNode
 from scripts.faulting.part import Broken, Part, Share, judged
@@ -60,7 +61,7 @@ class Operation:
         again: what an operator runs after a failure; the same command unless given.
         repeated: how that may end where the first run has done all of it, apart from 0.
         publishes: how `publish` must end on the node after that; None where nobody publishes.
-        planted: modules that change the program that does it.
+        env: further variables of its environment.
         read: the files that it reads, as far as their names are known before.
     """
 
@@ -72,7 +73,7 @@ class Operation:
     again: Command | None = None
     repeated: int = 0
     publishes: int | None = None
-    planted: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
     read: set[str] = field(default_factory=set)
 
 
@@ -95,12 +96,12 @@ def run(share: Share) -> Generator[Outcome, None, None]:
         asked = share.cases if share.count is not None else share.cases[:1]
         yield from (Outcome(case, 0, skipped=reason) for case in asked)
         return
-    traced = Traced(share.folder, (PLANTED, *share.planted))
+    planted = (PLANTED, older.PLANTED)
+    traced = Traced(share.folder, (*planted, *share.planted))
     with (
         small_buckets(),
-        forkserver.running(PLANTED) as forks,
-        forkserver.running(PLANTED, older.PLANTED) as later_forks,
-        _prepared(share.folder, forks, later_forks) as world,
+        forkserver.running(*planted) as forks,
+        _prepared(share.folder, forks) as world,
     ):
         points = _points(world, traced, share)
         for case in share.cases:
@@ -128,7 +129,7 @@ class _World:
 
 
 @contextmanager
-def _prepared(folder: Path, forks: ForkServer, later_forks: ForkServer) -> Iterator[_World]:
+def _prepared(folder: Path, forks: ForkServer) -> Iterator[_World]:
     """Make a publisher, a relay and a newcomer, and copies of them right before each operation."""
     homes = folder / "before"
     homes.mkdir()
@@ -161,7 +162,7 @@ def _prepared(folder: Path, forks: ForkServer, later_forks: ForkServer) -> Itera
         alone("peer", "remove", relay.org)
         staged = alone.copied(folder / "staged")
         staged.stage(LIST, _changes())
-        older_one = OlderNode.of(alone, folder / "older", later_forks)
+        older_one = OlderNode.of(alone, folder / "older")
         restored = owner.copied(folder / "restored")
         restored("restore", backup)
         owner.serve()
@@ -283,7 +284,7 @@ def _operations(
             lambda _: ("migrate",),
             checks.migrated,
             publishes=0,
-            planted=(older.PLANTED,),
+            env=LATER,
         ),
         Operation("merge", behind, lambda _: ("sync",), checks.caught_up),
         Operation("join", newcomer, lambda _: ("sync",), checks.caught_up),
@@ -338,9 +339,7 @@ def _run(
         call = point.call
         fault = (call.name, f"{_FAULTS[point.fault]}:when={call.number}")
         only = [folder / name for name in sorted(operation.read)] if call.reads else []
-    return traced.run(
-        args, planted=operation.planted, stdin=operation.stdin, fault=fault, only=only
-    )
+    return traced.run(args, env=operation.env, stdin=operation.stdin, fault=fault, only=only)
 
 
 def _try(share: Share, case: int, point: Point, traced: Traced, world: _World) -> Outcome:
