@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from scripts.faulting import powerloss
+from scripts.faulting.part import Share
 from scripts.faulting.strace import why_not
 from tests.faults.trying import attempt
 
@@ -28,6 +29,18 @@ def test_what_was_said_is_there_after_a_power_cut_and_no_position_is_signed_twic
     assert report.tried == IMAGES
     assert report.violations == []
     assert {"write lost", "write torn", "create lost", "rename lost"} <= report.hit.keys()
+
+
+def test_a_store_that_is_put_aside_is_never_without_its_log(tmp_path: Path) -> None:
+    cases = 150
+    share = Share(seed=7, cases=range(cases), count=cases, folder=tmp_path)
+    with powerloss.recorded(share, "publisher") as (life,):
+        (restore,) = (step for step in life.steps if step.name == "restore")
+        # The last operations: names, and what is written into two locks.
+        cuts = [(restore.stop - case % 12, case) for case in range(cases)]
+        outcomes = list(life.cut(share, sorted(cuts)))
+    assert len(outcomes) == cases
+    assert [broken for outcome in outcomes for broken in outcome.violations] == []
 
 
 @pytest.mark.parametrize(
