@@ -15,7 +15,8 @@ from federation import merkle
 from federation.author import Author
 from federation.body import PackedOp
 from federation.bucket import Extent, name_of
-from federation.errors import ProofError, Reason, SequenceError
+from federation.checkpoint import read_checkpoint
+from federation.errors import PeerError, ProofError, Reason, SequenceError
 from federation.header import Header, LeafKind
 from federation.names import Origin
 from federation.orgroot import Role
@@ -23,7 +24,7 @@ from federation.replica import Replica
 from federation.snapshot import SnapshotOffer, build_buckets
 from node.byname import iter_by_name
 from node.clock import Clock
-from node.errors import NodeError, UsageError
+from node.errors import DamageError, NodeError, UsageError
 from node.guarding import Permit
 from node.identity import require_role
 from node.publishing import PublishingKeys
@@ -150,6 +151,7 @@ def rebuild(
         UsageError: there is no snapshot in the part of the log that is here, or it is served here
             already.
         ProofError: SNAPSHOT_MISMATCH, the live set here is not the one that its owner signed.
+        DamageError: a header here is not.
         StoreError: the store cannot be written.
     """
     position = _newest_leaf(store.connection, record)
@@ -174,14 +176,28 @@ def rebuild(
             reason=Reason.SNAPSHOT_MISMATCH,
         )
     before = trees.load_frontier(store.connection, record, position)
-    with store.note() as connection:
-        snapshots.hold(
-            connection,
-            number,
-            SnapshotOffer(leaf.header, leaf.checkpoint, before.encode(), b"".join(hashes)),
+    offer = SnapshotOffer(leaf.header, leaf.checkpoint, before.encode(), b"".join(hashes))
+    # Of the deltas before it, the buckets show what they said, and this their exact headers.
+    if before.append(merkle.leaf_hash(leaf.header)).root() != _signed_root(offer):
+        with store.note() as connection:
+            snapshots.remove(connection, number)
+        raise DamageError(
+            f"the deltas of {record.origin} up to position {position} do not hash to the root that "
+            "was signed: nobody could join by a snapshot of them",
+            hint="run 'hashfed fsck'",
         )
+    with store.note() as connection:
+        snapshots.hold(connection, number, offer)
     _drop_older(store, record, number)
     return _made(store, record, number, signed=False)
+
+
+def _signed_root(offer: SnapshotOffer) -> bytes | None:
+    """Return the root that a checkpoint says; None when it cannot be read."""
+    try:
+        return read_checkpoint(offer.checkpoint).root_hash
+    except PeerError:
+        return None
 
 
 def _made(store: Store, record: ListRecord, number: int, *, signed: bool) -> MadeSnapshot:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import shlex
 import subprocess
@@ -85,23 +86,24 @@ What: Nothing is changed that a test could see.
 Why: To see that it is missed.
 Catch: scripts/test tests/federation/test_names.py
 
-diff --git a/federation/names.py b/federation/names.py
---- a/federation/names.py
-+++ b/federation/names.py
-@@ -1 +1 @@
--{first}
-+{first}  # harmless
-"""
+{diff}"""
+
+
+def _diff(first: str) -> str:
+    """Return a patch that gives a module another first line."""
+    name = "federation/names.py"
+    lines = (_ROOT / name).read_text().splitlines(keepends=True)
+    changed = difflib.unified_diff(lines, [first, *lines], f"a/{name}", f"b/{name}")
+    return "".join([f"diff --git a/{name} b/{name}\n", *changed])
 
 
 @pytest.mark.slow
 def test_what_is_caught_and_what_is_missed_is_told_apart(tmp_path: Path) -> None:
-    first = (_ROOT / "federation" / "names.py").read_text().splitlines()[0]
-    patch = tmp_path / "guard-nothing.patch"
-    patch.write_text(_HARMLESS.format(first=first))
-    broken = tmp_path / "guard-everything.patch"
-    text = _HARMLESS.format(first=first)
-    broken.write_text(text.replace(f"+{first}  # harmless", "+raise ValueError"))
+    for name, first in (
+        ("guard-nothing", "# harmless\n"),
+        ("guard-everything", "raise ValueError\n"),
+    ):
+        (tmp_path / f"{name}.patch").write_text(_HARMLESS.format(diff=_diff(first)))
     told = subprocess.run(
         [_ROOT / "scripts" / "museum", "--exhibits", tmp_path],
         capture_output=True,

@@ -20,10 +20,17 @@ from node.sync.writer import Writer
 
 
 def tls_identity(context: Context) -> TlsIdentity:
-    """Return what this node shows to peers."""
-    key, pem = certificate.load_pair(context.home.tls_key, context.home.tls_certificate)
+    """Return what this node shows to peers, of which its org root says that it is this node's."""
+    identity = unchecked_identity(context)
     with context.reader() as store:
-        administering.require_certificate(store, certificate.certificate_sha256(pem))
+        fingerprint = certificate.certificate_sha256(identity.certificate.decode())
+        administering.require_certificate(store, fingerprint)
+    return identity
+
+
+def unchecked_identity(context: Context) -> TlsIdentity:
+    """Return what this node shows to peers while its store cannot be read: they know what is so."""
+    key, pem = certificate.load_pair(context.home.tls_key, context.home.tls_certificate)
     return TlsIdentity(certificate=pem.encode(), key=key.encode())
 
 

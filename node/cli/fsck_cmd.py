@@ -130,13 +130,13 @@ def _print(damage: Damage) -> None:
 
 def _repair(context: Context) -> None:
     from node import repairing  # noqa: PLC0415  # with the network: too much for a check
-    from node.cli.asking import tls_identity  # noqa: PLC0415
+    from node.cli.asking import unchecked_identity  # noqa: PLC0415
     from node.store.registry import Peer  # noqa: PLC0415
     from node.sync.repair import PeerSource  # noqa: PLC0415
 
     home, config = context.home, context.config()
     logs.configure(LogLevel.ERROR, config.log.format)
-    identity = tls_identity(context)
+    identity = unchecked_identity(context)
     with ExitStack() as stack:
         for name in ("serve", "publish"):
             stack.enter_context(locks.hold(home.lock_file(name), "hashfed fsck --repair"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Final
 
 from scripts.faulting.parts import PARTS
 from scripts.faulting.report import Report
-from scripts.faulting.running import HarnessError, run
+from scripts.faulting.running import run
 
 _EXIT_BROKEN: Final = 1
 _EXIT_HARNESS: Final = 70
@@ -43,12 +44,16 @@ def _parse_arguments() -> argparse.Namespace:
 
 
 class _Progress:
-    """Says now and then how it stands."""
+    """Says at once what did not hold, and now and then how it stands."""
 
     def __init__(self) -> None:
         self._next = time.monotonic() + _TELL_SECONDS
+        self._told = 0
 
     def __call__(self, report: Report) -> None:
+        for violation in report.violations[self._told :]:
+            print(f"{violation.command}\n{violation.what}", file=sys.stderr, flush=True)
+        self._told = len(report.violations)
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + _TELL_SECONDS
             print(
@@ -63,25 +68,22 @@ def main() -> int:
     """Run one part and return the exit code: 1 when a promise was broken."""
     arguments = _parse_arguments()
     part = PARTS[arguments.part]
-    try:
-        report = run(
-            part,
-            seed=arguments.seed,
-            count=part.count if arguments.count is None else arguments.count,
-            case=arguments.case,
-            jobs=arguments.jobs,
-            keep=arguments.keep,
-            tell=_Progress(),
-        )
-    except HarnessError as error:
-        print(
-            f"scripts/faults: the harness failed, this counts for nothing:\n{error}",
-            file=sys.stderr,
-        )
-        return _EXIT_HARNESS
+    # Whoever ends it wants what it has started ended too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    report = run(
+        part,
+        seed=arguments.seed,
+        count=part.count if arguments.count is None else arguments.count,
+        case=arguments.case,
+        jobs=arguments.jobs,
+        keep=arguments.keep,
+        tell=_Progress(),
+    )
     print(report.text())
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(report.json(), indent=1) + "\n", encoding="utf-8")
+    if report.failure:
+        return _EXIT_HARNESS
     if report.violations:
         return _EXIT_BROKEN
     return 0 if report.complete else _EXIT_INTERRUPTED

@@ -32,6 +32,7 @@ ENTRIES: Final = 10_000_000
 KILLS: Final = 8
 """How often the maker is killed, and how often who joins."""
 
+_EAGER: Final = "scripts.faulting.with_eager_snapshots"
 _LIST: Final = "main"
 _HOURS: Final = 3 * 3600.0
 _BLOCK: Final = 10_000
@@ -39,7 +40,7 @@ _BLOCK: Final = 10_000
 
 def run(share: Share, entries: int = ENTRIES) -> Generator[Outcome, None, None]:
     """Make lists of so many entries, one for each case: some 400 bytes of disk an entry."""
-    with forkserver.running(*share.planted) as forks:
+    with forkserver.running(_EAGER, *share.planted) as forks:
         for case in share.cases:
             killed: Counter[str] = Counter()
             violations = judged(partial(_live, share, case, forks, killed, entries))
@@ -56,7 +57,7 @@ def _live(share: Share, case: int, forks: ForkServer, killed: Counter[str], entr
             origin = owner.create(_LIST)
             for follower in (calm, hurried):
                 follower("follow", origin)
-            _publish_twice(owner, folder / "changes.csv", entries)
+            _publish(owner, folder / "changes.csv", entries)
             choose = share.random(case)
             # What is put back where it was has been touched: the owner asks all its peers.
             for follower in (calm, hurried):
@@ -71,19 +72,17 @@ def _live(share: Share, case: int, forks: ForkServer, killed: Counter[str], entr
             hurried.check()
 
 
-def _publish_twice(owner: Node, changes: Path, entries: int) -> None:
-    """Publish a list, and then anew with other labels: its snapshot is half of its deltas."""
-    for label in ("first", "second"):
-        with changes.open("w") as file:
-            file.write("type,digest,label\n")
-            for start in range(0, entries, _BLOCK):
-                file.writelines(
-                    f"sha256,{sha256(b'large %d' % number).hexdigest()},{label}\n"
-                    for number in range(start, min(start + _BLOCK, entries))
-                )
-        _finish(owner, "import", _LIST, changes)
-        _finish(owner, "publish", _LIST)
-        changes.unlink()
+def _publish(owner: Node, changes: Path, entries: int) -> None:
+    with changes.open("w") as file:
+        file.write("type,digest,label\n")
+        for start in range(0, entries, _BLOCK):
+            file.writelines(
+                f"sha256,{sha256(b'large %d' % number).hexdigest()},first\n"
+                for number in range(start, min(start + _BLOCK, entries))
+            )
+    _finish(owner, "import", _LIST, changes)
+    _finish(owner, "publish", _LIST)
+    changes.unlink()
 
 
 def _make(owner: Node, origin: str, choose: random.Random, killed: Counter[str]) -> int:
@@ -98,7 +97,7 @@ def _make(owner: Node, origin: str, choose: random.Random, killed: Counter[str])
     shutil.rmtree(owner.home)
     kept.rename(owner.home)
     for _ in range(KILLS):
-        result = owner.begin("snapshot", _LIST).kill_after(choose.uniform(0, 1) * took)
+        result = owner.begin("snapshot", _LIST).kill_after(choose.uniform(0.05, 0.6) * took)
         killed["snapshot"] += result.code == KILLED
         if owner.status(origin)["snapshot_position"] is not None:
             break

@@ -35,6 +35,10 @@ _MAX_BYTES: Final = 64 * 1024 * 1024
 """What a command writes at most."""
 
 
+_END_SECONDS: Final = 180.0
+"""How long a command may take: much more than it does, as the machine may be busy."""
+
+
 @dataclass(frozen=True)
 class Leaf:
     """A position of a list, as a node holds it.
@@ -71,7 +75,7 @@ class Running:
         self.process.kill()
         return self.end(killed=True)
 
-    def end(self, *, killed: bool = False, timeout: float = 60.0) -> Result:
+    def end(self, *, killed: bool = False, timeout: float = _END_SECONDS) -> Result:
         """Wait for its end.
 
         Args:
@@ -106,6 +110,8 @@ class Node(nodes.Node):
     Attributes:
         running: its commands that have not ended.
     """
+
+    patience = _END_SECONDS
 
     def __init__(
         self, folder: Path, org: str, forks: ForkServer, env: Mapping[str, str] | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import subprocess
 import traceback
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -60,11 +61,12 @@ class Share:
 def judged(attempt: Callable[[], object]) -> tuple[str, ...]:
     """Try a case; return what did not hold, if anything.
 
-    Nodes of the end-to-end tests assert what they expect: that counts as a promise too.
+    Nodes of the end-to-end tests assert what they expect: that counts as a promise too, and so does
+    that a command comes to an end.
     """
     try:
         attempt()
-    except (Broken, AssertionError) as error:
+    except (Broken, AssertionError, TimeoutError, subprocess.TimeoutExpired) as error:
         where = traceback.extract_tb(error.__traceback__)
         steps = " < ".join(f"{step.name}:{step.lineno}" for step in reversed(where[-6:]))
         return (f"{error} [{steps}]",)

@@ -86,6 +86,7 @@ class Report:
         machine: what it ran on.
         seconds: how long it took.
         complete: whether all that was asked for was done.
+        failure: how the harness itself failed, which says nothing about the program; empty if not.
     """
 
     part: str
@@ -97,6 +98,7 @@ class Report:
     machine: Mapping[str, str] = field(default_factory=describe_machine)
     seconds: float = 0.0
     complete: bool = False
+    failure: str = ""
 
     def add(self, outcome: Outcome) -> None:
         """Count an outcome."""
@@ -122,6 +124,7 @@ class Report:
             f"{self.part}, seed {self.seed}: {self.tried:,} tried, "
             f"{len(self.violations)} violations, {self.seconds:,.0f} s"
             + ("" if self.complete else ", INTERRUPTED")
+            + (", THE HARNESS FAILED" if self.failure else "")
         ]
         width = max(map(len, self.hit), default=0)
         lines += [f"  {kind:<{width}}  {times:>8,}" for kind, times in sorted(self.hit.items())]
@@ -130,5 +133,7 @@ class Report:
             lines += [f"VIOLATION: {violation.what}", f"  again: {violation.command}"]
         if len(self.violations) > _SHOWN:
             lines.append(f"... and {len(self.violations) - _SHOWN} more")
+        if self.failure:
+            lines.append(f"the harness failed:\n{self.failure}")
         lines.append("  " + ", ".join(f"{name} {value}" for name, value in self.machine.items()))
         return "\n".join(lines)

@@ -9,6 +9,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -47,9 +48,8 @@ def run(
         planted: modules that change the program, see `Share`.
         tell: told after every outcome how it stands.
 
-    Raises:
-        HarnessError: a process of the harness failed. What was found before is lost on purpose:
-            numbers of a harness that fails count for nothing.
+    Returns:
+        What it has come to. Where the harness fails, it says so and has what was found before.
     """
     report = Report(part=part.name, seed=seed)
     began = time.monotonic()
@@ -65,6 +65,8 @@ def run(
                 report.seconds = time.monotonic() - began
                 tell(report)
             report.complete = True
+        except HarnessError as error:
+            report.failure = str(error)
         except KeyboardInterrupt:
             pass
         finally:
@@ -146,6 +148,7 @@ def _work(part: Part, share: Share, answers: Connection) -> None:
     except BrokenPipeError:
         return
     except Exception:  # noqa: BLE001  # whatever it is, somebody has to read it
-        answers.send(traceback.format_exc())
+        with suppress(BrokenPipeError):
+            answers.send(traceback.format_exc())
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

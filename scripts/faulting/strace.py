@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -40,9 +40,12 @@ CHANGING: Final = (
 """Calls that change a file, or have a change kept."""
 
 READING: Final = ("read", "pread64")
-"""Calls that read a file."""
+"""Calls that read a file. The loader of programs and Python's imports make many of them, so these
+are counted among those on files whose names are known before."""
 
 _OPENING: Final = "openat"
+_DRAWN: Final = re.compile(r"[0-9a-f]{16}")
+"""Part of a file's name that is another one each time."""
 _WRITABLE: Final = re.compile(r"O_(WRONLY|RDWR|CREAT)")
 _LINE: Final = re.compile(r"^(\d+) +(\w+)\((.*)$")
 _RUN: Final = (
@@ -59,13 +62,19 @@ class Call:
 
     Attributes:
         name: which.
-        number: the how manieth of that name in its thread, from 1 on.
-        target: the last part of the first path that it names, for people.
+        number: the how manieth of that name in its thread, from 1 on; if it reads, among those on
+            files in the folder whose names are known before.
+        target: the first file in the folder that it names.
     """
 
     name: str
     number: int
     target: str
+
+    @property
+    def reads(self) -> bool:
+        """Whether it reads a file."""
+        return self.name in READING
 
 
 def why_not() -> str:
@@ -99,6 +108,7 @@ class Traced:
         planted: Sequence[str] = (),
         stdin: str = "",
         fault: tuple[str, str] | None = None,
+        only: Sequence[Path] = (),
     ) -> subprocess.CompletedProcess[str]:
         """Run the program.
 
@@ -107,24 +117,17 @@ class Traced:
             planted: further modules that change it.
             stdin: its input.
             fault: which call fails (its name), and how: `error=EIO:when=3`.
+            only: only calls on these files count; all if there are none.
         """
         names = ",".join((*CHANGING, *READING, _OPENING)) if fault is None else fault[0]
-        # Only what is traced stops the process.
-        options = [
-            "-f",
-            "--seccomp-bpf",
-            "-qq",
-            "-y",
-            "-s",
-            "0",
-            "-e",
-            "signal=none",
-            "-o",
-            str(self.log),
-        ]
+        options = ["-f", "-qq", "-y", "-s", "0", "-e", "signal=none", "-o", str(self.log)]
         options += ["-e", f"trace=?{names.replace(',', ',?')}"]
         if fault is not None:
             options += ["-e", f"inject={fault[0]}:{fault[1]}"]
+        if fault is None or not fault[1].startswith("signal"):
+            # Only what is traced stops the process. With that, strace 6.1 sends no signal.
+            options.append("--seccomp-bpf")
+        options += [f"--trace-path={path}" for path in only]
         modules = " ".join((*self._planted, *planted))
         return subprocess.run(
             ["strace", *options, sys.executable, "-P", "-c", _RUN, modules, *args],  # noqa: S607
@@ -132,18 +135,26 @@ class Traced:
             capture_output=True,
             text=True,
             check=False,
-            timeout=120,
+            timeout=600,
         )
 
     def calls(self, folder: Path) -> list[Call]:
         """Return the calls of the last run, a traced one, that touch files in a folder."""
         found: dict[tuple[str, int], Call] = {}
-        for name, number, rest in self._numbered():
-            if str(folder) not in rest or (name == _OPENING and not _WRITABLE.search(rest)):
+        counts: Counter[tuple[str, str]] = Counter()
+        for line in self._lines():
+            parts = _LINE.match(line)
+            if parts is None:
                 continue
-            path = rest.partition(str(folder))[2]
-            target = re.split(r'[>",]', path, maxsplit=1)[0].strip("/")
-            found.setdefault((name, number), Call(name, number, target or "."))
+            thread, name, rest = parts.groups()
+            inside = str(folder) in rest
+            target = re.split(r'[>",]', rest.partition(f"{folder}/")[2], maxsplit=1)[0]
+            if name in READING and (not inside or _DRAWN.search(target)):
+                continue
+            counts[thread, name] += 1
+            if inside and (name != _OPENING or _WRITABLE.search(rest)):
+                number = counts[thread, name]
+                found.setdefault((name, number), Call(name, number, target))
         return sorted(found.values())
 
     def hit(self) -> str:
@@ -156,12 +167,3 @@ class Traced:
 
     def _lines(self) -> list[str]:
         return self.log.read_text(encoding="utf-8", errors="replace").splitlines()
-
-    def _numbered(self) -> Iterator[tuple[str, int, str]]:
-        counts: Counter[tuple[str, str]] = Counter()
-        for line in self._lines():
-            found = _LINE.match(line)
-            if found is not None:
-                thread, name, rest = found.groups()
-                counts[thread, name] += 1
-                yield name, counts[thread, name], rest

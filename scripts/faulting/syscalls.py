@@ -1,9 +1,9 @@
 """Makes each call to the system that touches a node's files fail once, in each of three ways.
 
 A first run of each operation is traced. A case is one call of it, the n-th of its name in its
-thread, that fails with EIO, fails with ENOSPC, or at which the process is killed. Where several
-threads make an n-th call of that name, all of them fail. The operation is then run again as an
-operator would, and must come to its good end.
+thread, that fails with EIO, fails with ENOSPC, or at which the process is killed; one that reads
+fails with EIO alone. Where several threads make an n-th call of that name, all of them fail. The
+operation is then run again as an operator would, and must come to its good end.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -30,7 +30,7 @@ from scripts.faulting.older import OlderNode
 from scripts.faulting.part import Broken, Part, Share, judged
 from scripts.faulting.report import Outcome
 from scripts.faulting.small_buckets import PLANTED, small_buckets
-from scripts.faulting.strace import READING, Call, Traced, why_not
+from scripts.faulting.strace import Call, Traced, why_not
 from tests.cli import forkserver
 from tests.cli.forkserver import ForkServer
 from tests.endtoend.nodes import assertion
@@ -61,6 +61,7 @@ class Operation:
         repeated: how that may end where the first run has done all of it, apart from 0.
         publishes: how `publish` must end on the node after that; None where nobody publishes.
         planted: modules that change the program that does it.
+        read: the files that it reads, as far as their names are known before.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Operation:
     repeated: int = 0
     publishes: int | None = None
     planted: tuple[str, ...] = ()
+    read: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -304,13 +306,17 @@ def _points(world: _World, traced: Traced, share: Share) -> list[Point]:
     for operation in world.operations:
         with share.scratch(-1) as folder:
             node = operation.node.copied(folder)
+            # Once before, so that no module is compiled in the run that is traced.
+            _run(traced, operation, operation.node.copied(folder / "warm"), folder / "warm")
             done = _run(traced, operation, node, folder)
             if done.returncode != 0:
                 raise RuntimeError(f"{operation.name}, traced, ended: {done.stderr}")
             operation.done(node, folder)
             for call in traced.calls(folder):
-                faults = ("EIO",) if call.name in READING else tuple(_FAULTS)
+                faults = ("EIO",) if call.reads else tuple(_FAULTS)
                 points += [Point(operation, call, fault) for fault in faults]
+                if call.reads:
+                    operation.read.add(call.target)
 
     def draw(point: Point) -> bytes:
         text = f"{share.seed} {point.operation.name} {point.call.name} {point.call.number}"
@@ -324,10 +330,17 @@ def _run(
     operation: Operation,
     node: Node,
     folder: Path,
-    fault: tuple[str, str] | None = None,
+    point: Point | None = None,
 ) -> CompletedProcess[str]:
     args = ("--home", node.home, *operation.command(folder))
-    return traced.run(args, planted=operation.planted, stdin=operation.stdin, fault=fault)
+    fault, only = None, []
+    if point is not None:
+        call = point.call
+        fault = (call.name, f"{_FAULTS[point.fault]}:when={call.number}")
+        only = [folder / name for name in sorted(operation.read)] if call.reads else []
+    return traced.run(
+        args, planted=operation.planted, stdin=operation.stdin, fault=fault, only=only
+    )
 
 
 def _try(share: Share, case: int, point: Point, traced: Traced, world: _World) -> Outcome:
@@ -346,8 +359,7 @@ def _fail(
     with share.scratch(case) as folder:
         node = operation.node.copied(folder)
         ledger = Ledger(world.origin, history=dict(world.history))
-        fault = (point.call.name, f"{_FAULTS[point.fault]}:when={point.call.number}")
-        done = _run(traced, operation, node, folder, fault)
+        done = _run(traced, operation, node, folder, point)
         if traced.hit():
             hit.append(traced.hit())
         killed = point.fault == "KILL" and bool(hit)

@@ -293,6 +293,9 @@ def rebuild_snapshot(held: Held) -> Held:
     for leaf in held.leaves[:-1]:
         before = before.append(merkle.leaf_hash(leaf.delta.header))
     offer = SnapshotOffer(newest.header, newest.checkpoint, before.encode(), b"".join(hashes))
+    if before.append(merkle.leaf_hash(newest.header)).root() != held.root_at(held.size):
+        # An earlier header is damaged here: nobody could join by that.
+        return held
     snapshot = HeldSnapshot(position=header.position, offer=offer, buckets=made)
     return replace(held, snapshots=(*held.snapshots, snapshot))
 

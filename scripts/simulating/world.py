@@ -26,6 +26,7 @@ from timeline import Timeline
 
 from federation.limits import MAX_CLOCK_SKEW_MS
 from federation.names import Origin
+from federation.recovery import Mark
 
 ROUND_SECONDS: Final = 40.0
 """As long as the longest wait of anything that nodes do by themselves."""
@@ -284,8 +285,8 @@ class World:
         if ledger.risked and held.state == "forked":
             return "signed at a named risk, and the mark knows better"
         ahead = [copy for copy in copies if copy.size > held.size]
-        record = owner.mark.record_durable(origin)
-        marked = 0 if record is None else record.size
+        mark = owner.mark.load(origin)
+        marked = mark.checkpoint.size if isinstance(mark, Mark) else 0
         if max(marked, len(ledger.released)) > held.size and not ahead:
             return "nobody holds what was released, or may have been"
         if ahead and all(copy.log.start > held.size for copy in ahead):

@@ -77,7 +77,7 @@ class Process:
             self.wait()
         return self._code
 
-    def wait(self, timeout: float | None = 60.0) -> int:
+    def wait(self, timeout: float | None = 180.0) -> int:
         """Return its exit code, negative for a signal, once it has ended."""
         if self._code is None:
             self._socket.settimeout(timeout)

@@ -96,7 +96,10 @@ class Node:
         home: the node's folder.
         port: where it serves.
         server: its `hashfed serve`, if there is one.
+        patience: how long its server may take to start and to end, in seconds.
     """
+
+    patience = SECONDS
 
     def __init__(
         self, folder: Path, org: str, forks: ForkServer, env: Mapping[str, str] | None = None
@@ -209,7 +212,7 @@ class Node:
             assert self.server.poll() is None, self.log()
             return b'"serving"' in self._log.read_bytes()[start:]
 
-        eventually(is_ready, self.log)
+        eventually(is_ready, self.log, seconds=self.patience)
 
     def _start_server(self, wrap: Iterable[str], settings: Mapping[str, str], log: int) -> Server:
         return subprocess.Popen(
@@ -238,7 +241,7 @@ class Node:
             return 0
         server, self.server = self.server, None
         server.send_signal(number)
-        return server.wait(timeout=20)
+        return server.wait(timeout=self.patience)
 
     # --- what is here -------------------------------------------------------------------------
 

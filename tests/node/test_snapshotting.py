@@ -19,13 +19,14 @@ from federation.keys import SigningKey
 from federation.names import Origin
 from federation.orgroot import Role
 from node import joining, snapshotting
-from node.errors import ConfigError, NodeError, UsageError
+from node.errors import ConfigError, DamageError, NodeError, UsageError
 from node.fsck import fsck
 from node.publishing import PublishingKeys
 from node.snapshotting import MadeSnapshot
 from node.store import history, log, snapshots
 from node.store.snapshots import SnapshotState
 from tests.federation.worlds import Publisher, assertion, fingerprint, role_key, signing_key
+from tests.node.damaging import flip_bit
 from tests.node.followed import RELAY, FollowedLists
 from tests.node.own_list import ORIGIN, OwnList
 from tests.node.small_buckets import join, small_buckets
@@ -281,6 +282,21 @@ def test_who_replayed_makes_the_same_buckets_though_the_list_has_moved_on(
     with pytest.raises(UsageError, match="is here already"):
         snapshotting.rebuild(node.store, node.record(publisher.origin))
     assert list(fsck(node.store)) == []
+    node.close()
+
+
+def test_no_snapshot_that_nobody_could_join_by_is_made_from_damaged_headers(
+    tmp_path: Path, publisher: Publisher
+) -> None:
+    node = FollowedLists(tmp_path / "node", publisher)
+    # A bit of its signature: it says the same, and hashes to something else.
+    flip_bit(node.store, "delta", "header", "id & 0xffffffff = 0", -1)
+    with pytest.raises(DamageError, match="do not hash to the root that was signed"):
+        snapshotting.rebuild(node.store, node.record(publisher.origin))
+    assert states(node) == []
+    flip_bit(node.store, "delta", "header", "id & 0xffffffff = 0", -1)
+    snapshotting.rebuild(node.store, node.record(publisher.origin))
+    assert states(node) == [SnapshotState.HELD]
     node.close()
 
 
