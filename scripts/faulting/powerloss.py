@@ -34,7 +34,7 @@ from scripts.faulting.part import Broken, Part, Share
 from scripts.faulting.recording import recording
 from scripts.faulting.report import Outcome
 from scripts.faulting.running import HarnessError
-from scripts.faulting.stories import ALONE, Step, Tape, subscriber
+from scripts.faulting.stories import ALONE, SUBSCRIBER, Step, Tape, subscriber
 from tests.cli import forkserver
 
 _MEMORY: Final = Path("/dev/shm")  # noqa: S108  # images are written there by the thousand
@@ -47,8 +47,7 @@ def _try_cases(share: Share) -> Generator[Outcome, None, None]:
         for case in share.cases:
             yield Outcome(case, skipped=why)
         return
-    with _tapes(share) as tapes:
-        lives = [_Life(tape) for tape in tapes]
+    with recorded(share) as lives:
         # Every command as often as any other: one that makes a store writes much more than one
         # that publishes.
         steps = [(life, step) for life in lives for step in life.steps]
@@ -62,23 +61,24 @@ def _try_cases(share: Share) -> Generator[Outcome, None, None]:
 
 
 @contextmanager
-def _tapes(share: Share) -> Iterator[list[Tape]]:
-    """Record all stories; the node that a subscriber follows goes on serving."""
+def recorded(share: Share, *names: str) -> Iterator[list[Life]]:
+    """Record stories, all unless some are named; a node that is followed goes on serving."""
     with ExitStack() as stack:
         memory = str(_MEMORY) if _MEMORY.is_dir() else None
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=memory))).resolve()
         modules = ("scripts.faulting.leaving", "scripts.faulting.later", *share.planted)
         recorder = stack.enter_context(recording(folder, folder / "trace", *modules))
-        tapes = []
-        for name, story in ALONE.items():
-            tapes.append(Tape(name, folder / name, recorder))
-            story(tapes[-1])
-        forks = stack.enter_context(forkserver.running())
-        tapes.append(Tape("subscriber", folder / "subscriber", recorder))
-        peer = Node(folder, "hotline.example", forks)
-        stack.callback(peer.kill)
-        subscriber(tapes[-1], peer)
-        yield tapes
+        lives = []
+        for name in names or (*ALONE, SUBSCRIBER):
+            tape = Tape(name, folder / name, recorder)
+            if name == SUBSCRIBER:
+                peer = Node(folder, "hotline.example", stack.enter_context(forkserver.running()))
+                stack.callback(peer.kill)
+                subscriber(tape, peer)
+            else:
+                ALONE[name](tape)
+            lives.append(Life(tape))
+        yield lives
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class _View:
     holdings: Holdings
 
 
-class _Life:
+class Life:
     """A recorded life of a node, and what was visible in it when.
 
     Attributes:

@@ -231,3 +231,6 @@ ALONE: Final[dict[str, Callable[[Tape], None]]] = {
     "upgraded": upgraded,
 }
 """The stories of nodes without peers."""
+
+SUBSCRIBER: Final = "subscriber"
+"""The story of a node that has one."""

@@ -7,7 +7,7 @@ import pytest
 from scripts.faulting import bitflips
 from scripts.faulting.running import run
 
-pytestmark = [pytest.mark.fault, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.fault, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def test_every_flip_in_list_data_is_found_and_a_peer_repairs_it() -> None:

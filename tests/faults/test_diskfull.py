@@ -7,7 +7,7 @@ import pytest
 from scripts.faulting import diskfull
 from scripts.faulting.running import run
 
-pytestmark = [pytest.mark.fault, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.fault, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def test_without_room_every_command_says_so_changes_nothing_by_half_and_goes_on_later() -> None:

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from scripts.faulting import powerloss
+from scripts.faulting.part import Share
 from scripts.faulting.strace import why_not
 from tests.faults.trying import attempt
 
 pytestmark = [
     pytest.mark.fault,
     pytest.mark.slow,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(900),
     pytest.mark.skipif(bool(why_not()), reason=why_not() or "strace works"),
 ]
 
@@ -28,6 +29,25 @@ def test_what_was_said_is_there_after_a_power_cut_and_no_position_is_signed_twic
     assert report.tried == IMAGES
     assert report.violations == []
     assert {"write lost", "write torn", "create lost", "rename lost"} <= report.hit.keys()
+
+
+def cut_at_the_end_of(command: str, folder: Path, *, images: int) -> list[str]:
+    """Cut the power at each of the last operations of the first such command; return what broke."""
+    share = Share(seed=7, cases=range(images), count=images, folder=folder)
+    with powerloss.recorded(share, "publisher") as (life,):
+        step = next(step for step in life.steps if step.name == command)
+        cuts = [(step.stop - case % 12, case) for case in range(images)]
+        outcomes = list(life.cut(share, sorted(cuts)))
+    assert len(outcomes) == images
+    return [broken for outcome in outcomes for broken in outcome.violations]
+
+
+def test_a_store_that_is_put_aside_is_never_without_its_log(tmp_path: Path) -> None:
+    assert cut_at_the_end_of("restore", tmp_path, images=120) == []
+
+
+def test_what_a_first_import_has_staged_is_there(tmp_path: Path) -> None:
+    assert cut_at_the_end_of("import", tmp_path, images=60) == []
 
 
 @pytest.mark.parametrize(
