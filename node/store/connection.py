@@ -32,7 +32,7 @@ _PRAGMAS: Final = (
     "PRAGMA synchronous = FULL",
 )
 # Before all that reads the file: so its locks are taken at once, and kept.
-_ALONE: Final = ("PRAGMA busy_timeout = 2000", "PRAGMA locking_mode = EXCLUSIVE", *_PRAGMAS)
+_ALONE: Final = ("PRAGMA busy_timeout = 2000", "PRAGMA locking_mode = EXCLUSIVE")
 
 
 @dataclass(slots=True)
@@ -149,9 +149,7 @@ class Store:
 
     @classmethod
     @contextmanager
-    def _connected(
-        cls, path: Path, clock: Clock, pragmas: Sequence[str] = _PRAGMAS
-    ) -> Iterator[Self]:
+    def _connected(cls, path: Path, clock: Clock, before: Sequence[str] = ()) -> Iterator[Self]:
         """Connect, and close again if the block finds that the store cannot be used."""
         if sqlite3.sqlite_version_info < OLDEST_SQLITE:
             raise StoreError(
@@ -173,7 +171,7 @@ class Store:
                 check_same_thread=False,
             )
             try:
-                for pragma in pragmas:
+                for pragma in (*before, *_PRAGMAS):
                     connection.execute(pragma)
                 yield cls(path, connection, clock)
             except BaseException:
