@@ -90,8 +90,11 @@ class Point:
         return f"{self.operation.name}: {self.fault} at {call.name} {call.number} ({call.target})"
 
 
-def run(share: Share) -> Generator[Outcome, None, None]:
-    """Let calls fail, one for each case."""
+def run(share: Share, only: str = "") -> Generator[Outcome, None, None]:
+    """Let calls fail, one for each case; only calls whose description has a text, if one is given.
+
+    A description is such as "publish: EIO at fsync 3 (mark/hotline.example)".
+    """
     if reason := why_not():
         asked = share.cases if share.count is not None else share.cases[:1]
         yield from (Outcome(case, 0, skipped=reason) for case in asked)
@@ -103,7 +106,7 @@ def run(share: Share) -> Generator[Outcome, None, None]:
         forkserver.running(*planted) as forks,
         _prepared(share.folder, forks) as world,
     ):
-        points = _points(world, traced, share)
+        points = [point for point in _points(world, traced, share) if only in str(point)]
         for case in share.cases:
             if case >= len(points):
                 return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("part", range(3))
+@pytest.mark.parametrize("part", range(2))
 def test_whichever_call_fails_the_operation_is_run_again_and_done(
     part: int, tmp_path: Path
 ) -> None:
@@ -29,5 +31,6 @@ def test_whichever_call_fails_the_operation_is_run_again_and_done(
 
 
 def test_a_file_that_was_not_written_and_nobody_noticed_is_found_out(tmp_path: Path) -> None:
-    report = attempt(syscalls.PART, tmp_path, cases=60, seed=4, planted="kept_silent")
+    writing_the_mark = replace(syscalls.PART, run=partial(syscalls.run, only=".high-water."))
+    report = attempt(writing_the_mark, tmp_path, cases=60, seed=4, planted="kept_silent")
     assert [violation for violation in report.violations if "mark" in violation.what]
