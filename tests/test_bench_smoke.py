@@ -88,7 +88,8 @@ def test_no_ratio_has_collapsed_and_nothing_is_left_behind(
     figures = json.loads((tmp_path / "figures.json").read_text())
     for results in (*figures["sizes"].values(), *figures["kinds"].values()):
         (values,) = results["rounds"]
-        assert min(values.values()) > 0
+        # Processor time is told in hundredths of a second: a server may have taken less.
+        assert all(value > 0 or name.endswith(".cpu") for name, value in values.items())
     _check_goals(_document(tmp_path).read_text())
     _check_curves(tmp_path / "performance")
     assert list(_scratch(tmp_path).iterdir()) == []

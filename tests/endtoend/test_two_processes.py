@@ -7,7 +7,8 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 
@@ -28,12 +29,18 @@ class Command:
     def helper(self) -> int:
         """Wait for the second process; return its id."""
 
+        pid = self.process.pid
+        # Looked up in no time: a publication is over in a fraction of a second.
+        children = Path(f"/proc/{pid}/task/{pid}/children")
+
         def find() -> int | None:
             assert self.process.poll() is None
-            found = subprocess.run(
-                ["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True, check=False
-            )
-            return int(found.stdout.split()[0]) if found.stdout else None
+            for child in children.read_text().split():
+                # Only when it is what it will be: while it is not, the system keeps its parent
+                # waiting, for ever if the child is stopped there.
+                if b"node.helper" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    return int(child)
+            return None
 
         return eventually(find)
 
@@ -139,13 +146,16 @@ def test_a_publish_of_which_a_process_is_killed_signs_nothing_twice(
                 os.kill(helper, signal.SIGKILL)
             case "command":
                 os.kill(command.process.pid, signal.SIGKILL)
-                os.kill(helper, signal.SIGCONT)
             case "both":
                 os.killpg(command.process.pid, signal.SIGINT)
         code, error = command.error()
+        # It ends by itself, unless it was killed already.
+        with suppress(ProcessLookupError):
+            os.kill(helper, signal.SIGCONT)
         eventually(lambda: not is_running(helper))
     if victim == "helper":
-        assert (code, error["reason"]) == (1, "HELPER_ENDED")
+        # Whoever has computed all of it alone by then does not miss it.
+        assert (code, error.get("reason")) in {(1, "HELPER_ENDED"), (0, None)}
     else:
         assert code == {"command": -signal.SIGKILL, "both": 130}[victim]
     node.check()
