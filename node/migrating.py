@@ -9,7 +9,6 @@ that, the store is as it was; what is left of a copy is removed by the next migr
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Final
 from node import durable, fsck
 from node.backing_up import copy_store
 from node.clock import Clock
+from node.copies import name_copy
 from node.errors import DamageError, StoreFullError
 from node.home import Home
 from node.store.connection import Store
@@ -39,9 +39,6 @@ _KEPT: Final[dict[str, str]] = {
 }
 """What a migration may not change and `fsck` cannot derive from what was signed. Asked of the old
 schema and of the new one."""
-
-_ENDS: Final = ("-wal", "-shm", "-journal", "")
-"""What belongs to a copy. The file itself goes last: it is what a leftover is known by."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,16 +90,14 @@ def migrate(
         missing = store.missing_steps()
         if not missing:
             return None
-        copy = path.with_name(f".{path.name}.{secrets.token_hex(8)}.migrating")
         try:
-            kept = _replace(store, copy, missing[0], clock, schema, on_progress)
+            with name_copy(path, "migrating") as copy:
+                kept = _replace(store, copy, missing[0], clock, schema, on_progress)
         except StoreFullError as error:
             raise StoreFullError(
                 f"no room for the migrated copy of {path}: the store is as it was",
                 hint=f"make room for {path.stat().st_size >> 20} MiB or more, and run it again",
             ) from error
-        finally:
-            _remove(copy)
     finally:
         # After it was replaced: until then nobody else may write it.
         store.close()
@@ -199,19 +194,11 @@ def _keep(path: Path, first: str) -> Path:
 
 
 def _sweep(path: Path) -> None:
-    """Remove what migrations that were killed have left: copies, and second names of the store."""
-    for copy in path.parent.glob(f".{path.name}.*.migrating"):
-        _remove(copy)
+    """Remove the second names of the store that migrations which were killed have left."""
     for kept in path.parent.glob(f"{path.name}.before-*"):
         with suppress(OSError):
             if kept.samefile(path):
                 kept.unlink()
-
-
-def _remove(copy: Path) -> None:
-    for end in _ENDS:
-        with suppress(OSError):
-            Path(f"{copy}{end}").unlink()
 
 
 def _read_kept(connection: sqlite3.Connection) -> dict[str, list[tuple[object, ...]]]:

@@ -8,17 +8,16 @@ nothing is believed that was not verified, but for what nobody signs.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from federation.errors import FederationError
 from federation.names import OrgName
 from node import durable, findings, fsckjournal, snapshotting
 from node.clock import Clock
+from node.copies import name_copy
 from node.errors import DamageError, NodeError
 from node.findings import Damage, DamageKind, Findings
 from node.fsck import fsck
@@ -26,15 +25,14 @@ from node.home import Home
 from node.mending import copy_records
 from node.rebuilding import Gained, ListRebuild, Source, UnrepairableError
 from node.relisting import OldList, carry_over, copy_fetched, iter_lists
-from node.restoring import put_aside
+from node.restoring import put_aside, put_back
 from node.salvaging import Wreck, open_wreck
 from node.store import registry
 from node.store.connection import Store
 from node.store.registry import Peer
+from node.store.sqlite import sqlite_errors
 
 __all__ = ["Gained", "Repaired", "Source", "repair"]
-
-_ENDS: Final = ("", "-wal", "-shm", "-journal")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,13 +79,13 @@ def repair(
         StoreError: the store made anew could not be written; nothing was changed.
     """
     store = home.store.resolve()
+    put_back(store)
     damages = _check(store, clock, on_progress)
     if all(damage.kind is DamageKind.CLAIM for damage in damages):
         _note(home, store, damages, clock)
         return Repaired(damages=damages, left=damages)
     findings.add(store, damages)
-    made = store.with_name(f".{store.name}.{secrets.token_hex(8)}.repairing")
-    try:
+    with name_copy(store, "repairing") as made:
         with open_wreck(store, clock) as wreck:
             work = _Repair(wreck, made, org, connect, clock, on_progress)
             work.run()
@@ -100,10 +98,6 @@ def repair(
             _note(home, store, left, clock)
         else:
             aside, left = None, damages
-    finally:
-        for end in _ENDS:
-            with suppress(OSError):
-                Path(f"{made}{end}").unlink()
     return Repaired(
         damages=damages,
         gained=tuple(work.gained),
@@ -170,18 +164,22 @@ class _Repair:
         """
         store = Store.create(self._path, self._clock)
         try:
-            # Synced as a whole at the end: before that it is nobody's store.
-            store.connection.execute("PRAGMA synchronous = OFF")
-            copy_records(self._wreck, store, self._org)
-            source = self._connect(_load_peers(store))
-            for old in list(iter_lists(self._wreck, store, self._org)):
-                self._rebuild(store, source, old)
-            with store.write("repair", f"{len(self.gained)} parts from peers"):
-                pass
-            # One file, complete in itself, so that it can be renamed.
-            store.connection.execute("PRAGMA journal_mode = DELETE")
+            with sqlite_errors(self._path):
+                self._fill(store)
         finally:
             store.close()
+
+    def _fill(self, store: Store) -> None:
+        # Synced as a whole at the end: before that it is nobody's store.
+        store.connection.execute("PRAGMA synchronous = OFF")
+        copy_records(self._wreck, store, self._org)
+        source = self._connect(_load_peers(store))
+        for old in list(iter_lists(self._wreck, store, self._org)):
+            self._rebuild(store, source, old)
+        with store.write("repair", f"{len(self.gained)} parts from peers"):
+            pass
+        # One file, complete in itself, so that it can be renamed.
+        store.connection.execute("PRAGMA journal_mode = DELETE")
 
     def _rebuild(self, store: Store, source: Source, old: OldList) -> None:
         try:

@@ -7,7 +7,6 @@ its own, so that our lists are not signed for before they have caught up (`node.
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from federation.names import OrgName
 from federation.recovery import Obstacle
 from node import administering, durable, findings, fsck, fsckjournal, migrating
 from node.clock import Clock
+from node.copies import list_replaced, name_copy, name_replaced
 from node.errors import DamageError, StoreError, UsageError
 from node.findings import DamageKind
 from node.home import Home
@@ -84,8 +84,7 @@ def restore(
             f"{backup} is in use, or the copy of a database that was: {backup}-wal lies beside it",
             hint="only a file that 'hashfed backup' made is complete in itself",
         )
-    copy = store.with_name(f".{store.name}.{secrets.token_hex(8)}.restoring")
-    try:
+    with name_copy(store, "restoring") as copy:
         with durable.disk_errors(copy):
             _copy(backup, copy, on_progress)
         try:
@@ -104,10 +103,6 @@ def restore(
             findings.path_of(store).unlink(missing_ok=True)
             for journal in (home.fsck_journal, home.scrub_journal):
                 fsckjournal.forget(journal)
-    finally:
-        for end in (*_ENDS, "-journal"):
-            with suppress(OSError):
-                Path(f"{copy}{end}").unlink()
     return Restored(
         path=home.store,
         version=restored.version,
@@ -188,25 +183,36 @@ def _opened(path: Path, clock: Clock) -> Iterator[Store]:
 
 
 def put_aside(store: Path, now_ms: int) -> Path | None:
-    """Give what is in the store's place another name; return that of the database itself.
+    """Give what is in the store's place another name; return that of the database itself."""
+    aside = name_replaced(store, now_ms)
+    moved = store.exists()
+    _move(store, aside)
+    return aside if moved else None
+
+
+def put_back(store: Path) -> None:
+    """Give what was put aside last its place again, if that is empty: a replacement was cut off."""
+    if not store.exists() and (replaced := list_replaced(store)):
+        _move(replaced[-1], store)
+
+
+def _move(store: Path, target: Path) -> None:
+    """Give a database another name, if it is there, and what belongs to it.
 
     Whatever happens meanwhile, nobody finds the database without its log, which has what was
     committed last: the log has both names until the database has moved.
     """
-    aside = store.with_name(f"{store.name}.replaced-{now_ms}")
-    log, log_aside = Path(f"{store}-wal"), Path(f"{aside}-wal")
-    moved = store.exists()
-    if moved:
+    log, log_target = Path(f"{store}-wal"), Path(f"{target}-wal")
+    if store.exists():
         if log.exists():
             # On a file system without links it has to follow the database.
             with suppress(OSError):
-                os.link(log, log_aside)
+                os.link(log, log_target)
                 durable.sync(store.parent)
-        durable.rename(store, aside)
-    if log_aside.exists():
+        durable.rename(store, target)
+    if log_target.exists():
         log.unlink(missing_ok=True)
     elif log.exists():
-        log.rename(log_aside)
+        log.rename(log_target)
     Path(f"{store}-shm").unlink(missing_ok=True)
     durable.sync(store.parent)
-    return aside if moved else None

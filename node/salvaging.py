@@ -6,16 +6,16 @@ is that of an empty store: it says where each table begins, which is the same in
 
 from __future__ import annotations
 
-import secrets
 import shutil
 import struct
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from node import durable
 from node.clock import Clock
+from node.copies import name_copy
 from node.store.connection import Store
 from node.store.sqlite import sqlite3
 
@@ -26,8 +26,6 @@ _PAGE_COUNT_AT: Final = 28
 _CHANGES_AT: Final = 24
 _VALID_FOR_AT: Final = 92
 """Where these stand in the first page (sqlite.org/fileformat.html, section 1.3)."""
-
-_ENDS: Final = ("", "-wal", "-shm", "-journal")
 
 
 class Wreck:
@@ -106,8 +104,7 @@ def open_wreck(path: Path, clock: Clock) -> Iterator[Wreck]:
         finally:
             connection.close()
         return
-    copy = path.with_name(f".{path.name}.{secrets.token_hex(8)}.wreck")
-    try:
+    with name_copy(path, "wreck") as copy:
         with durable.disk_errors(copy):
             _copy_mended(path, copy, clock)
         connection = _connect(copy) or sqlite3.connect(":memory:")
@@ -115,10 +112,6 @@ def open_wreck(path: Path, clock: Clock) -> Iterator[Wreck]:
             yield Wreck(connection)
         finally:
             connection.close()
-    finally:
-        for end in _ENDS:
-            with suppress(OSError):
-                Path(f"{copy}{end}").unlink()
 
 
 def _connect(path: Path) -> sqlite3.Connection | None:
@@ -149,16 +142,12 @@ def _decode(data: bytes) -> str:
 
 def _copy_mended(path: Path, copy: Path, clock: Clock) -> None:
     """Copy a store, with the first page of an empty one."""
+    # Goes with the copy.
     model = copy.with_name(f"{copy.name}.model")
-    try:
-        store = Store.create(model, clock)
-        store.connection.execute("PRAGMA journal_mode = DELETE")
-        store.close()
-        first = model.read_bytes()
-    finally:
-        for end in _ENDS:
-            with suppress(OSError):
-                Path(f"{model}{end}").unlink()
+    store = Store.create(model, clock)
+    store.connection.execute("PRAGMA journal_mode = DELETE")
+    store.close()
+    first = model.read_bytes()
     (size,) = _PAGE_SIZE.unpack_from(first, _PAGE_SIZE_AT)
     page = bytearray(first[:size])
     shutil.copyfile(path, copy)

@@ -15,6 +15,7 @@ from typing import Final, Self
 
 from node import durable
 from node.clock import Clock
+from node.copies import list_replaced
 from node.errors import DamageError, DiskError, LockedError, StoreError
 from node.store.schema import MIGRATION_SET, MIGRATIONS, Schema
 from node.store.sqlite import is_disk_failure, sqlite3, sqlite_errors
@@ -158,6 +159,12 @@ class Store:
                 hint="install the locked dependencies: scripts/setup",
             )
         if not path.exists():
+            if replaced := list_replaced(path):
+                raise StoreError(
+                    f"there is no store at {path}: what was to replace it did not come to that",
+                    hint="run again what was cut off, 'hashfed restore BACKUP' or 'hashfed fsck "
+                    f"--repair'; the store that was there is {replaced[-1]}",
+                )
             raise StoreError(
                 f"there is no store at {path}",
                 hint="run 'hashfed --home DIR init --org ORG' first, or check --home",

@@ -89,6 +89,7 @@ class _Life:
             self._kill_restore: 2,
             self._kill_export: 1,
             self._kill_migrate: 2,
+            self._kill_repair: 2,
         }
 
     @property
@@ -270,6 +271,24 @@ class _Life:
             raise Broken("a migrated store exports other bytes than the one before")
         self.coalition.ledger.see(later.org, later.headers(self._origin))
         later.check()
+        shutil.rmtree(folder)
+
+    def _kill_repair(self) -> None:
+        """Kill the repair of a copy of the relay, in which a bit has flipped."""
+        coalition = self.coalition
+        coalition.converge()
+        self._require_code(coalition.relay.stop(), "serve")
+        folder = self._folder / "damaged"
+        damaged = coalition.relay.copied(folder)
+        coalition.relay.serve()
+        damaged.damage()
+        for _ in range(self._random.randint(1, 3)):
+            self._kill("repair", damaged, "fsck", "--repair")
+        self._complete("repair", damaged, "fsck", "--repair")
+        coalition.ledger.see(damaged.org, damaged.headers(self._origin))
+        if damaged.export(self._origin) != self._owner.export(self._origin):
+            raise Broken("a repaired store exports other bytes than the publisher")
+        damaged.check()
         shutil.rmtree(folder)
 
     # --- how ----------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import os
 import shutil
+import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from typing import BinaryIO, Final
 
 from federation.names import Origin, parse_org
 from federation.recovery import Mark, Obstacle
-from node import fsck
+from node import findings, fsck
 from node.auditing import read_log
 from node.clock import SystemClock
 from node.highwater import HighWater
@@ -30,6 +31,7 @@ from scripts.faulting.part import Broken
 from tests.cli.forkserver import ForkServer, Process
 from tests.endtoend import nodes
 from tests.endtoend.nodes import Result, Server
+from tests.node import broken
 
 _MAX_BYTES: Final = 64 * 1024 * 1024
 """What a command writes at most."""
@@ -137,6 +139,17 @@ class Node(nodes.Node):
         shutil.copytree(self.home, twin.home, symlinks=True, ignore=_no_sockets)
         return twin
 
+    def damage(self) -> None:
+        """Flip a bit of what was signed, in the file of a node that does not run."""
+        path = Home(self.home).store
+        connection = sqlite3.connect(path)
+        try:
+            # All of it into one file.
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            connection.close()
+        broken.flip("body", "bytes", "1", 60)(path)
+
     def abandon(self) -> None:
         """Kill all that was started here and runs still."""
         for running in tuple(self.running):
@@ -168,7 +181,7 @@ class Node(nodes.Node):
             return {}
         with self.reading() as store, store.snapshot() as connection:
             record = registry.load_list(connection, Origin.parse(origin))
-            if record is None:
+            if record is None or findings.load(store.path).of(origin):
                 return {}
             return {
                 line.position: Leaf(line.delta_hash.hex(), line.header.time_ms)

@@ -161,6 +161,8 @@ def _prepared(folder: Path, forks: ForkServer) -> Iterator[_World]:
         relay("snapshot", origin)
         # Files are copied while nobody writes.
         owner.stop()
+        damaged = relay.copied(folder / "damaged")
+        damaged.damage()
         alone = owner.copied(folder / "alone")
         alone("peer", "remove", relay.org)
         staged = alone.copied(folder / "staged")
@@ -171,16 +173,8 @@ def _prepared(folder: Path, forks: ForkServer) -> Iterator[_World]:
         owner.serve()
         relay.serve()
         history, export = owner.headers(origin), owner.export(origin)
-        operations = _operations(
-            _Checks(origin, len(history), export),
-            backup,
-            alone=alone,
-            older_one=older_one,
-            staged=staged,
-            restored=restored,
-            behind=behind,
-            newcomer=newcomer,
-        )
+        nodes = _Nodes(alone, older_one, staged, restored, behind, newcomer, damaged)
+        operations = _operations(_Checks(origin, len(history), export), backup, nodes)
         yield _World(origin, history, operations)
 
 
@@ -240,26 +234,46 @@ class _Checks:
             raise Broken(f"{node.size(self.origin)} of {self.size} positions are there")
 
 
-def _operations(
-    checks: _Checks,
-    backup: Path,
-    *,
-    alone: Node,
-    older_one: Node,
-    staged: Node,
-    restored: Node,
-    behind: Node,
-    newcomer: Node,
-) -> tuple[Operation, ...]:
+@dataclass(frozen=True)
+class _Nodes:
+    """Nodes right before they do something.
+
+    Attributes:
+        alone: a publisher without peers.
+        older_one: the same, whose program is of a later version.
+        staged: the same, with staged changes.
+        restored: a publisher whose store was restored.
+        behind: a subscriber.
+        newcomer: one that has nothing yet.
+        damaged: a subscriber in whose store a bit has flipped.
+    """
+
+    alone: Node
+    older_one: Node
+    staged: Node
+    restored: Node
+    behind: Node
+    newcomer: Node
+    damaged: Node
+
+
+def _operations(checks: _Checks, backup: Path, nodes: _Nodes) -> tuple[Operation, ...]:
     new = "".join(f"{line}\n" for line in _changes())
     return (
         Operation(
-            "import", alone, lambda _: ("import", LIST, "-"), checks.staged, new, publishes=0
+            "import",
+            nodes.alone,
+            lambda _: ("import", LIST, "-"),
+            checks.staged,
+            new,
+            publishes=0,
         ),
-        Operation("publish", staged, lambda _: ("publish", LIST), checks.published, publishes=0),
+        Operation(
+            "publish", nodes.staged, lambda _: ("publish", LIST), checks.published, publishes=0
+        ),
         Operation(
             "snapshot",
-            alone,
+            nodes.alone,
             lambda _: ("snapshot", LIST),
             checks.made,
             repeated=_NOTHING_NEW,
@@ -267,7 +281,7 @@ def _operations(
         ),
         Operation(
             "backup",
-            alone,
+            nodes.alone,
             lambda folder: ("backup", folder / "first.db"),
             checks.backed_up,
             # A file that has its name is not written again.
@@ -275,22 +289,25 @@ def _operations(
         ),
         Operation(
             "restore",
-            alone,
+            nodes.alone,
             lambda _: ("restore", backup),
             checks.put_back,
             publishes=_MAY_NOT_SIGN,
         ),
-        Operation("recover", restored, lambda _: ("recover", LIST), checks.caught_up, publishes=0),
+        Operation(
+            "recover", nodes.restored, lambda _: ("recover", LIST), checks.caught_up, publishes=0
+        ),
         Operation(
             "migrate",
-            older_one,
+            nodes.older_one,
             lambda _: ("migrate",),
             checks.migrated,
             publishes=0,
             env=LATER,
         ),
-        Operation("merge", behind, lambda _: ("sync",), checks.caught_up),
-        Operation("join", newcomer, lambda _: ("sync",), checks.caught_up),
+        Operation("merge", nodes.behind, lambda _: ("sync",), checks.caught_up),
+        Operation("join", nodes.newcomer, lambda _: ("sync",), checks.caught_up),
+        Operation("repair", nodes.damaged, lambda _: ("fsck", "--repair"), checks.caught_up),
     )
 
 

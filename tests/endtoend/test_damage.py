@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.endtoend.conftest import Orgs
 from tests.endtoend.nodes import Node, digest, eventually
+from tests.endtoend.test_snapshots import joined_pair, revise, sign_in_small_buckets
 from tests.node import broken
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow]
@@ -42,14 +44,15 @@ class Coalition:
         last("follow", self.known, "--via", relay.org)
         last("sync")
 
-    def stop(self, node: Node) -> Path:
-        """Stop a node; return its store, all of which is in one file."""
-        node.stop()
-        path = node.home / "store.db"
-        connection = sqlite3.connect(path)
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        connection.close()
-        return path
+
+def stop(node: Node) -> Path:
+    """Stop a node; return its store, all of which is in one file."""
+    node.stop()
+    path = node.home / "store.db"
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+    return path
 
 
 @pytest.fixture
@@ -76,7 +79,7 @@ def test_a_running_node_finds_a_flipped_bit_withholds_the_list_and_is_repaired(
     owner, relay, last = coalition.owner, coalition.relay, coalition.last
     known, more = coalition.known, coalition.more
     before = relay.content()
-    path = coalition.stop(relay)
+    path = stop(relay)
     flip(path, number_of(path, "known"), 2)
 
     relay.serve(**QUICK)
@@ -131,7 +134,7 @@ def test_a_publisher_gets_its_own_list_back_byte_for_byte_and_signs_nothing_befo
 ) -> None:
     owner, known = coalition.owner, coalition.known
     headers, live = owner.headers(known), owner.export(known)
-    path = coalition.stop(owner)
+    path = stop(owner)
     for position in (1, 4):
         flip(path, number_of(path, "known"), position, "delta")
     report = owner("fsck", "--json", code=12).json()
@@ -161,10 +164,37 @@ def test_a_publisher_gets_its_own_list_back_byte_for_byte_and_signs_nothing_befo
     assert owner.status(known)["position"] == 6
 
 
+@pytest.mark.parametrize("damaged", ["a body", "the first page"])
+def test_a_repair_that_is_killed_anywhere_is_done_by_the_next_one_and_leaves_no_files(
+    coalition: Coalition, damaged: str
+) -> None:
+    relay = coalition.relay
+    before = relay.content()
+    path = stop(relay)
+    if damaged == "a body":
+        flip(path, number_of(path, "known"), 2)
+    else:
+        path.write_bytes(bytes(4096) + path.read_bytes()[4096:])
+    kept = path.read_bytes()
+    for step in range(8):
+        process = relay.start("fsck", "--repair")
+        # How far it comes until then is the machine's affair.
+        time.sleep(step * 0.05)
+        process.kill()
+        process.wait()
+        if path.read_bytes() != kept:
+            break
+    repaired = relay("fsck", "--repair", "--json").json()
+    assert repaired["ok"]
+    relay.check()
+    assert relay.content() == before
+    assert [file.name for file in relay.home.iterdir() if file.name.startswith(".")] == []
+
+
 def test_a_cut_off_file_is_filled_again_from_the_peers(coalition: Coalition) -> None:
     relay = coalition.relay
     before = relay.content()
-    path = coalition.stop(relay)
+    path = stop(relay)
     data = path.read_bytes()
     path.write_bytes(data[: len(data) * 2 // 3 // 4096 * 4096])
     relay("fsck", code=12)
@@ -182,3 +212,45 @@ def test_status_says_when_all_was_checked_last(coalition: Coalition) -> None:
     last("fsck")
     assert last("status", "--json").json()["last_check"] is not None
     assert not (last.home / "fsck.journal").exists()
+
+
+def test_a_damaged_bucket_is_fetched_again_from_a_peer_that_has_the_snapshot(orgs: Orgs) -> None:
+    owner, reader, origin = joined_pair(orgs)
+    revise(owner, entries=300)
+    assert sign_in_small_buckets(owner, origin) == 20
+    owner.serve()
+    reader("sync")
+    before = reader.content()
+    broken.flip("bucket", "bytes", "id & 31 = 13", 60)(stop(reader))
+
+    report = reader("fsck", "--json", code=12).json()
+    assert [(item["kind"], item["position"]) for item in report["damages"]] == [("bucket", 3)]
+    # What is asked for may be in it.
+    assert reader.error("lookup", f"sha256:{digest(1)}", code=12)["reason"] == "DAMAGED"
+    repaired = reader("fsck", "--repair", "--json").json()
+    assert [(item["position"], item["what"]) for item in repaired["fetched"]] == [(3, "bucket 13")]
+    reader.check()
+    assert reader.content() == before
+    owner.publish("main", 1000)
+    reader("sync")
+    assert reader.export(origin) == owner.export(origin)
+
+
+def test_a_damaged_bucket_of_who_has_the_deltas_is_made_again_from_them(orgs: Orgs) -> None:
+    owner, reader, origin = joined_pair(orgs)
+    revise(owner, entries=300)
+    owner("snapshot", "main")
+    before = owner.content()
+    broken.flip("bucket", "bytes", "1", 60)(stop(owner))
+
+    report = owner("fsck", "--json", code=12).json()
+    assert [(item["kind"], item["position"]) for item in report["damages"]] == [("bucket", 3)]
+    # No peer has it yet, and none is asked.
+    repaired = owner("fsck", "--repair", "--json").json()
+    assert repaired["fetched"] == []
+    owner.check()
+    assert owner.content() == before
+    owner.serve()
+    reader("sync")
+    assert reader.export(origin) == owner.export(origin)
+    assert reader("show", origin, f"sha256:{digest(1)}", "--json").json()["entries"]

@@ -30,6 +30,13 @@ def test_whichever_call_fails_the_operation_is_run_again_and_done(
     assert report.violations == []
 
 
+def test_whichever_call_of_a_repair_fails_it_is_done_when_run_again(tmp_path: Path) -> None:
+    part = replace(syscalls.PART, run=partial(syscalls.run, only="repair: "))
+    report = attempt(part, tmp_path, cases=15, seed=5)
+    assert report.tried >= 12
+    assert report.violations == []
+
+
 def test_a_file_that_was_not_written_and_nobody_noticed_is_found_out(tmp_path: Path) -> None:
     writing_the_mark = replace(syscalls.PART, run=partial(syscalls.run, only=".high-water."))
     report = attempt(writing_the_mark, tmp_path, cases=60, seed=4, planted="kept_silent")

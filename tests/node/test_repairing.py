@@ -15,10 +15,11 @@ import pytest
 
 from federation.replica import SignedDelta
 from node import findings
-from node.errors import DamageError
+from node.errors import DamageError, StoreError
 from node.findings import DamageKind
 from node.fsck import fsck
 from node.repairing import Repaired
+from node.restoring import put_aside
 from node.store import log as logs
 from node.store.connection import Store
 from tests.federation.worlds import Publisher
@@ -76,7 +77,7 @@ class World:
                 self.node.store.close()
                 broken.settle(self.path)
                 harm(self.path)
-                self.harmed = self.path.read_bytes()
+                self.harmed = self.path.read_bytes() if self.path.exists() else b""
                 return await asyncio.to_thread(broken.mend, self.node)
             finally:
                 for server in running:
@@ -320,6 +321,22 @@ def test_many_damages_at_once_are_repaired(world: World) -> None:
 
     assert (repaired.left, repaired.failed) == ((), ())
     assert world.look() == world.before
+
+
+def test_a_repair_that_was_cut_off_between_its_renames_is_done_by_the_next(world: World) -> None:
+    def harm(path: Path) -> None:
+        SIGNED[4].harm(path)
+        put_aside(path, 1)
+        with pytest.raises(StoreError, match="what was to replace it") as told:
+            Store.open_reader(path, world.node.clock)
+        assert "--repair" in told.value.hint
+        assert "store.db.replaced-1" in told.value.hint
+
+    repaired = world.repair(harm, world.owner, world.relay)
+
+    assert (repaired.left, repaired.failed) == ((), ())
+    assert world.look() == world.before
+    assert not (world.path.with_name("store.db.replaced-1")).exists()
 
 
 def test_what_was_found_is_told_by_list_position_and_operation(world: World) -> None:

@@ -6,12 +6,13 @@ import os
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from node import durable
-from node.restoring import put_aside
+from node.restoring import put_aside, put_back
 
 
 class Killed(BaseException):
@@ -69,6 +70,33 @@ def test_a_database_is_never_without_its_log(
         put_aside(store, 2)
     assert not list(tmp_path.glob("store.db-*"))
     assert rows(found[0]) == [(1,)]
+
+
+@pytest.mark.parametrize("calls", range(12))
+@pytest.mark.parametrize("more", range(12))
+def test_a_replacement_that_was_cut_off_anywhere_is_taken_back(
+    calls: int, more: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_store(tmp_path)
+    for act, some in ((partial(put_aside, store, 1), calls), (partial(put_back, store), more)):
+        with monkeypatch.context() as patch:
+            killing(patch, some)
+            with suppress(Killed):
+                act()
+    put_back(store)
+    assert rows(store) == [(1,)]
+
+
+def test_what_has_the_place_of_a_store_is_not_replaced(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    put_aside(store, 1)
+    for number in (2, 10):
+        store.write_bytes(b"%d" % number)
+        put_aside(store, number)
+    put_back(store)
+    assert store.read_bytes() == b"10"
+    put_back(store)
+    assert store.read_bytes() == b"10"
 
 
 def test_without_links_the_log_follows_the_database(

@@ -1,0 +1,50 @@
+"""Names beside a store: of copies that are to replace it, and of stores that were replaced.
+
+Whoever makes a copy holds both locks of the node. So what is there under such a name was left by a
+process that was killed, and is as large as a store: it is removed before another one is made.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+@contextmanager
+def name_copy(store: Path, purpose: str) -> Iterator[Path]:
+    """Provide a name beside a store that nothing has; what has it at the end is removed.
+
+    Args:
+        store: the store, by its own path: not by one that leads to it.
+        purpose: a word for what the copy is made for, with which its name ends.
+    """
+    _remove(store, f"*.{purpose}*")
+    token = secrets.token_hex(8)
+    try:
+        yield store.with_name(f".{store.name}.{token}.{purpose}")
+    finally:
+        _remove(store, f"{token}.{purpose}*")
+
+
+def _remove(store: Path, pattern: str) -> None:
+    """Remove copies, and what SQLite keeps beside each."""
+    for path in store.parent.glob(f".{store.name}.{pattern}"):
+        with suppress(OSError):
+            path.unlink()
+
+
+def name_replaced(store: Path, now_ms: int) -> Path:
+    """Return the name that a store is kept by once another one has its place."""
+    return store.with_name(f"{store.name}.replaced-{now_ms}")
+
+
+def list_replaced(store: Path) -> list[Path]:
+    """Return the stores that are kept by such names, the newest last."""
+    found = store.parent.glob(f"{store.name}.replaced-*")
+    times = {path: path.name.rpartition("-")[2] for path in found}
+    # What belongs to one of them ends with a word.
+    return sorted(
+        (path for path, time in times.items() if time.isdigit()), key=lambda p: int(times[p])
+    )
