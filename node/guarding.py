@@ -90,6 +90,9 @@ def note(store: Store, record: ListRecord, decision: Decision, *, clock: Clock) 
     news = (state, str(decision.obstacle or ""), decision.detail)
     if news == (held.state, held.reason, held.detail):
         return False
+    if state is FollowState.RECOVERING and held.reason == Obstacle.PEER_DIFFERS:
+        # That two histories are signed was proved: to be behind one of them is less.
+        return False
     with store.note() as connection:
         registry.store_follow_state(
             connection,

@@ -15,6 +15,7 @@ from federation.errors import ForkError, PeerError
 from federation.names import OrgName, Origin
 from federation.orgroot import PinnedRoot
 from federation.recovery import Action, Answer, Decision, Obstacle
+from federation.replica import LogState
 from node import administering, guarding
 from node.clock import Clock
 from node.errors import NodeError, ProtocolError, RecoveringError, StoreError
@@ -142,13 +143,31 @@ async def _fetch_from_any(
 
 
 async def _fetch(tools: RecoveryTools, origin: Origin, org: OrgName) -> None:
+    """Fetch what a peer holds and is not here.
+
+    A peer that says it has another history is asked for all of it: the first delta that differs
+    proves that it has, or that it does not tell the truth.
+    """
+    outcome = await _fetch_after(tools, origin, org, (await _load(tools, origin)).log)
+    if outcome is Outcome.DIVERGED:
+        outcome = await _fetch_after(tools, origin, org, LogState.empty())
+    if outcome is not Outcome.DELTAS:
+        raise ProtocolError(
+            f"{org} holds more of {origin} and answers {outcome.value}",
+            hint="ask them for the state of that list at their node",
+        )
+
+
+async def _fetch_after(
+    tools: RecoveryTools, origin: Origin, org: OrgName, log: LogState
+) -> Outcome:
+    """Fetch what follows a state of our log; return what the peer answers to it."""
     record = await _load(tools, origin)
     peer = await tools.writer.run(lambda store: administering.load_peer(store, org))
-    size = record.log.size
     cursor = Cursor(
         origin=str(origin),
-        size=size,
-        root_hash=record.log.frontier.root() if size else b"",
+        size=log.size,
+        root_hash=log.frontier.root() if log.size else b"",
         charter_version=record.charter_version,
         # Of our own list every delta is to be here: it is the one copy that answers for all of it.
         deltas_only=True,
@@ -163,16 +182,14 @@ async def _fetch(tools: RecoveryTools, origin: Origin, org: OrgName) -> None:
             idle_timeout_seconds=tools.idle_timeout_seconds,
         ):
             if isinstance(event, Opened) and event.outcome is not Outcome.DELTAS:
-                raise ProtocolError(
-                    f"{org} holds more of {origin} and answers {event.outcome.value}",
-                    hint="ask them for the state of that list at their node",
-                )
+                return event.outcome
             if isinstance(event, Delivered) and event.origin == str(origin):
                 taken = partial(_take, tools, origin, org, event)
                 size = await tools.writer.run(taken)
                 _log.info("deltas_recovered", origin=str(origin), peer=org, size=size)
     finally:
         await channel.close()
+    return Outcome.DELTAS
 
 
 def _take(

@@ -116,6 +116,12 @@ class Follower:
     def tick(self) -> None:
         """Open the streams that are due, and give up those that are silent."""
         now = self.member.tools.timeline.now
+        for session in self.sessions.values():
+            # As `Session.update`: when a list comes back, it is asked for anew.
+            for origin in list(session.lists):
+                via = self.member.store[origin].via
+                if via is None or self.member.tools.number_of(via) != session.peer:
+                    del session.lists[origin]
         wanted: dict[int, list[Held]] = {}
         for held in self.member.store:
             if held.own or held.via is None:

@@ -51,6 +51,7 @@ class Fetch:
     origin: Origin
     peer: int
     others: tuple[OrgName, ...]
+    from_start: bool
 
 
 class Guard:
@@ -162,18 +163,21 @@ class Guard:
         member.run(member.publisher.permit(origin, answers))
         return True
 
-    def _fetch(self, origin: Origin, sources: tuple[OrgName, ...]) -> None:
-        """Ask the first of the peers that hold more for it."""
+    def _fetch(
+        self, origin: Origin, sources: tuple[OrgName, ...], *, from_start: bool = False
+    ) -> None:
+        """Ask the first of the peers that hold more for it, or for all of it."""
         member = self.member
         if not sources or any(fetch.origin == origin for fetch in self._fetches.values()):
             return
         held = member.store[origin]
+        size = 0 if from_start else held.size
         serial, peer = member.next_serial(), member.tools.number_of(sources[0])
-        self._fetches[serial] = Fetch(origin, peer, sources[1:])
+        self._fetches[serial] = Fetch(origin, peer, sources[1:], from_start)
         cursor = Cursor(
             origin=str(origin),
-            size=held.size,
-            root_hash=held.log.frontier.root() if held.size else b"",
+            size=size,
+            root_hash=held.log.frontier.root() if size else b"",
             charter_version=held.charter_version,
             # Of an own list every delta is to be here: it is the one copy that answers for all.
             deltas_only=True,
@@ -189,7 +193,14 @@ class Guard:
 
     def opened(self, message: Opened) -> None:
         """Take how a peer that we fetch from stands."""
-        if message.serial in self._fetches and message.outcome is not Outcome.DELTAS:
+        fetch = self._fetches.get(message.serial)
+        if fetch is None or message.outcome is Outcome.DELTAS:
+            return
+        if message.outcome is Outcome.DIVERGED and not fetch.from_start:
+            del self._fetches[message.serial]
+            peer = self.member.tools.party_of(fetch.peer).org
+            self._fetch(fetch.origin, (peer, *fetch.others), from_start=True)
+        else:
             self._next(message.serial)
 
     def delivered(self, peer: int, message: Delivered) -> None:

@@ -46,7 +46,7 @@ from federation import recovery
 from federation.errors import FederationError
 from federation.names import OrgName, Origin
 from federation.orgroot import PinnedRoot
-from federation.recovery import Answer, Decision, Mark, OwnLog
+from federation.recovery import Answer, Decision, Mark, Obstacle, OwnLog
 from federation.replica import Replica, SignedDelta
 
 TICK_SECONDS: Final = 4.0
@@ -326,6 +326,8 @@ class Member:
     def note_own(self, held: Held, decision: Decision) -> None:
         """Record how a list of ours stands, if that is news."""
         noted = note_state(held, decision)
+        if noted.state == "recovering" and held.reason == Obstacle.PEER_DIFFERS:
+            return
         if (noted.state, noted.reason) != (held.state, held.reason):
             self.commit(noted)
 

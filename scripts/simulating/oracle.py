@@ -55,7 +55,6 @@ class Ledger:
         honest: whether that node is.
         released: the leaf hashes of all positions that were released.
         acknowledged: how many of them a publisher was told to be released.
-        risked: whether an operator ever went on without knowing what was released.
         lost: why nobody can be held to what was released, if that is so.
     """
 
@@ -63,7 +62,6 @@ class Ledger:
     honest: bool
     released: list[bytes] = field(default_factory=list)
     acknowledged: int = 0
-    risked: bool = False
     lost: str = ""
 
 
@@ -127,7 +125,6 @@ class Oracle:
         """
         ledger = self.ledgers[held.origin]
         size = held.size
-        ledger.risked |= risk
         if not ledger.honest or size >= len(ledger.released):
             return
         missing = len(ledger.released) - size
@@ -205,8 +202,8 @@ class Oracle:
         frozen = self._frozen.setdefault((number, origin), held.size)
         if not held.own and held.size != frozen:
             raise ViolationError("forked lists stay", f"{where}: {held.size} after {frozen}")
-        # Who signed at a risk may find out by its own mark, though nobody was shown anything.
-        shown = ledger.lost or (held.own and ledger.risked)
+        # Who signed twice may find out by what was put back here, though nobody was shown anything.
+        shown = ledger.lost or held.own
         if origin not in self.forks or (ledger.honest and not shown):
             raise ViolationError("no false fork", f"{where}: {held.reason}")
 

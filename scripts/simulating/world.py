@@ -282,8 +282,8 @@ class World:
                     other is not None and sound(origin, position, other) for other in others
                 ):
                     return "the only copy of a delta is damaged"
-        if ledger.risked and held.state == "forked":
-            return "signed at a named risk, and the mark knows better"
+        if origin in self.oracle.forks and held.state == "forked":
+            return "what was put back is of a history that was never released"
         ahead = [copy for copy in copies if copy.size > held.size]
         mark = owner.mark.load(origin)
         marked = mark.checkpoint.size if isinstance(mark, Mark) else 0

@@ -267,3 +267,38 @@ def test_a_follower_that_is_ahead_tells_its_publisher(coalition: Coalition, tmp_
     relay.serve()
     eventually(lambda: owner.status(origin)["state"] == "own", owner.log, seconds=60)
     assert owner.status(origin)["position"] == 2
+
+
+def test_a_store_of_which_peers_have_another_history_is_called_that_and_not_behind(
+    coalition: Coalition, tmp_path: Path
+) -> None:
+    owner, origin = coalition.owner, coalition.origin
+    owner.stop()
+    _files(owner, tmp_path / "before", "store.db", "mark")
+    # Nobody gets it.
+    owner.publish("known", 5)
+    _files(owner, tmp_path / "after", "store.db")
+    _put_back(owner, tmp_path / "before")
+    owner.serve()
+    coalition.publish(6)
+    coalition.publish(7)
+    owner.stop()
+    _put_back(owner, tmp_path / "after")
+
+    error = owner.error("recover", "known", code=15)
+
+    assert error["reason"] == "PEER_DIFFERS"
+    assert coalition.relay.org in error["message"]
+    assert owner.status(origin)["state"] == "forked"
+    owner.stage("known", [assertion(8)])
+    owner.error("publish", "known", code=15)
+    # That is more than that it is behind.
+    assert owner.status(origin)["state"] == "forked"
+    # What never left is let go of by taking an older copy instead.
+    _put_back(owner, tmp_path / "before")
+    shutil.rmtree(owner.home / "mark")
+    owner("recover", "known")
+    owner("publish", "known")
+    owner.serve()
+    coalition.spread()
+    assert len(coalition.history) == 4
