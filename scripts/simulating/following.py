@@ -122,6 +122,7 @@ class Follower:
                 via = self.member.store[origin].via
                 if via is None or self.member.tools.number_of(via) != session.peer:
                     del session.lists[origin]
+                    session.joins.pop(origin, None)
         wanted: dict[int, list[Held]] = {}
         for held in self.member.store:
             if held.own or held.via is None:

@@ -61,12 +61,14 @@ class Guard:
         self.member = member
         self._questions: dict[int, Question] = {}
         self._fetches: dict[int, Fetch] = {}
+        self._waiting: list[tuple[Origin, tuple[Answer, ...]]] = []
         self._asked = -_INTERVAL_SECONDS
 
     def forget(self) -> None:
         """Lose what is in memory."""
         self._questions.clear()
         self._fetches.clear()
+        self._waiting.clear()
         self._asked = -_INTERVAL_SECONDS
 
     def tick(self) -> None:
@@ -74,6 +76,7 @@ class Guard:
         own = [held for held in self.member.store if held.own]
         if not own or self.member.lock is not None:
             return
+        self._go_on()
         now = self.member.tools.timeline.now
         if now - self._asked >= _INTERVAL_SECONDS:
             self._asked = now
@@ -140,8 +143,13 @@ class Guard:
     # --- attending ----------------------------------------------------------------------------
 
     def _attend_all(self, said: Said) -> None:
-        for origin, answers in said.items():
-            self._attend(origin, answers)
+        self._waiting = list(said.items())
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Attend to one list after the other: what is done for one of them may hold the lock."""
+        while self._waiting and self.member.lock is None:
+            self._attend(*self._waiting.pop(0))
 
     def _attend(self, origin: Origin, answers: Sequence[Answer]) -> bool:
         """Bring one list in order, as far as that is possible; say whether that goes on now."""

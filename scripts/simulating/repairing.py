@@ -27,25 +27,28 @@ class Repair:
     """Verifies the store of one node again.
 
     Attributes:
-        damaged: leaves that were found damaged when all were looked at last.
+        damaged: lists of which a leaf was found damaged when all were looked at last. They are
+            withheld from everybody.
     """
 
     def __init__(self, member: Member) -> None:
         self.member = member
-        self.damaged = 0
+        self.damaged: set[Origin] = set()
 
     def scrub(self) -> None:
         """Verify every leaf, and ask all peers for those that are damaged."""
-        member = self.member
-        self.damaged = 0
+        member, before = self.member, self.damaged
+        self.damaged = set()
         for held in member.store:
             for position, leaf in enumerate(held.leaves, held.log.start):
                 if self.is_sound(held.origin, position, leaf.delta):
                     continue
-                self.damaged += 1
+                self.damaged.add(held.origin)
                 member.tools.hits["damage found"] += 1
                 for peer in member.peers:
                     member.send(peer, WantLeaf(held.origin, position, held.size))
+        if self.damaged != before:
+            member.server.look_again()
 
     def is_sound(self, origin: Origin, position: int, delta: SignedDelta) -> bool:
         """Say whether a leaf is what was signed for its position."""
@@ -83,6 +86,12 @@ class Repair:
         member.commit(replace(held, leaves=leaves))
         tools.hits["leaf repaired"] += 1
         tools.trace(f"{member.org} {held.origin} repaired position {message.position}")
+        if all(
+            self.is_sound(held.origin, position, leaf.delta)
+            for position, leaf in enumerate(leaves, held.log.start)
+        ):
+            self.damaged.discard(held.origin)
+            member.server.look_again()
 
     def _belongs(self, held: Held, message: LeafSent) -> bool:
         """Say whether a leaf is the one of the log that is here."""

@@ -99,6 +99,11 @@ class Server:
         for caller, stream in list(self.streams.items()):
             self._push(caller, stream)
 
+    def look_again(self) -> None:
+        """Send every caller what is new, also where only what is withheld has changed."""
+        self._looked_at = 0
+        self.wake()
+
     def send(self, caller: int, message: Message) -> None:
         """Send a message to a caller."""
         stream = self.streams.get(caller)
@@ -110,6 +115,8 @@ class Server:
     def view(self, caller: int, origin: Origin) -> Held | None:
         """Return what a caller sees of a list."""
         del caller
+        if origin in self.member.repair.damaged:
+            return None
         return self.member.store.now.lists.get(origin)
 
     # --- calls --------------------------------------------------------------------------------
