@@ -287,11 +287,10 @@ class Follower:
         item = self._item(session, message.origin)
         if session is None or item is None:
             return
-        if item.outcome is None:
-            # Deltas before an answer: the peer breaks the protocol, or the connection is broken.
-            self.lose(peer)
-            return
         if item.outcome not in _FOLLOWABLE:
+            # Deltas before the answer that they follow: the peer breaks the protocol, or they have
+            # overtaken it.
+            self.lose(peer)
             return
         held = self.member.store[message.origin]
         start, item.expected = item.expected, item.expected + len(message.deltas)
