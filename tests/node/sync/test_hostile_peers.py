@@ -296,6 +296,30 @@ def test_a_peer_that_only_claims_another_history_cannot_freeze_a_list(sites: Sit
     run(main())
 
 
+def test_a_peer_that_only_promises_something_better_leaves_a_list_in_quarantine(
+    sites: Sites,
+) -> None:
+    publisher = published(str(MAIN), 1)
+    honest, wrong = list(publisher.log), tampered(publisher)
+
+    async def lying(_request: FollowRequest, send: Send) -> None:
+        await send(opening(MAIN, OUTCOME_DELTAS))
+        await send(frame(MAIN, [*honest, wrong]))
+
+    async def promising(_request: FollowRequest, send: Send) -> None:
+        await send(opening(MAIN, OUTCOME_DELTAS, publisher.log[-1].checkpoint))
+
+    async def main() -> None:
+        owner, reader = sites("a.example"), sites("b.example")
+        for script in (lying, promising):
+            await fetch(owner, reader, script, [MAIN])
+            status = reader.status(MAIN)
+            assert status.state is FollowState.QUARANTINED
+            assert status.reason == "BODY_DIGEST_MISMATCH"
+
+    run(main())
+
+
 def test_a_signed_checkpoint_of_our_size_with_another_root_is_a_fork(sites: Sites) -> None:
     left, right = forked_history()
 
