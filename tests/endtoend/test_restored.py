@@ -134,6 +134,32 @@ def test_a_store_that_was_put_back_by_hand_is_found_out_by_the_mark_alone(
     owner.check()
 
 
+def test_a_restored_store_is_told_from_the_one_before_by_a_mark_that_is_as_old(
+    coalition: Coalition, tmp_path: Path
+) -> None:
+    owner, relay = coalition.owner, coalition.relay
+    owner.stop()
+    _files(owner, tmp_path / "mark-of-then", "mark")
+    owner("backup", tmp_path / "backup.db")
+    owner.serve()
+    coalition.publish(2)
+    owner.stop()
+    relay.stop()
+    owner("restore", tmp_path / "backup.db")
+    shutil.rmtree(owner.home / "mark")
+    shutil.copytree(tmp_path / "mark-of-then", owner.home, dirs_exist_ok=True)
+
+    owner.stage("known", [assertion(3)])
+    assert owner.error("publish", "known", code=15)["reason"] == "RESTORED"
+
+    relay.serve()
+    owner("recover", "known")
+    owner("publish", "known")
+    owner.serve()
+    coalition.spread()
+    assert len(coalition.history) == 3
+
+
 def _names(node: Node) -> list[str]:
     return sorted(path.name for path in node.home.iterdir() if path.suffix != ".lock")
 

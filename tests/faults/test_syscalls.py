@@ -30,10 +30,13 @@ def test_whichever_call_fails_the_operation_is_run_again_and_done(
     assert report.violations == []
 
 
-def test_whichever_call_of_a_repair_fails_it_is_done_when_run_again(tmp_path: Path) -> None:
-    part = replace(syscalls.PART, run=partial(syscalls.run, only="repair: "))
-    report = attempt(part, tmp_path, cases=15, seed=5)
-    assert report.tried >= 12
+@pytest.mark.parametrize("operation", ["repair", "restore"])
+def test_whichever_call_fails_of_what_replaces_a_store_it_is_done_when_run_again(
+    operation: str, tmp_path: Path
+) -> None:
+    part = replace(syscalls.PART, run=partial(syscalls.run, only=f"{operation}: "))
+    report = attempt(part, tmp_path, cases=20, seed=5)
+    assert report.tried >= 15
     assert report.violations == []
 
 
