@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from subprocess import CompletedProcess
+from subprocess import CompletedProcess, TimeoutExpired
 from typing import Final
 
 from federation.names import Origin
@@ -362,6 +362,19 @@ def _run(
     return traced.run(args, env=operation.env, stdin=operation.stdin, fault=fault, only=only)
 
 
+def _strike(
+    traced: Traced, operation: Operation, node: Node, folder: Path, point: Point
+) -> CompletedProcess[str] | None:
+    """Run an operation of which a call fails; None where a call of gRPC's own failed with it."""
+    try:
+        done = _run(traced, operation, node, folder, point)
+    except TimeoutExpired:
+        if not traced.has_struck_grpc():
+            raise
+        return None
+    return None if traced.has_struck_grpc() else done
+
+
 def _try(share: Share, case: int, point: Point, traced: Traced, world: _World) -> Outcome:
     hit: list[str] = []
     violations = judged(partial(_fail, share, case, point, traced, world, hit))
@@ -378,12 +391,15 @@ def _fail(
     with share.scratch(case) as folder:
         node = operation.node.copied(folder)
         ledger = Ledger(world.origin, history=dict(world.history))
-        done = _run(traced, operation, node, folder, point)
-        if traced.hit():
-            hit.append(traced.hit())
-        killed = point.fault == "KILL" and bool(hit)
-        code = KILLED if killed and done.returncode in {KILLED, 128 - KILLED} else done.returncode
-        require_documented(code, done.stderr, of=operation.name, killed=killed)
+        done = _strike(traced, operation, node, folder, point)
+        code = KILLED
+        if done is not None:
+            if traced.hit():
+                hit.append(traced.hit())
+            killed = point.fault == "KILL" and bool(hit)
+            if not killed or done.returncode not in {KILLED, 128 - KILLED}:
+                code = done.returncode
+            require_documented(code, done.stderr, of=operation.name, killed=killed)
         ledger.see(node.org, node.headers(world.origin))
         _require_released(node, world.origin)
         if code == 0:
