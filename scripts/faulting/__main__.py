@@ -12,7 +12,7 @@ from typing import Final
 
 from scripts.faulting.parts import PARTS
 from scripts.faulting.report import Report
-from scripts.faulting.running import run
+from scripts.faulting.running import ENDLESS, run
 
 _EXIT_BROKEN: Final = 1
 _EXIT_HARNESS: Final = 70
@@ -30,6 +30,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--count", type=int, metavar="N", help="cases (as many as the part has)")
     parser.add_argument("--seed", type=int, default=1, metavar="S", help="default 1")
     parser.add_argument("--case", type=int, metavar="N", help="only this case")
+    parser.add_argument("--first", type=int, default=0, metavar="N", help="begin with this case")
     parser.add_argument("--jobs", type=int, default=1, metavar="J", help="processes (default 1)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there too")
     parser.add_argument(
@@ -41,6 +42,13 @@ def _parse_arguments() -> argparse.Namespace:
     if arguments.keep is not None and arguments.keep.exists():
         parser.error(f"--keep: {arguments.keep} is there already")
     return arguments
+
+
+def _cases(arguments: argparse.Namespace, count: int | None) -> range:
+    """Return the numbers of the cases that were asked for."""
+    if arguments.case is not None:
+        return range(arguments.case, arguments.case + 1)
+    return range(arguments.first, ENDLESS if count is None else count)
 
 
 class _Progress:
@@ -70,11 +78,12 @@ def main() -> int:
     part = PARTS[arguments.part]
     # Whoever ends it wants what it has started ended too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    count = part.count if arguments.count is None else arguments.count
     report = run(
         part,
         seed=arguments.seed,
-        count=part.count if arguments.count is None else arguments.count,
-        case=arguments.case,
+        count=count,
+        cases=_cases(arguments, count),
         jobs=arguments.jobs,
         keep=arguments.keep,
         tell=_Progress(),

@@ -18,7 +18,8 @@ from typing import Final
 from scripts.faulting.part import Part, Share
 from scripts.faulting.report import Outcome, Report
 
-_ENDLESS: Final = 2**31
+ENDLESS: Final = 2**31
+"""A number of cases that no part has."""
 
 
 class HarnessError(Exception):
@@ -30,7 +31,7 @@ def run(
     *,
     seed: int,
     count: int | None,
-    case: int | None = None,
+    cases: range,
     jobs: int = 1,
     keep: Path | None = None,
     planted: tuple[str, ...] = (),
@@ -41,8 +42,8 @@ def run(
     Args:
         part: the part.
         seed: what all choices follow from.
-        count: how many cases; None for all there are.
-        case: only this one.
+        count: how many cases there are in all; None for as many as there are.
+        cases: those that are tried.
         jobs: how many processes share the work.
         keep: a folder for the files of cases that broke a promise.
         planted: modules that change the program, see `Share`.
@@ -57,7 +58,7 @@ def run(
         folder = Path(scratch) if keep is None else keep
         workers = [
             _Worker(part, replace(share, planted=planted))
-            for share in _divide(seed, count, case, jobs, folder, keep=keep is not None)
+            for share in _divide(seed, count, cases, jobs, folder, keep=keep is not None)
         ]
         try:
             for outcome in _outcomes(workers):
@@ -77,18 +78,15 @@ def run(
 
 
 def _divide(
-    seed: int, count: int | None, case: int | None, jobs: int, folder: Path, *, keep: bool
+    seed: int, count: int | None, cases: range, jobs: int, folder: Path, *, keep: bool
 ) -> list[Share]:
-    if case is not None:
-        ranges = [range(case, case + 1)]
-    else:
-        end = _ENDLESS if count is None else count
-        ranges = [range(first, end, jobs) for first in range(min(jobs, end))]
     shares = []
-    for number, cases in enumerate(ranges):
+    for number in range(min(jobs, len(cases))):
         own = folder / f"job-{number}"
         own.mkdir(parents=True)
-        shares.append(Share(seed=seed, cases=cases, count=count, folder=own, keep=keep))
+        shares.append(
+            Share(seed=seed, cases=cases[number::jobs], count=count, folder=own, keep=keep)
+        )
     return shares
 
 

@@ -38,22 +38,22 @@ _PART = Part(name="some", summary="some break", count=10, run=_some_break)
 
 @pytest.mark.slow
 def test_what_is_found_follows_from_the_seed_and_not_from_how_the_work_is_shared() -> None:
-    one, two = (run(_PART, seed=3, count=10, jobs=jobs) for jobs in (1, 2))
+    one, two = (run(_PART, seed=3, count=10, cases=range(10), jobs=jobs) for jobs in (1, 2))
     assert one.complete
     assert one.tried == two.tried == 18
     assert one.hit == two.hit == {"even": 5, "odd": 4}
     assert one.skipped == {"no such thing here": 1}
     assert set(one.violations) == set(two.violations)
-    (again,) = run(_PART, seed=3, count=10, case=5).violations
+    (again,) = run(_PART, seed=3, count=10, cases=range(5, 6)).violations
     assert again in one.violations
     assert again.command == "scripts/faults some --seed 3 --case 5"
-    other = run(_PART, seed=4, count=10)
+    other = run(_PART, seed=4, count=10, cases=range(10))
     assert set(other.violations).isdisjoint(one.violations)
 
 
 @pytest.mark.slow
 def test_a_harness_that_fails_says_nothing_about_the_program() -> None:
-    report = run(Part("bad", "fails", 1, _fails), seed=1, count=1)
+    report = run(Part("bad", "fails", 1, _fails), seed=1, count=1, cases=range(1))
     assert not report.complete
     assert "the harness itself" in report.failure
     assert "THE HARNESS FAILED" in report.text()
