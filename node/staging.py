@@ -260,6 +260,8 @@ class Staging:
                 edit.tally.subtract(dict(zip(BLOCK_KINDS, counts, strict=True)))
             self._connection.execute(f"DELETE {_TAKEN_ROWS}", taken)
             self._connection.execute(f"DELETE {_TAKEN_BLOCKS}", taken)
+            # Usually all is gone already: nothing has to be synced then.
+            edit.keep = bool(edit.tally.total())
         return -edit.tally.total()
 
     def clear(self) -> int:

@@ -40,6 +40,7 @@ class Context:
     quiet: bool
     environ: Mapping[str, str]
     clock: Clock = field(default_factory=SystemClock)
+    _config: Config | None = field(default=None, init=False)
 
     @property
     def home(self) -> Home:
@@ -52,8 +53,10 @@ class Context:
             output.say(message)
 
     def config(self) -> Config:
-        """Return the node's configuration."""
-        return load_config(self.home, self.environ)
+        """Return the node's configuration, as it is when it is asked for first."""
+        if self._config is None:
+            self._config = load_config(self.home, self.environ)
+        return self._config
 
     def mark(self) -> HighWater:
         """Return the node's high-water mark."""

@@ -17,7 +17,6 @@ from node.config import (
     Config,
     NodeConfig,
     describe,
-    load_config,
     render_initial,
 )
 from node.errors import ConfigError, UsageError
@@ -99,7 +98,7 @@ def init(context: Context, org: str, listen: str, advertise: str | None) -> None
 @pass_context
 def config_show(context: Context) -> None:
     """Show every setting, its value and where it came from."""
-    rows = describe(load_config(context.home, context.environ))
+    rows = describe(context.config())
     if context.as_json:
         output.emit_json({row.key: {"value": row.value, "source": row.source} for row in rows})
     else:

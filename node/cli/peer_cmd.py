@@ -13,7 +13,6 @@ from node import administering, certificate, wake
 from node.cli import output
 from node.cli.context import Context, json_option, pass_context
 from node.clock import format_ms
-from node.config import load_config
 from node.errors import RefusedError, UsageError
 from node.invitation import Invitation
 from node.store import registry
@@ -30,7 +29,7 @@ def invite(context: Context) -> None:
         root = administering.own_root(store)
     invitation = Invitation(
         root=root,
-        address=str(load_config(context.home, context.environ).node.advertise),
+        address=str(context.config().node.advertise),
         certificate=certificate.load_certificate(context.home.tls_certificate),
     )
     # As whoever gets it will: what they would refuse is to be mended here.

@@ -16,7 +16,7 @@ from node.cli import output
 from node.cli.asking import tls_identity
 from node.cli.context import Context, json_option, pass_context
 from node.cli.progress import progress
-from node.config import LogLevel, load_config
+from node.config import LogLevel
 from node.errors import NodeError
 from node.store import runs
 from node.store.registry import ListRecord
@@ -44,7 +44,7 @@ def sync(context: Context, lists: tuple[str, ...]) -> None:
     Exit code: 0 when every list is current, 3 when some are and some are not, else the first
     failure's own.
     """
-    config = load_config(context.home, context.environ)
+    config = context.config()
     # What went wrong is reported list by list; the log of it is for `serve`.
     logs.configure(LogLevel.ERROR, config.log.format)
     with context.store() as store:
