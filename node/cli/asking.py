@@ -8,23 +8,27 @@ from contextlib import contextmanager
 
 from federation.names import OrgName, Origin
 from federation.recovery import Answer
-from node import administering, certificate, logs
+from node import administering, certificate, guarding, logs
 from node.cli.context import Context
 from node.config import LogLevel
 from node.store import registry
 from node.store.connection import Store
 from node.sync import asking
 from node.sync.client import TlsIdentity
-from node.sync.recovering import RecoveryTools, ask
+from node.sync.recovering import RecoveryTools
 from node.sync.writer import Writer
 
 
 def tls_identity(context: Context) -> TlsIdentity:
     """Return what this node shows to peers, of which its org root says that it is this node's."""
-    identity = unchecked_identity(context)
     with context.reader() as store:
-        fingerprint = certificate.certificate_sha256(identity.certificate.decode())
-        administering.require_certificate(store, fingerprint)
+        return _checked_identity(context, store)
+
+
+def _checked_identity(context: Context, store: Store) -> TlsIdentity:
+    identity = unchecked_identity(context)
+    fingerprint = certificate.certificate_sha256(identity.certificate.decode())
+    administering.require_certificate(store, fingerprint)
     return identity
 
 
@@ -62,10 +66,22 @@ def ask_times(context: Context, store: Store) -> dict[OrgName, int]:
     logs.configure(LogLevel.ERROR, config.log.format)
     peers = list(registry.iter_peers(store.connection))
     seconds = config.publish.ask_seconds
-    return asyncio.run(asking.ask_times(peers, tls_identity(context), seconds=seconds))
+    return asyncio.run(asking.ask_times(peers, _checked_identity(context, store), seconds=seconds))
 
 
-def ask_peers(context: Context, origin: Origin) -> Sequence[Answer]:
-    """Ask all peers what they hold of a list of ours."""
-    with recovery_tools(context) as tools:
-        return asyncio.run(ask(tools, [origin])).answers[origin]
+def ask_peers(context: Context, store: Store, origin: Origin) -> Sequence[Answer]:
+    """Ask all peers what they hold of a list of ours; put a newer charter of it in force."""
+    config = context.config()
+    logs.configure(LogLevel.ERROR, config.log.format)
+    found = asyncio.run(
+        asking.ask_peers(
+            list(registry.iter_peers(store.connection)),
+            [origin],
+            administering.own_root(store),
+            _checked_identity(context, store),
+            seconds=config.publish.ask_seconds,
+        )
+    )
+    for name, envelope in found.charters.items():
+        guarding.take_charter(store, origin=name, envelope=envelope)
+    return found.answers[origin]

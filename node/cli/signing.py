@@ -55,4 +55,4 @@ def _ask_peers(context: Context, store: Store, origin: Origin) -> Sequence[Answe
         return ()
     from node.cli.asking import ask_peers  # noqa: PLC0415  # the network: too much without peers
 
-    return ask_peers(context, origin)
+    return ask_peers(context, store, origin)
