@@ -55,7 +55,7 @@ _RUN: Final = (
     "load('node.cli.main').main()"
 )
 """Runs the program, once modules were imported that change it."""
-_WAKING: Final = "<anon_inode:[eventfd]>"
+_WAKING: Final = re.compile(r"<(anon_inode|socket|pipe):")
 _TIMEOUT_SECONDS: Final = 120
 
 
@@ -168,13 +168,22 @@ class Traced:
             "",
         )
 
-    def has_struck_grpc(self) -> bool:
-        """Say whether in the last run a call failed by which gRPC wakes a thread of its own.
+    def has_struck_a_wake_up(self) -> bool:
+        """Say whether in the last run a call failed by which a thread wakes another one.
 
-        One thread has its n-th call where another has one on a file. gRPC takes for granted that
-        this one works: it aborts, or waits for ever.
+        One thread has its n-th call where another has one on a file. gRPC and asyncio take for
+        granted that this one works: the process aborts, or waits for ever.
         """
-        return any(_WAKING in line and line.endswith("(INJECTED)") for line in self._lines())
+        begun: dict[str, str] = {}
+        for line in self._lines():
+            thread = line.partition(" ")[0]
+            if line.endswith("<unfinished ...>"):
+                begun[thread] = line
+            elif line.endswith("(INJECTED)"):
+                call = begun.get(thread, "") if "resumed>" in line else line
+                if _WAKING.search(call):
+                    return True
+        return False
 
     def _lines(self) -> list[str]:
         return self.log.read_text(encoding="utf-8", errors="replace").splitlines()

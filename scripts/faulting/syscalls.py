@@ -365,14 +365,14 @@ def _run(
 def _strike(
     traced: Traced, operation: Operation, node: Node, folder: Path, point: Point
 ) -> CompletedProcess[str] | None:
-    """Run an operation of which a call fails; None where a call of gRPC's own failed with it."""
+    """Run an operation of which a call fails; None where a wake-up failed with it."""
     try:
         done = _run(traced, operation, node, folder, point)
     except TimeoutExpired:
-        if not traced.has_struck_grpc():
+        if not traced.has_struck_a_wake_up():
             raise
         return None
-    return None if traced.has_struck_grpc() else done
+    return None if traced.has_struck_a_wake_up() else done
 
 
 def _try(share: Share, case: int, point: Point, traced: Traced, world: _World) -> Outcome:
