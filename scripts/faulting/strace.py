@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -131,15 +132,22 @@ class Traced:
             # Only what is traced stops the process. With that, strace 6.1 sends no signal.
             options.append("--seccomp-bpf")
         options += [f"--trace-path={path}" for path in only]
-        return subprocess.run(
+        with subprocess.Popen(
             ["strace", *options, sys.executable, "-P", "-c", _RUN, self._planted, *args],  # noqa: S607
             env={**os.environ, **(env or {})},
-            input=stdin,
-            capture_output=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            check=False,
-            timeout=_TIMEOUT_SECONDS,
-        )
+            start_new_session=True,
+        ) as process:
+            try:
+                out, err = process.communicate(stdin, timeout=_TIMEOUT_SECONDS)
+            except subprocess.TimeoutExpired:
+                # What is traced too, which holds locks.
+                os.killpg(process.pid, signal.SIGKILL)
+                raise
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     def calls(self, folder: Path) -> list[Call]:
         """Return the calls of the last run, a traced one, that touch files in a folder."""
