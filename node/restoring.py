@@ -27,9 +27,6 @@ from node.store.registry import FollowState
 from node.store.release import rotate_incarnation
 from node.store.sqlite import sqlite_errors
 
-_ENDS: Final = ("", "-wal", "-shm")
-"""What a database consists of: the file itself, its log and the log's index."""
-
 _COPY_BYTES: Final = 1024 * 1024
 
 
