@@ -20,12 +20,18 @@ def name_copy(store: Path, purpose: str) -> Iterator[Path]:
         store: the store, by its own path: not by one that leads to it.
         purpose: a word for what the copy is made for, with which its name ends.
     """
-    _remove(store, f"*.{purpose}*")
+    remove_copies(store, purpose)
     token = secrets.token_hex(8)
     try:
         yield store.with_name(f".{store.name}.{token}.{purpose}")
     finally:
         _remove(store, f"{token}.{purpose}*")
+
+
+def remove_copies(store: Path, *purposes: str) -> None:
+    """Remove what processes that were killed have left of copies for some purposes."""
+    for purpose in purposes:
+        _remove(store, f"*.{purpose}*")
 
 
 def _remove(store: Path, pattern: str) -> None:

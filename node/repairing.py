@@ -17,7 +17,7 @@ from federation.errors import FederationError
 from federation.names import OrgName
 from node import durable, findings, fsckjournal, snapshotting
 from node.clock import Clock
-from node.copies import name_copy
+from node.copies import name_copy, remove_copies
 from node.errors import DamageError, NodeError
 from node.findings import Damage, DamageKind, Findings
 from node.fsck import fsck
@@ -80,6 +80,8 @@ def repair(
     """
     store = home.store.resolve()
     put_back(store)
+    # Also where nothing is left to repair: a repair may be killed after it was done.
+    remove_copies(store, "repairing", "wreck")
     damages = _check(store, clock, on_progress)
     if all(damage.kind is DamageKind.CLAIM for damage in damages):
         _note(home, store, damages, clock)

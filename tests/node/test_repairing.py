@@ -305,6 +305,15 @@ def test_a_peer_that_sends_something_else_is_refused_and_the_next_one_asked(worl
     assert world.look() == world.before
 
 
+def test_what_a_killed_repair_has_left_is_removed_also_if_it_had_done_all(world: World) -> None:
+    def harm(path: Path) -> None:
+        for end in ("repairing", "wreck", "wreck-wal"):
+            path.with_name(f".{path.name}.0123456789abcdef.{end}").touch()
+
+    assert world.repair(harm) == Repaired(damages=())
+    assert list(world.path.parent.glob(f".{world.path.name}.*")) == []
+
+
 def test_a_sound_store_is_left_alone(world: World) -> None:
     repaired = world.repair(lambda _path: None)
 
