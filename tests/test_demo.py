@@ -208,6 +208,35 @@ def test_an_interrupted_run_stops_the_nodes_that_it_has_started(demo: Demo) -> N
     assert list(demo.scratch.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "code"), [("SIGINT", -signal.SIGINT), ("SIGTERM", 143), ("SIGHUP", 129)]
+)
+def test_a_signal_that_comes_while_a_process_is_started_waits_until_the_process_is_known(
+    name: str, code: int
+) -> None:
+    text = f"""
+import signal
+from ending import end_on_signals, signals_held
+
+end_on_signals()
+with signals_held():
+    signal.raise_signal(signal.{name})
+    print("known", flush=True)
+print("went on")
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", text],
+        env={**os.environ, "PYTHONPATH": str(_DEMO.with_name("demonstration"))},
+        # As in a terminal: whoever started the tests may ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (found.stdout, found.returncode) == ("known\n", code), found.stderr
+
+
 def _await(holds: Callable[[], bool], process: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + _SECONDS / 2
     while not holds():

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Final
 
 import material
-from coalition import SERVE_ENVIRONMENT, Coalition, end_on_signals
+from coalition import SERVE_ENVIRONMENT, Coalition
+from ending import end_on_signals
 from story import Story
 from telling import DemoError, Teller
 

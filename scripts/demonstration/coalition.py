@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import random
 import shlex
-import signal
 import socket
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from ending import signals_held
 from telling import DemoError, Teller
 
 from federation.names import Origin
@@ -55,6 +55,7 @@ class Node:
         self.port = port
         self.folder = folder
         self._teller = teller
+        self._commands: list[subprocess.Popen[str]] = []
         self._server: subprocess.Popen[bytes] | None = None
         self._store: Store | None = None
 
@@ -62,15 +63,18 @@ class Node:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start a command of this node."""
-        return subprocess.Popen(
-            [_HASHFED, "--home", self.name, *arguments],
-            cwd=self.folder,
-            env=_environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        with signals_held():
+            process = subprocess.Popen(
+                [_HASHFED, "--home", self.name, *arguments],
+                cwd=self.folder,
+                env=_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            self._commands.append(process)
+        return process
 
     def finish(self, process: subprocess.Popen[str], expect: int = 0) -> str:
         """Wait for a command and return what it printed on stdout.
@@ -129,7 +133,7 @@ class Node:
         settings = " ".join(f"{key}={value}" for key, value in SERVE_ENVIRONMENT.items())
         self._teller.command(f"{settings} {self.line('serve')} &")
         begin = self.log.stat().st_size if self.log.exists() else 0
-        with self.log.open("ab") as file:
+        with self.log.open("ab") as file, signals_held():
             self._server = subprocess.Popen(
                 [_HASHFED, "--home", self.name, "serve"],
                 cwd=self.folder,
@@ -171,7 +175,11 @@ class Node:
             raise DemoError(f"{self.name} stopped serving with code {self._server.returncode}")
 
     def stop(self) -> None:
-        """End the serving process in order, or by force if it does not listen."""
+        """End the serving process in order, or by force if it does not listen; and all commands."""
+        for command in self._commands:
+            if command.poll() is None:
+                command.kill()
+                command.communicate()
         if self._store is not None:
             self._store.close()
             self._store = None
@@ -241,13 +249,7 @@ class Coalition:
     def run_all(self, commands: Sequence[tuple[Node, Sequence[str]]]) -> list[str]:
         """Run commands at the same time; return what each printed on stdout, in order."""
         started = [(node, node.start(*arguments)) for node, arguments in commands]
-        try:
-            return [node.finish(process) for node, process in started]
-        finally:
-            for _, process in started:
-                if process.poll() is None:
-                    process.kill()
-                    process.communicate()
+        return [node.finish(process) for node, process in started]
 
     def await_all(self, probes: Mapping[Node, Callable[[], bool]]) -> dict[Node, float]:
         """Wait until something holds on several nodes.
@@ -274,8 +276,9 @@ class Coalition:
 
     def stop(self) -> None:
         """End all that runs; subscribers first, so that nobody logs a lost peer."""
-        for node in reversed(self.nodes):
-            node.stop()
+        with signals_held():
+            for node in reversed(self.nodes):
+                node.stop()
 
 
 def _free_ports(count: int) -> list[int]:
@@ -288,13 +291,3 @@ def _free_ports(count: int) -> list[int]:
         if len(found) == count:
             return found
     raise DemoError("no free ports on 127.0.0.1")
-
-
-def end_on_signals() -> None:
-    """Let a termination signal unwind the stack, as Ctrl-C does, so that nothing is left behind."""
-
-    def leave(number: int, _frame: object) -> None:
-        raise SystemExit(128 + number)
-
-    signal.signal(signal.SIGTERM, leave)
-    signal.signal(signal.SIGHUP, leave)
