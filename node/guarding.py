@@ -10,7 +10,7 @@ crash left between any two of these, in normal operation and after a crash alike
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
@@ -138,7 +138,7 @@ def obtain_permit(
     store: Store,
     mark: HighWater,
     origin: Origin,
-    answers: Sequence[Answer],
+    ask: Callable[[], Sequence[Answer]],
     *,
     clock: Clock,
     needed: int | None = None,
@@ -153,7 +153,8 @@ def obtain_permit(
         store: the store, open for writing.
         mark: the high-water mark.
         origin: the list, which is ours.
-        answers: what peers have said, one for each peer.
+        ask: returns what peers say, one answer for each peer; called when the newest deltas here
+            are checked, so that they may be on their way meanwhile.
         clock: tells the time.
         needed: how many peers must have answered where answers are needed; None for all.
         risk: why the operator goes on without the knowledge that is missing, if that is so.
@@ -168,6 +169,7 @@ def obtain_permit(
     # First: damage must not be taken for another history.
     findings.require_sound(store.path, str(origin))
     checking.check_tail(store, record, administering.own_root(store), TAIL_DELTAS)
+    answers = ask()
     decision = look(store, mark, record, answers, clock=clock, needed=needed)
     if risk is not None and decision.overridable:
         # Written down before it has an effect.

@@ -104,7 +104,8 @@ def publish(
         keys: the keys to sign with.
         permit: says that nothing newer of the list was released than is here.
         clock: tells the time of each delta.
-        on_progress: told the number of operations done so far, after each commit.
+        on_progress: told the number of operations done so far, each time as soon as they are
+            released.
 
     Raises:
         UsageError: the list is not ours.
@@ -143,10 +144,11 @@ def publish(
                 extent = group[0][0].extent.through(group[-1][0].extent)
                 signing.finish(extent)
                 step.stage(signing.before, signing.after)
-            staging.remove(extent)
             ops += signing.ops
             dropped += sum(part.dropped for part, _ in group)
+            # First of all: what was released may be on its way to others meanwhile.
             on_progress(ops + dropped)
+            staging.remove(extent)
     record = registry.load_list_by_number(store.connection, record.list)
     return Publication(
         origin=origin,

@@ -228,7 +228,7 @@ def _publish(node: _Node, change: Change) -> None:
         report = import_changes(node.store, record, staging, io.BytesIO(text.encode()))
         assert report.staged, report.errors
         keys = PublishingKeys(publisher=node.keys.publisher, log=node.keys.log)
-        permit = guarding.obtain_permit(node.store, node.mark, _ORIGIN, (), clock=node.clock)
+        permit = guarding.obtain_permit(node.store, node.mark, _ORIGIN, tuple, clock=node.clock)
         publication = publish(node.store, staging, _ORIGIN, keys, permit, clock=node.clock)
     finally:
         staging.close()

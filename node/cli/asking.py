@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from federation.names import OrgName, Origin
@@ -69,19 +70,36 @@ def ask_times(context: Context, store: Store) -> dict[OrgName, int]:
     return asyncio.run(asking.ask_times(peers, _checked_identity(context, store), seconds=seconds))
 
 
-def ask_peers(context: Context, store: Store, origin: Origin) -> Sequence[Answer]:
-    """Ask all peers what they hold of a list of ours; put a newer charter of it in force."""
+@contextmanager
+def asking_peers(
+    context: Context, store: Store, origin: Origin
+) -> Iterator[Callable[[], Sequence[Answer]]]:
+    """Ask all peers what they hold of a list of ours, while a block goes on with something else.
+
+    Yields:
+        A function for the block, which waits for their answers, puts a newer charter of the list in
+        force if one of them has it, and returns the answers.
+    """
     config = context.config()
     logs.configure(LogLevel.ERROR, config.log.format)
-    found = asyncio.run(
-        asking.ask_peers(
-            list(registry.iter_peers(store.connection)),
-            [origin],
-            administering.own_root(store),
-            _checked_identity(context, store),
-            seconds=config.publish.ask_seconds,
+    peers = list(registry.iter_peers(store.connection))
+    root = administering.own_root(store)
+    identity = _checked_identity(context, store)
+    with asyncio.Runner() as runner, ThreadPoolExecutor(max_workers=1) as thread:
+        loop = runner.get_loop()
+        question = loop.create_task(
+            asking.ask_peers(peers, [origin], root, identity, seconds=config.publish.ask_seconds)
         )
-    )
-    for name, envelope in found.charters.items():
-        guarding.take_charter(store, origin=name, envelope=envelope)
-    return found.answers[origin]
+        asked = thread.submit(loop.run_until_complete, question)
+
+        def answers() -> Sequence[Answer]:
+            found = asked.result()
+            for name, envelope in found.charters.items():
+                guarding.take_charter(store, origin=name, envelope=envelope)
+            return found.answers[origin]
+
+        try:
+            yield answers
+        finally:
+            # Nobody waits for an answer any more, if there is none yet.
+            loop.call_soon_threadsafe(question.cancel)

@@ -45,7 +45,7 @@ def recover_command(context: Context, name: str, risk: str | None) -> None:
                 store,
                 tools.mark,
                 origin,
-                recovered.answers,
+                lambda: recovered.answers,
                 clock=context.clock,
                 needed=tools.needed,
                 risk=None if risk is None else risk.strip(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -40,19 +40,25 @@ def obtain_permit(context: Context, store: Store, origin: Origin) -> Permit:
     Raises:
         RecoveringError: the list may not be signed for.
     """
-    return guarding.obtain_permit(
-        store,
-        context.mark(),
-        origin,
-        _ask_peers(context, store, origin),
-        clock=context.clock,
-        needed=context.config().publish.peers_needed.count,
-    )
+    with _asking_peers(context, store, origin) as answers:
+        return guarding.obtain_permit(
+            store,
+            context.mark(),
+            origin,
+            answers,
+            clock=context.clock,
+            needed=context.config().publish.peers_needed.count,
+        )
 
 
-def _ask_peers(context: Context, store: Store, origin: Origin) -> Sequence[Answer]:
+@contextmanager
+def _asking_peers(
+    context: Context, store: Store, origin: Origin
+) -> Iterator[Callable[[], Sequence[Answer]]]:
     if not guarding.unasked(store):
-        return ()
-    from node.cli.asking import ask_peers  # noqa: PLC0415  # the network: too much without peers
+        yield tuple
+        return
+    from node.cli.asking import asking_peers  # noqa: PLC0415  # the network: too much without peers
 
-    return ask_peers(context, store, origin)
+    with asking_peers(context, store, origin) as answers:
+        yield answers

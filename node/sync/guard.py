@@ -88,7 +88,7 @@ class Guard:
                 store,
                 tools.mark,
                 origin,
-                answers or guarding.unasked(store),
+                lambda: answers or guarding.unasked(store),
                 clock=tools.clock,
                 needed=tools.needed,
             )

@@ -72,10 +72,10 @@ def test_nothing_is_signed_by_a_clock_behind_the_newest_delta(orgs: Orgs) -> Non
     keys = PublishingKeys(publisher=load_signer(home.publisher_key), log=load_signer(home.log_key))
     mark = HighWater(home.mark, record.origin.org)
     with pytest.raises(RecoveringError, match="the clock is") as refused:
-        obtain_permit(store, mark, record.origin, (), clock=SlowClock())
+        obtain_permit(store, mark, record.origin, tuple, clock=SlowClock())
     assert refused.value.reason == Obstacle.TIME_BACKWARDS
     # Nor by one that was set back after the permit was given.
-    permit = obtain_permit(store, mark, record.origin, (), clock=SystemClock())
+    permit = obtain_permit(store, mark, record.origin, tuple, clock=SystemClock())
     with pytest.raises(NodeError, match="set it right before publishing") as caught:
         publish(store, staging, record.origin, keys, permit, clock=SlowClock())
     assert caught.value.reason is Reason.TIME_BACKWARDS

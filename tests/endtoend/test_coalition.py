@@ -210,6 +210,21 @@ def test_a_peer_that_takes_connections_and_says_nothing_does_not_delay_lists_of_
         assert reader.stop() == 0
 
 
+def test_a_publish_that_waits_for_a_silent_peer_can_be_ended_at_once(orgs: Orgs) -> None:
+    owner, silent = orgs("hotline", "ngo")
+    owner.meet(silent)
+    origin = owner.create("main")
+    owner.stage("main", [assertion(1)])
+    with socket.create_server(("127.0.0.1", silent.port)) as listener:
+        command = owner.start("publish", "main", settings={"HASHFED_PUBLISH_ASK_SECONDS": "60"})
+        connection, _ = listener.accept()
+        with connection:
+            command.send_signal(signal.SIGINT)
+            assert command.wait(timeout=LIVE_SECONDS * 5) == 130
+    assert owner.status(origin)["position"] == 0
+    assert owner("staged", "main", "--json").json()["staged"] == {"assert": 1}
+
+
 # --- one store, one writer --------------------------------------------------------------------
 
 

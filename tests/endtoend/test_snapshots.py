@@ -53,7 +53,7 @@ def sign_in_small_buckets(owner: Node, origin: str, entries: int = BUCKET_ENTRIE
                 store,
                 HighWater(home.mark, Origin.parse(origin).org),
                 Origin.parse(origin),
-                guarding.unasked(store),
+                lambda: guarding.unasked(store),
                 clock=SystemClock(),
             ),
             clock=SystemClock(),

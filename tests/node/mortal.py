@@ -179,4 +179,4 @@ class Owner(Node):
         super().close()
 
     def permit(self, answers: tuple[Answer, ...]) -> Permit:
-        return obtain_permit(self.store, self.mark, ORIGIN, answers, clock=self.clock)
+        return obtain_permit(self.store, self.mark, ORIGIN, lambda: answers, clock=self.clock)

@@ -97,7 +97,7 @@ class OwnList:
 
     def permit(self) -> Permit:
         """Return the permit to sign; there are no peers to ask."""
-        return obtain_permit(self.store, self.mark, ORIGIN, (), clock=self.clock)
+        return obtain_permit(self.store, self.mark, ORIGIN, tuple, clock=self.clock)
 
     def publish(self, permit: Permit | None = None) -> Publication:
         return publish(

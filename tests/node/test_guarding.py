@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -252,7 +253,7 @@ def test_a_publisher_whose_mark_was_put_back_meanwhile_releases_nothing(
         own.publish(permit)
     assert (own.record.log.size, released(own)) == (2, 2)
     with pytest.raises(RecoveringError) as caught:
-        obtain_permit(own.store, own.mark, ORIGIN, SILENT, clock=own.clock)
+        obtain_permit(own.store, own.mark, ORIGIN, lambda: SILENT, clock=own.clock)
     assert caught.value.reason is Obstacle.AHEAD_OF_MARK
     assert state(own) == (FollowState.RECOVERING, "AHEAD_OF_MARK")
 
@@ -335,7 +336,7 @@ def test_whatever_is_put_back_nothing_is_signed_while_anybody_knows_better(
             assert size == newest or (what == ("store", "mark") and (peer or 0) <= size)
         else:
             with pytest.raises(RecoveringError):
-                obtain_permit(own.store, own.mark, ORIGIN, answers, clock=own.clock)
+                obtain_permit(own.store, own.mark, ORIGIN, partial(tuple, answers), clock=own.clock)
         if size < newest and (peer == newest or what == ("store",)):
             # Detected before the first signature: a peer that is up to date, or the mark, is left.
             assert decision.obstacle in {Obstacle.BEHIND_PEER, Obstacle.BEHIND_MARK}
@@ -359,7 +360,7 @@ def test_what_is_missing_is_taken_back_byte_for_byte_and_signing_goes_on(
         take_back(own.store, ORIGIN, [delta], via=PEER, clock=own.clock)
         # What is not marked yet is not served from here.
         assert released(own) == 1
-    obtain_permit(own.store, own.mark, ORIGIN, answers, clock=own.clock)
+    obtain_permit(own.store, own.mark, ORIGIN, lambda: answers, clock=own.clock)
     assert deltas(own) == signed
     assert own.live() == live
     assert (marked_size(own), released(own)) == (4, 4)
@@ -377,7 +378,7 @@ def test_the_leaf_of_a_snapshot_is_taken_back_as_a_delta_is(own: OwnList, tmp_pa
     history.put_back(1, "store")
     take_back(own.store, ORIGIN, signed[1:], via=PEER, clock=own.clock)
     answers = says(read_checkpoint(signed[-1].checkpoint))
-    obtain_permit(own.store, own.mark, ORIGIN, answers, clock=own.clock)
+    obtain_permit(own.store, own.mark, ORIGIN, lambda: answers, clock=own.clock)
     assert (deltas(own), own.live()) == (signed, live)
     assert (marked_size(own), released(own)) == (4, 4)
     # Its buckets are not here: nobody is offered it, and a new one can be made.
@@ -397,9 +398,9 @@ def test_a_store_with_another_token_waits_for_its_peers_unless_the_mark_is_known
     assert look(own.store, own.mark, own.record, SILENT, clock=own.clock).action is Action.FINISH
     own.mark.doubt(ORIGIN)
     with pytest.raises(RecoveringError) as caught:
-        obtain_permit(own.store, own.mark, ORIGIN, SILENT, clock=own.clock)
+        obtain_permit(own.store, own.mark, ORIGIN, lambda: SILENT, clock=own.clock)
     assert caught.value.reason is Obstacle.RESTORED
-    obtain_permit(own.store, own.mark, ORIGIN, says(here), clock=own.clock)
+    obtain_permit(own.store, own.mark, ORIGIN, lambda: says(here), clock=own.clock)
     publish(own, 2)
 
 
@@ -411,10 +412,12 @@ def test_a_mark_that_is_lost_is_made_anew_once_all_peers_have_answered_or_the_op
     for answers, risk in ((says(here), None), (SILENT, "the disk broke, the peers are gone")):
         own.mark.path.unlink()
         with pytest.raises(RecoveringError) as caught:
-            obtain_permit(own.store, own.mark, ORIGIN, SILENT, clock=own.clock)
+            obtain_permit(own.store, own.mark, ORIGIN, lambda: SILENT, clock=own.clock)
         assert caught.value.reason is Obstacle.MARK_MISSING
         assert "hashfed recover main" in caught.value.hint
-        obtain_permit(own.store, own.mark, ORIGIN, answers, clock=own.clock, risk=risk)
+        obtain_permit(
+            own.store, own.mark, ORIGIN, partial(tuple, answers), clock=own.clock, risk=risk
+        )
         assert marked_size(own) == own.record.log.size
         own.publish()
     (row,) = own.store.connection.execute(
