@@ -94,7 +94,10 @@ def test_a_relay_that_changes_what_passes_is_refused_and_spreads_nothing(scaling
     honest = relay.read
 
     def change(held: Any, start: int) -> Any:  # noqa: ANN401
-        return [delta._replace(body=delta.body[:-1] + b"\xff") for delta in honest(held, start)]
+        return [
+            delta._replace(body=delta.body[:-1] + bytes([delta.body[-1] ^ 1]))
+            for delta in honest(held, start)
+        ]
 
     relay.read = change
     world.retract(source)

@@ -436,7 +436,7 @@ def test_a_mark_that_is_lost_is_made_anew_once_all_peers_have_answered_or_the_op
         "DELETE FROM delta WHERE id = (SELECT max(id) FROM delta)",
         (
             "UPDATE delta SET header = "
-            "CAST(substr(header, 1, length(header) - 1) || x'00' AS BLOB) "
+            "CAST(substr(header, 1, length(header) - 1) || x'ff' AS BLOB) "
             "WHERE id = (SELECT max(id) FROM delta)"
         ),
         "UPDATE list SET last_leaf = zeroblob(32)",
