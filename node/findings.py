@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import secrets
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -58,6 +58,20 @@ class DamageKind(StrEnum):
 
 _HARMLESS: Final = frozenset({DamageKind.CLAIM, DamageKind.PEER, DamageKind.ROOT})
 """Of no list: what the entries of a list are does not depend on it."""
+
+_OF_PARTS: Final = frozenset(
+    {
+        DamageKind.HEADER,
+        DamageKind.CHECKPOINT,
+        DamageKind.BODY,
+        DamageKind.SNAPSHOT,
+        DamageKind.BUCKET,
+        DamageKind.FETCHED,
+        DamageKind.INDEX,
+        DamageKind.INTERVAL,
+    }
+)
+"""Of single parts of a list, or derived from them: the other parts are what they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,13 +135,19 @@ class Findings:
 
     def of(self, origin: str) -> Damage | None:
         """Return a damage for which nothing may be answered from a list, or None."""
+        return next(self._iter_of(origin), None)
+
+    def concern_parts_alone(self, origin: str) -> bool:
+        """Say whether all that is damaged of a list are parts that say nothing of its others."""
+        return all(damage.kind in _OF_PARTS for damage in self._iter_of(origin))
+
+    def _iter_of(self, origin: str) -> Iterator[Damage]:
         for damage in self.damages:
             if damage.origin:
                 if damage.origin == origin and damage.kind is not DamageKind.CLAIM:
-                    return damage
+                    yield damage
             elif damage.kind not in _HARMLESS:
-                return damage
-        return None
+                yield damage
 
 
 _UNREADABLE: Final = Damage(

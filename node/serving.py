@@ -11,14 +11,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
+from hashlib import sha256
 from typing import Final
 
 from federation.checkpoint import read_checkpoint
 from federation.errors import FederationError, UsageError
+from federation.header import Header
+from federation.merkle import HASH_BYTES, leaf_hash
 from federation.names import Origin
 from federation.replica import SignedDelta
 from federation.snapshot import SnapshotOffer
 from node import findings
+from node.checking import check_leaf
 from node.errors import DamageError
 from node.store import log, registry, snapshots, trees
 from node.store.connection import Store
@@ -192,13 +196,18 @@ def offer_snapshot(
 def read_bucket(store: Store, caller: str, origin: str, position: int, number: int) -> bytes | None:
     """Return one bucket of the snapshot at a position.
 
-    None when there is none, or the caller may not have the list: this is asked for every bucket.
+    None when there is none, or the caller may not have the list: this is asked for every bucket. Of
+    a list that is damaged, a bucket that is not is served to whoever repairs its own copy.
     """
-    record = find_available(store, caller, origin)
+    record = _find_in_parts(store, caller, origin)
     held = None if record is None else _held(store, record, position)
     if held is None:
         return None
-    return snapshots.load_bucket_bytes(store.connection, held.snapshot, number)
+    data = snapshots.load_bucket_bytes(store.connection, held.snapshot, number)
+    at = number * HASH_BYTES
+    if data is None or leaf_hash(data) != held.offer.bucket_hashes[at : at + HASH_BYTES]:
+        return None
+    return data
 
 
 def _held(store: Store, record: ListRecord, position: int) -> SnapshotRecord | None:
@@ -227,14 +236,52 @@ def read_leaf(
     return leaf, trees.load_tail(store.connection, record).prove_inclusion(position, size)
 
 
+def read_lone_leaf(store: Store, caller: str, origin: str, position: int) -> SignedDelta | None:
+    """Return one leaf of a list's log for whoever repairs its own copy, verified here.
+
+    It is served also where the list is damaged, as long as the leaf is not: two nodes that are
+    damaged at different places mend each other. None when it is not here, or is not what was
+    signed, or the caller may not have the list.
+    """
+    record = _find_in_parts(store, caller, origin)
+    root = None if record is None else registry.load_root(store.connection, record.origin.org)
+    if record is None or root is None or position < record.log.start:
+        return None
+    if position >= released_size(store.connection, record):
+        return None
+    try:
+        check_leaf(store.connection, record, root, position)
+        leaf = log.load_signed(store.connection, record.list, position)
+    except DamageError:
+        return None
+    is_whole = sha256(leaf.body).digest() == Header.parse(leaf.header).body_digest
+    return leaf if is_whole else None
+
+
 def find_available(store: Store, caller: str, origin: str) -> ListRecord | None:
     """Return a list that a caller may have now; None when there is none of that name for it."""
+    record = _find(store, origin)
+    return record if record is not None and _allows(store, record, caller) else None
+
+
+def _find_in_parts(store: Store, caller: str, origin: str) -> ListRecord | None:
+    """Return a list as `find_available`, and also one of which some parts are known to be damaged.
+
+    Nothing but a part that was verified may leave of it.
+    """
+    record = _find(store, origin)
+    if record is None or not findings.load(store.path).concern_parts_alone(origin):
+        return None
+    charter = record.open_charter()
+    return record if charter is not None and charter.allows(caller) else None
+
+
+def _find(store: Store, origin: str) -> ListRecord | None:
     try:
         parsed = Origin.parse(origin)
     except FederationError:
         return None
-    record = registry.load_list(store.connection, parsed)
-    return record if record is not None and _allows(store, record, caller) else None
+    return registry.load_list(store.connection, parsed)
 
 
 def root_at(store: Store, record: ListRecord, size: int) -> bytes:

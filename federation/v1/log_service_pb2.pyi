@@ -454,7 +454,9 @@ class FetchLeafRequest(_message.Message):
     position: _builtins.int
     """The leaf's position."""
     size: _builtins.int
-    """The size of the log that the caller knows and that the proof is to lead to."""
+    """The size of the log that the caller knows and that the proof is to lead to; 0 for no proof: the
+    caller knows what the leaf has to be. So it is answered also by whose copy is damaged elsewhere.
+    """
     def __init__(
         self,
         *,

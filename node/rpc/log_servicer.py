@@ -11,6 +11,7 @@ import grpc
 
 from federation import limits
 from federation.names import Origin
+from federation.replica import SignedDelta
 from federation.v1 import delta_pb2
 from federation.v1.log_service_pb2 import (
     FetchBucketsRequest,
@@ -177,9 +178,14 @@ def _read_bucket(call: Call, request: FetchBucketsRequest, number: int, store: S
 
 
 def _read_leaf(call: Call, request: FetchLeafRequest, store: Store) -> FetchLeafResponse:
-    found = serving.read_leaf(
-        store, call.caller.org, request.origin, request.position, request.size
-    )
+    found: tuple[SignedDelta, list[bytes]] | None
+    if not request.size:
+        alone = serving.read_lone_leaf(store, call.caller.org, request.origin, request.position)
+        found = None if alone is None else (alone, [])
+    else:
+        found = serving.read_leaf(
+            store, call.caller.org, request.origin, request.position, request.size
+        )
     if found is None:
         raise _unavailable()
     leaf, inclusion = found

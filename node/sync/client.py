@@ -347,6 +347,8 @@ async def fetch_leaf(
 ) -> tuple[SignedDelta, tuple[bytes, ...]]:
     """Ask a peer for one leaf of a log and its proof in the log of a size; verifies neither.
 
+    With size 0 there is no proof, and a peer may have the leaf whose copy is damaged elsewhere.
+
     Raises:
         UnreachableError: it cannot be reached, or has not got the leaf.
         RefusedError, ProtocolError: as `follow`.

@@ -25,6 +25,7 @@ from node.sync.client import (
     PeerBusyError,
     TlsIdentity,
     fetch_buckets,
+    fetch_leaf,
     fetch_logs,
     follow,
     open_channel,
@@ -33,7 +34,11 @@ from node.sync.client import (
 _T = TypeVar("_T")
 
 _PEER_SECONDS: Final = 60.0
-"""How long one peer may take for one answer, however much of it comes."""
+"""How long one peer may take for one answer, however much of it comes, and however often it asks to
+be called later."""
+
+_MOST_BYTES: Final = 8 * 1024 * 1024
+"""Bytes of deltas after which no more are taken in one answer: they wait in memory."""
 
 _log = get_logger()
 
@@ -69,6 +74,8 @@ class PeerSource:
 
         async def ask(peer: Peer, channel: grpc.aio.Channel) -> list[SignedDelta]:
             came: list[SignedDelta] = []
+            came_bytes = 0
+            outcome = None
             events = follow(
                 channel,
                 peer.org,
@@ -78,12 +85,19 @@ class PeerSource:
             )
             async with aclosing(events):  # type: ignore[type-var]  # it is a generator
                 async for event in events:
-                    if isinstance(event, Opened) and event.outcome is not Outcome.DELTAS:
-                        break
+                    if isinstance(event, Opened):
+                        outcome = event.outcome
+                        if outcome is not Outcome.DELTAS:
+                            break
                     if isinstance(event, Delivered):
                         came += event.deltas
-                    if len(came) >= count:
+                        came_bytes += event.size_bytes
+                    if len(came) >= count or came_bytes >= _MOST_BYTES:
                         break
+            if outcome is Outcome.UNAVAILABLE:
+                # Its copy may be damaged too, at other places.
+                leaf, _ = await fetch_leaf(channel, peer.org, origin, cursor.size, 0)
+                came = [leaf]
             return came[:count]
 
         return self._ask_all(origin, ask)
@@ -140,15 +154,18 @@ class PeerSource:
         channel = open_channel(peer, self._identity)
         try:
             async with asyncio.timeout(_PEER_SECONDS):
-                return await ask(peer, channel)
+                while True:
+                    try:
+                        return await ask(peer, channel)
+                    except PeerBusyError as error:
+                        # Many damages take more calls than a peer answers in a second.
+                        await asyncio.sleep(error.retry_seconds)
         finally:
             await channel.close()
 
 
 def _is_silent(error: Exception) -> bool:
     """Say whether a peer cannot be reached at all, rather than has not got what was asked for."""
-    return (
-        isinstance(error, UnreachableError)
-        and not isinstance(error, PeerBusyError)
-        and error.reason == UnreachableError.reason
+    return isinstance(error, TimeoutError) or (
+        isinstance(error, UnreachableError) and error.reason == UnreachableError.reason
     )

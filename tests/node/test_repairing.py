@@ -13,16 +13,19 @@ from unittest import mock
 
 import pytest
 
+from federation.names import Origin
 from federation.replica import SignedDelta
-from node import findings
+from node import findings, serving
 from node.errors import DamageError, StoreError
-from node.findings import DamageKind
+from node.findings import Damage, DamageKind
 from node.fsck import fsck
 from node.repairing import Repaired
 from node.restoring import put_aside
+from node.rpc.interceptors import CALL_BURST
 from node.store import log as logs
+from node.store import registry
 from node.store.connection import Store
-from tests.federation.worlds import Publisher
+from tests.federation.worlds import Publisher, assertion
 from tests.node import broken
 from tests.node.broken import MAIN, OTHER, Harm, at_byte, cut, flip, in_sql, wipe
 from tests.node.peering import Site, run
@@ -45,11 +48,13 @@ class World:
         main: the publisher of `MAIN`.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, more: int = 0) -> None:
         self.owner = broken.make_site(folder, "hotline.example")
         self.relay = broken.make_site(folder, "ngo.example")
         self.node = broken.make_site(folder, "platform.example")
         self.main = broken.make_publisher(MAIN, self.owner.root)
+        for number in range(more):
+            self.main.publish(assertion(100 + number))
         self.other = broken.make_publisher(OTHER, self.relay.root)
         self.owner.own(self.main)
         hold(self.owner, self.main)
@@ -330,6 +335,96 @@ def test_many_damages_at_once_are_repaired(world: World) -> None:
 
     assert (repaired.left, repaired.failed) == ((), ())
     assert world.look() == world.before
+
+
+def test_more_leaves_come_back_than_a_peer_answers_calls_at_once(tmp_path: Path) -> None:
+    world = World(tmp_path, more=CALL_BURST + 30)
+    # Each is there, and none is right, so that each is asked for by itself.
+    spoil = in_sql(
+        "UPDATE body SET bytes = zeroblob(length(bytes)) WHERE id / ? = 1", logs.delta_id(1, 0)
+    )
+
+    repaired = world.repair(spoil, world.owner)
+
+    assert (repaired.left, repaired.failed) == ((), ())
+    assert len(repaired.gained) >= CALL_BURST + 30
+    assert world.look() == world.before
+    world.close()
+
+
+@pytest.mark.parametrize("kind", [DamageKind.HEADER, DamageKind.BODY, DamageKind.CHECKPOINT])
+def test_nodes_that_are_damaged_at_different_places_mend_each_other(
+    world: World, kind: DamageKind
+) -> None:
+    there = damage(world.relay, kind, 4)
+    harm = next(case.harm for case in SIGNED if case.kind is kind and case.position in {0, 1, 3})
+    with pytest.raises(DamageError):
+        broken.exported(world.relay.store, MAIN)
+
+    repaired = world.repair(harm, world.relay)
+
+    assert (repaired.left, repaired.failed) == ((), ())
+    assert {gained.peer for gained in repaired.gained} == {world.relay.org}
+    assert world.look() == world.before
+    assert findings.load(world.relay.store.path).damages == (there,)
+
+
+def test_what_is_damaged_at_a_peer_too_is_not_taken_from_it(world: World) -> None:
+    damage(world.relay, DamageKind.BODY, 1)
+
+    repaired = world.repair(flip("body", "bytes", _id(1), 10), world.relay)
+
+    assert any("no peer has it" in text for text in repaired.failed)
+    assert (repaired.gained, repaired.refused, repaired.aside) == ((), (), None)
+
+
+@pytest.mark.parametrize("kind", [DamageKind.CHARTER, DamageKind.RECORD, DamageKind.FILE])
+def test_a_peer_that_cannot_tell_who_may_have_a_list_gives_nothing_of_it(
+    world: World, kind: DamageKind
+) -> None:
+    origin = "" if kind is DamageKind.FILE else MAIN
+    known = Damage(kind=kind, origin=origin, position=None, message="a trial")
+    findings.add(world.relay.store.path, [known])
+
+    repaired = world.repair(flip("body", "bytes", _id(1), 10), world.relay)
+
+    assert (repaired.gained, repaired.aside) == ((), None)
+
+
+def test_a_bucket_of_a_damaged_list_is_served_as_long_as_it_is_what_was_signed(
+    world: World,
+) -> None:
+    store, caller = world.owner.store, world.node.org
+    position = world.main.log.index(world.main.snapshots[0].leaf)
+    whole = serving.read_bucket(store, caller, MAIN, position, 0)
+    assert whole is not None
+
+    damage(world.owner, DamageKind.BODY, 4)
+    assert serving.read_bucket(store, caller, MAIN, position, 0) == whole
+    store.connection.execute("UPDATE bucket SET bytes = zeroblob(length(bytes))")
+    assert serving.read_bucket(store, caller, MAIN, position, 0) is None
+
+
+def damage(site: Site, kind: DamageKind, position: int) -> Damage:
+    """Damage a leaf at a site that serves, and let the site know of it."""
+    table, column = {
+        DamageKind.HEADER: ("delta", "header"),
+        DamageKind.CHECKPOINT: ("delta", "checkpoint"),
+        DamageKind.BODY: ("body", "bytes"),
+    }[kind]
+    record = registry.load_list(site.store.connection, Origin.parse(MAIN))
+    assert record is not None
+    site.store.connection.execute(
+        f"UPDATE {table} SET {column} = zeroblob(length({column})) WHERE id = ?",  # noqa: S608
+        (logs.delta_id(record.list, position),),
+    )
+    found = next(
+        found
+        for found in fsck(site.store)
+        if (found.origin, found.kind, found.position) == (MAIN, kind, position)
+    )
+    findings.add(site.store.path, [found])
+    return found
 
 
 def test_a_repair_that_was_cut_off_between_its_renames_is_done_by_the_next(world: World) -> None:
