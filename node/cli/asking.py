@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TypeVar
 
 from federation.names import OrgName, Origin
 from federation.recovery import Answer
@@ -18,6 +18,8 @@ from node.sync import asking
 from node.sync.client import TlsIdentity
 from node.sync.recovering import RecoveryTools
 from node.sync.writer import Writer
+
+_T = TypeVar("_T")
 
 
 def tls_identity(context: Context) -> TlsIdentity:
@@ -70,36 +72,46 @@ def ask_times(context: Context, store: Store) -> dict[OrgName, int]:
     return asyncio.run(asking.ask_times(peers, _checked_identity(context, store), seconds=seconds))
 
 
-@contextmanager
-def asking_peers(
-    context: Context, store: Store, origin: Origin
-) -> Iterator[Callable[[], Sequence[Answer]]]:
-    """Ask all peers what they hold of a list of ours, while a block goes on with something else.
+def while_asking_peers(
+    context: Context,
+    store: Store,
+    origin: Origin,
+    work: Callable[[Callable[[], Sequence[Answer]]], _T],
+) -> _T:
+    """Do something while all peers are asked what they hold of a list of ours.
 
-    Yields:
-        A function for the block, which waits for their answers, puts a newer charter of the list in
-        force if one of them has it, and returns the answers.
+    Args:
+        context: the node.
+        store: its store, open for writing.
+        origin: the list.
+        work: is done in another thread, so that this one listens for Ctrl-C. It gets a function
+            that waits for the answers, puts a newer charter of the list in force if a peer has one,
+            and returns the answers.
+
+    Returns:
+        What `work` returns.
     """
     config = context.config()
     logs.configure(LogLevel.ERROR, config.log.format)
     peers = list(registry.iter_peers(store.connection))
     root = administering.own_root(store)
     identity = _checked_identity(context, store)
-    with asyncio.Runner() as runner, ThreadPoolExecutor(max_workers=1) as thread:
-        loop = runner.get_loop()
+
+    async def ask() -> _T:
+        loop = asyncio.get_running_loop()
         question = loop.create_task(
             asking.ask_peers(peers, [origin], root, identity, seconds=config.publish.ask_seconds)
         )
-        asked = thread.submit(loop.run_until_complete, question)
+
+        async def wait() -> asking.Found:
+            return await question
 
         def answers() -> Sequence[Answer]:
-            found = asked.result()
+            found = asyncio.run_coroutine_threadsafe(wait(), loop).result()
             for name, envelope in found.charters.items():
                 guarding.take_charter(store, origin=name, envelope=envelope)
             return found.answers[origin]
 
-        try:
-            yield answers
-        finally:
-            # Nobody waits for an answer any more, if there is none yet.
-            loop.call_soon_threadsafe(question.cancel)
+        return await asyncio.to_thread(work, answers)
+
+    return asyncio.run(ask())

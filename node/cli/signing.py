@@ -40,25 +40,19 @@ def obtain_permit(context: Context, store: Store, origin: Origin) -> Permit:
     Raises:
         RecoveringError: the list may not be signed for.
     """
-    with _asking_peers(context, store, origin) as answers:
+
+    def obtain(ask: Callable[[], Sequence[Answer]]) -> Permit:
         return guarding.obtain_permit(
             store,
             context.mark(),
             origin,
-            answers,
+            ask,
             clock=context.clock,
             needed=context.config().publish.peers_needed.count,
         )
 
-
-@contextmanager
-def _asking_peers(
-    context: Context, store: Store, origin: Origin
-) -> Iterator[Callable[[], Sequence[Answer]]]:
     if not guarding.unasked(store):
-        yield tuple
-        return
-    from node.cli.asking import asking_peers  # noqa: PLC0415  # the network: too much without peers
+        return obtain(tuple)
+    from node.cli.asking import while_asking_peers  # noqa: PLC0415  # the network: too much alone
 
-    with asking_peers(context, store, origin) as answers:
-        yield answers
+    return while_asking_peers(context, store, origin, obtain)

@@ -439,6 +439,11 @@ def test_a_mark_that_is_lost_is_made_anew_once_all_peers_have_answered_or_the_op
             "CAST(substr(header, 1, length(header) - 1) || x'ff' AS BLOB) "
             "WHERE id = (SELECT max(id) FROM delta)"
         ),
+        (
+            "UPDATE delta SET header = "
+            "CAST(substr(header, 1, length(header) - 1) || x'ff' AS BLOB) "
+            "WHERE id = (SELECT min(id) FROM delta)"
+        ),
         "UPDATE list SET last_leaf = zeroblob(32)",
         (
             "UPDATE delta SET checkpoint = (SELECT checkpoint FROM delta ORDER BY id LIMIT 1) "
