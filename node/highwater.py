@@ -183,7 +183,8 @@ class HighWater:
         # synced: what is released next relies on it.
         with durable.disk_errors(self.path):
             durable.sync(self.path.parent)
-        self._note_known(known)
+        if known != self._load_known():
+            self._note_known(known)
 
     def doubt(self, origin: Origin) -> None:
         """Take nothing about a list for known any more: its peers have to be asked again."""

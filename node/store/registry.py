@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final
 
 from federation import wire
@@ -200,7 +201,7 @@ def pin_org(transaction: Transaction, root: PinnedRoot) -> None:
 
 
 def load_root(connection: sqlite3.Connection, org: str) -> PinnedRoot | None:
-    """Return the pinned root of an organization, verified anew, or None.
+    """Return the pinned root of an organization, or None; what is stored now is verified.
 
     Raises:
         DamageError: it does not verify any more.
@@ -209,10 +210,16 @@ def load_root(connection: sqlite3.Connection, org: str) -> PinnedRoot | None:
     if row is None:
         return None
     with _damage(f"the org root of {org}"):
-        root = wire.open_org_root(row[0])
+        root = _open_root(row[0])
         if root.document.org != org:
             raise MalformedError(f"it is that of {root.document.org}")
         return root
+
+
+@lru_cache(maxsize=64)
+def _open_root(data: bytes) -> PinnedRoot:
+    """Verify a root, once as long as its bytes are the same: this is asked for all the time."""
+    return wire.open_org_root(data)
 
 
 def store_peer(
