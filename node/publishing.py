@@ -13,10 +13,13 @@ publication sign them again.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from typing import Final
+from itertools import chain, islice
+from types import TracebackType
+from typing import Final, Self
 
 from federation import limits
 from federation.author import Author, ChangeSet
@@ -83,61 +86,101 @@ class PublishingKeys:
     log: Signer
 
 
-def publish(
-    store: Store,
-    staging: Staging,
-    origin: Origin,
-    keys: PublishingKeys,
-    permit: Permit,
-    *,
-    clock: Clock,
-    on_progress: Callable[[int], None] = lambda _ops: None,
-) -> Publication:
-    """Sign what is staged for a list, as one delta or, if it is larger than the cap, as several.
+class Publishing:
+    """What is staged for a list, on its way to be signed: as one delta, or several above the cap.
 
-    The caller holds the lock on publishing, so that no other process signs for this store.
-
-    Args:
-        store: the store, open for writing.
-        staging: the list's staged changes.
-        origin: the list.
-        keys: the keys to sign with.
-        permit: says that nothing newer of the list was released than is here.
-        clock: tells the time of each delta.
-        on_progress: told the number of operations done so far, each time as soon as they are
-            released.
-
-    Raises:
-        UsageError: the list is not ours.
-        ConfigError: a key is not one that our org root names.
-        MarkMovedError: the store or the mark is not as the permit says: nothing was released.
-        DiskError: the disk failed: the process has to end.
-        NodeError: the clock runs behind, the store cannot be written, or a check of our own delta
-            failed. What was published before that stays published.
+    To be used as a context. The caller holds the lock on publishing, so that no other process signs
+    for this store.
     """
-    record = registry.load_list(store.connection, origin)
-    root = registry.load_root(store.connection, origin.org)
-    if record is None or not record.own or root is None:
-        raise UsageError(
-            f"{origin} is not a list of this node", hint="run 'hashfed list' to see its lists"
-        )
-    require_role(keys.publisher, Role.PUBLISHER, root.document)
-    require_role(keys.log, Role.LOG, root.document)
-    author = Author(origin, root, publisher=keys.publisher, log=keys.log)
-    first = record.log.size
-    ops = dropped = 0
-    extent = _load_extent(store, record.list)
-    if extent is not None:
-        # Usually long gone; after a crash, what was signed and is still staged.
-        staging.remove(extent)
-    batches = staging.iter_batches(limits.MAX_BODY_OPS, limits.MAX_BODY_BYTES - _BODY_FRAMING)
-    with (
-        Pair(staging.path.parent, slots=SLOTS) as pair,
-        closing(compose(store.connection, record.span, first, batches, pair)) as parts,
-    ):
-        for group in _in_groups(parts, _TRANSACTION_PARTS):
+
+    def __init__(
+        self, store: Store, staging: Staging, origin: Origin, keys: PublishingKeys
+    ) -> None:
+        """Begin; nothing is signed yet.
+
+        Args:
+            store: the store, open for writing.
+            staging: the list's staged changes.
+            origin: the list.
+            keys: the keys to sign with.
+
+        Raises:
+            UsageError: the list is not ours.
+            ConfigError: a key is not one that our org root names.
+            StoreError: what is staged cannot be written.
+        """
+        record = registry.load_list(store.connection, origin)
+        root = registry.load_root(store.connection, origin.org)
+        if record is None or not record.own or root is None:
+            raise UsageError(
+                f"{origin} is not a list of this node", hint="run 'hashfed list' to see its lists"
+            )
+        require_role(keys.publisher, Role.PUBLISHER, root.document)
+        require_role(keys.log, Role.LOG, root.document)
+        self._store = store
+        self._staging = staging
+        self._record = record
+        self._root = root
+        self._author = Author(origin, root, publisher=keys.publisher, log=keys.log)
+        extent = _load_extent(store, record.list)
+        if extent is not None:
+            # Usually long gone; after a crash, what was signed and is still staged.
+            staging.remove(extent)
+        batches = staging.iter_batches(limits.MAX_BODY_OPS, limits.MAX_BODY_BYTES - _BODY_FRAMING)
+        with ExitStack() as stack:
+            pair = stack.enter_context(Pair(staging.path.parent, slots=SLOTS))
+            parts = compose(store.connection, record.span, record.log.size, batches, pair)
+            stack.enter_context(closing(parts))
+            self._open = stack.pop_all()
+        self._groups = _in_groups(parts, _TRANSACTION_PARTS)
+        self._ahead: deque[_Group] = deque()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._open.close()
+
+    def compose(self) -> None:
+        """Compose the first deltas, while it is still being found out whether they may be signed.
+
+        Raises:
+            UsageError, NodeError: as `node.composing.compose`.
+        """
+        self._ahead.extend(islice(self._groups, 1))
+
+    def sign(
+        self,
+        permit: Permit,
+        *,
+        clock: Clock,
+        on_progress: Callable[[int], None] = lambda _ops: None,
+    ) -> Publication:
+        """Sign all of it.
+
+        Args:
+            permit: says that nothing newer of the list was released than is here.
+            clock: tells the time of each delta.
+            on_progress: told the number of operations done so far, each time as soon as they are
+                released.
+
+        Raises:
+            MarkMovedError: the store or the mark is not as the permit says: nothing was released.
+            DiskError: the disk failed: the process has to end.
+            NodeError: the clock runs behind, the store cannot be written, or a check of our own
+                delta failed. What was published before that stays published.
+        """
+        store, origin = self._store, self._record.origin
+        first = self._record.log.size
+        ops = dropped = 0
+        for group in chain(self._ahead, self._groups):
             with permit.step(store) as step, store.write("publish", str(origin)) as transaction:
-                signing = _Signing(transaction, origin, author, root, clock, first)
+                signing = _Signing(transaction, origin, self._author, self._root, clock, first)
                 for part, is_last in group:
                     for composed in part.bodies:
                         signing.add(composed, is_last=is_last and composed is part.bodies[-1])
@@ -148,21 +191,25 @@ def publish(
             dropped += sum(part.dropped for part, _ in group)
             # First of all: what was released may be on its way to others meanwhile.
             on_progress(ops + dropped)
-            staging.remove(extent)
-    record = registry.load_list_by_number(store.connection, record.list)
-    return Publication(
-        origin=origin,
-        first=first,
-        size=record.log.size,
-        ops=ops,
-        dropped=dropped,
-        live_count=record.log.live_count,
-    )
+            self._staging.remove(extent)
+        record = registry.load_list_by_number(store.connection, self._record.list)
+        return Publication(
+            origin=origin,
+            first=first,
+            size=record.log.size,
+            ops=ops,
+            dropped=dropped,
+            live_count=record.log.live_count,
+        )
 
 
-def _in_groups(parts: Iterable[Part], size: int) -> Iterator[list[tuple[Part, bool]]]:
-    """Yield lists of at most `size` pairs (part, whether it is the last of all)."""
-    group: list[tuple[Part, bool]] = []
+_Group = list[tuple[Part, bool]]
+"""Parts that are signed in one transaction, each with whether it is the last of all."""
+
+
+def _in_groups(parts: Iterable[Part], size: int) -> Iterator[_Group]:
+    """Yield groups of at most `size` parts."""
+    group: _Group = []
     ahead = iter(parts)
     current = next(ahead, None)
     while current is not None:

@@ -31,7 +31,7 @@ from node.home import Home
 from node.importing import import_changes
 from node.invitation import Invitation
 from node.metrics import Metrics
-from node.publishing import PublishingKeys, publish
+from node.publishing import Publishing, PublishingKeys
 from node.rpc.server import PeerServer, ServerSettings
 from node.staging import Staging
 from node.store.connection import Store
@@ -229,7 +229,8 @@ def _publish(node: _Node, change: Change) -> None:
         assert report.staged, report.errors
         keys = PublishingKeys(publisher=node.keys.publisher, log=node.keys.log)
         permit = guarding.obtain_permit(node.store, node.mark, _ORIGIN, tuple, clock=node.clock)
-        publication = publish(node.store, staging, _ORIGIN, keys, permit, clock=node.clock)
+        with Publishing(node.store, staging, _ORIGIN, keys) as publishing:
+            publication = publishing.sign(permit, clock=node.clock)
     finally:
         staging.close()
     assert publication.ops == len(change["assert"]) + len(change["retract"])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import click
 
-from node import administering, publishing, snapshotting, wake
+from node import administering, snapshotting, wake
 from node.cli import output
 from node.cli.change_cmd import open_staging
 from node.cli.context import Context, json_option, pass_context
 from node.cli.progress import progress
 from node.cli.signing import load_keys, obtain_permit, publish_lock
 from node.cli.snapshot_cmd import describe
+from node.publishing import Publishing
 
 
 @click.command("publish")
@@ -25,24 +26,19 @@ def publish(context: Context, name: str) -> None:
         progress("publishing", quiet=context.quiet) as bar,
     ):
         record = administering.find_own_list(store, name)
-        permit = obtain_permit(context, store, record.origin)
         keys = load_keys(context)
-        with open_staging(context, record, what="hashfed publish") as staging:
+        with (
+            open_staging(context, record, what="hashfed publish") as staging,
+            Publishing(store, staging, record.origin, keys) as publishing,
+        ):
+            permit = obtain_permit(context, store, record.origin, meanwhile=publishing.compose)
             total = sum(staging.count_by_kind().values())
 
             def report(done: int) -> None:
                 bar.update(done, total)
                 wake.notify(context.home)
 
-            result = publishing.publish(
-                store,
-                staging,
-                record.origin,
-                keys,
-                permit,
-                clock=context.clock,
-                on_progress=report,
-            )
+            result = publishing.sign(permit, clock=context.clock, on_progress=report)
         made = None
         record = administering.find_own_list(store, name)
         if snapshotting.is_due(record, context.config().publish.snapshot_ops):

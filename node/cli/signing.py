@@ -34,19 +34,36 @@ def publish_lock(context: Context, what: str) -> Iterator[None]:
         yield
 
 
-def obtain_permit(context: Context, store: Store, origin: Origin) -> Permit:
+def obtain_permit(
+    context: Context,
+    store: Store,
+    origin: Origin,
+    *,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> Permit:
     """Ask the peers, and return the permit to sign for a list; the caller holds the lock.
+
+    Args:
+        context: the node.
+        store: its store, open for writing.
+        origin: the list.
+        meanwhile: what can be done while the peers answer, though it is not known yet whether the
+            list may be signed for. It may be called in another thread.
 
     Raises:
         RecoveringError: the list may not be signed for.
     """
 
     def obtain(ask: Callable[[], Sequence[Answer]]) -> Permit:
+        def answers() -> Sequence[Answer]:
+            meanwhile()
+            return ask()
+
         return guarding.obtain_permit(
             store,
             context.mark(),
             origin,
-            ask,
+            answers,
             clock=context.clock,
             needed=context.config().publish.peers_needed.count,
         )

@@ -18,7 +18,7 @@ from node.guarding import obtain_permit
 from node.highwater import HighWater
 from node.home import Home
 from node.identity import load_signer
-from node.publishing import PublishingKeys, publish
+from node.publishing import Publishing, PublishingKeys
 from node.staging import Staging
 from node.store import registry
 from node.store.connection import Store
@@ -76,8 +76,11 @@ def test_nothing_is_signed_by_a_clock_behind_the_newest_delta(orgs: Orgs) -> Non
     assert refused.value.reason == Obstacle.TIME_BACKWARDS
     # Nor by one that was set back after the permit was given.
     permit = obtain_permit(store, mark, record.origin, tuple, clock=SystemClock())
-    with pytest.raises(NodeError, match="set it right before publishing") as caught:
-        publish(store, staging, record.origin, keys, permit, clock=SlowClock())
+    with (
+        pytest.raises(NodeError, match="set it right before publishing") as caught,
+        Publishing(store, staging, record.origin, keys) as publishing,
+    ):
+        publishing.sign(permit, clock=SlowClock())
     assert caught.value.reason is Reason.TIME_BACKWARDS
     staging.close()
     store.close()

@@ -14,7 +14,7 @@ from node.changes import Format, format_change
 from node.guarding import Permit, obtain_permit
 from node.highwater import HighWater
 from node.importing import ImportReport, import_changes
-from node.publishing import Publication, PublishingKeys, publish
+from node.publishing import Publication, Publishing, PublishingKeys
 from node.stagedrow import key_of
 from node.staging import Batch, Staging
 from node.store import history, registry
@@ -100,14 +100,9 @@ class OwnList:
         return obtain_permit(self.store, self.mark, ORIGIN, tuple, clock=self.clock)
 
     def publish(self, permit: Permit | None = None) -> Publication:
-        return publish(
-            self.store,
-            self.staging,
-            ORIGIN,
-            KEYS,
-            self.permit() if permit is None else permit,
-            clock=self.clock,
-        )
+        permit = self.permit() if permit is None else permit
+        with Publishing(self.store, self.staging, ORIGIN, KEYS) as publishing:
+            return publishing.sign(permit, clock=self.clock)
 
     def live(self) -> dict[EntryId, Operation]:
         record = self.record

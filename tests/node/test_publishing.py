@@ -13,11 +13,11 @@ from federation.header import Header
 from node import importing
 from node.errors import UsageError
 from node.fsck import fsck
-from node.publishing import PublishingKeys, publish
+from node.publishing import Publishing, PublishingKeys
 from node.staging import Extent, Staging
 from node.store import log, registry
 from tests.federation.worlds import T0, assertion, fingerprint, signing_key
-from tests.node.own_list import ORIGIN, OwnList
+from tests.node.own_list import KEYS, ORIGIN, OwnList
 
 
 class Killed(BaseException):
@@ -148,16 +148,21 @@ def test_a_key_that_is_not_the_organizations_publishes_nothing(own: OwnList) -> 
     own.import_operations(assertion(1))
     stranger = signing_key("stranger")
     with pytest.raises(Exception, match="is none of hotline"):
-        publish(
-            own.store,
-            own.staging,
-            ORIGIN,
-            PublishingKeys(publisher=stranger, log=stranger),
-            own.permit(),
-            clock=own.clock,
-        )
+        Publishing(own.store, own.staging, ORIGIN, PublishingKeys(publisher=stranger, log=stranger))
     assert own.record.log.size == 0
     assert not own.staging.is_empty
+
+
+def test_what_was_composed_before_there_was_a_permit_is_signed_with_the_rest(own: OwnList) -> None:
+    own.import_operations(*map(assertion, range(5)))
+    with Publishing(own.store, own.staging, ORIGIN, KEYS) as publishing:
+        publishing.compose()
+        own.import_operations(assertion(5))
+        result = publishing.sign(own.permit(), clock=own.clock)
+    assert (result.ops, result.size, result.live_count) == (5, 1, 5)
+    # What was staged meanwhile waits for the next time.
+    assert own.publish().live_count == 6
+    assert list(fsck(own.store)) == []
 
 
 def test_a_list_of_another_organization_is_refused(own: OwnList) -> None:

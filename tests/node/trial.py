@@ -22,7 +22,7 @@ from node.fsck import fsck
 from node.guarding import Permit
 from node.highwater import HighWater
 from node.importing import import_changes
-from node.publishing import publish
+from node.publishing import Publishing
 from node.serving import Cursor, Outcome
 from node.store import runs
 from node.store.release import released_size
@@ -210,8 +210,8 @@ class Trial:
         unsigned = dict(to_sign)
 
         def sign(permit: Permit) -> None:
-            owner = self.owner
-            publish(owner.store, owner.staging, ORIGIN, KEYS, permit, clock=self.clock)
+            with Publishing(self.owner.store, self.owner.staging, ORIGIN, KEYS) as publishing:
+                publishing.sign(permit, clock=self.clock)
 
         done = self._sign(sign, unsigned)
         signed = to_sign.keys() - unsigned.keys()
