@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from typing import Final
 
 from federation import merkle
@@ -41,9 +42,20 @@ ProgressCallback = Callable[[int, int], None]
 """Is told (entries done, entries)."""
 
 
+class Making(Enum):
+    """How a snapshot came to be served here."""
+
+    SIGNED = "signed"
+    """Its leaf was signed now."""
+    ANEW = "anew"
+    """Its leaf was in the log already; its buckets were made now."""
+    HERE = "here"
+    """It was here already, and nothing was done."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MadeSnapshot:
-    """A snapshot that this node has made and serves from now on.
+    """A snapshot that this node serves from now on.
 
     Attributes:
         origin: the list.
@@ -52,7 +64,7 @@ class MadeSnapshot:
         entries: live entries in them.
         size_bytes: bytes of the buckets.
         root_hash: the root over them, which the leaf signs.
-        signed: whether its leaf was signed now; otherwise it was in the log already.
+        making: how it came to be.
     """
 
     origin: Origin
@@ -61,7 +73,7 @@ class MadeSnapshot:
     entries: int
     size_bytes: int
     root_hash: bytes
-    signed: bool
+    making: Making
 
 
 def is_due(record: ListRecord, every_ops: int) -> bool:
@@ -89,13 +101,15 @@ def publish_snapshot(
     clock: Clock,
     on_progress: ProgressCallback = lambda _done, _total: None,
 ) -> MadeSnapshot:
-    """Sign a snapshot of one of our lists as it is now.
+    """Sign a snapshot of one of our lists as it is now, unless its newest leaf is one.
+
+    Then that one is served: it is made anew if it is not here, as after a recovery.
 
     The caller holds the lock on publishing, so that the list does not change meanwhile. The leaf
     takes a position as a delta does, with the same order of durability (`node.publishing`).
 
     Raises:
-        UsageError: the list is not ours, or nothing was published since its last snapshot.
+        UsageError: the list is not ours, or nothing of it is published yet.
         ConfigError: a key is not one that our org root names.
         NodeError: the clock runs behind.
         MarkMovedError: the store or the mark is not as the permit says: nothing was released.
@@ -113,7 +127,7 @@ def publish_snapshot(
     if not record.log.size:
         raise UsageError(f"nothing of {origin} is published yet: there is nothing to commit to")
     if _kind_at(store.connection, record, record.log.size - 1) is LeafKind.SNAPSHOT:
-        raise UsageError(f"nothing of {origin} was published since its last snapshot")
+        return rebuild(store, record, on_progress=on_progress)
     number = _build(store, record, record.log.size, on_progress)
     hashes = _hashes(store.connection, number)
     author = Author(origin, root, publisher=keys.publisher, log=keys.log)
@@ -136,7 +150,7 @@ def publish_snapshot(
         snapshots.hold(transaction.connection, number, offer)
         step.stage(state, replica.state)
     _drop_older(store, record, number)
-    return _made(store, record, number, signed=True)
+    return _made(store, record, number, making=Making.SIGNED)
 
 
 def rebuild(
@@ -147,9 +161,10 @@ def rebuild(
 ) -> MadeSnapshot:
     """Make the buckets of a list's newest snapshot anew, from the deltas here, and serve it.
 
+    Where it is served already, nothing is done.
+
     Raises:
-        UsageError: there is no snapshot in the part of the log that is here, or it is served here
-            already.
+        UsageError: there is no snapshot in the part of the log that is here.
         ProofError: SNAPSHOT_MISMATCH, the live set here is not the one that its owner signed.
         DamageError: a header here is not.
         StoreError: the store cannot be written.
@@ -162,7 +177,7 @@ def rebuild(
         )
     held = snapshots.newest_held(store.connection, record.list)
     if held is not None and held.position >= position:
-        raise UsageError(f"the snapshot of {record.origin} at position {position} is here already")
+        return _made(store, record, held.snapshot, making=Making.HERE)
     number = _build(store, record, position, on_progress)
     leaf = log.load_signed(store.connection, record.list, position)
     header = Header.parse(leaf.header)
@@ -189,7 +204,7 @@ def rebuild(
     with store.note() as connection:
         snapshots.hold(connection, number, offer)
     _drop_older(store, record, number)
-    return _made(store, record, number, signed=False)
+    return _made(store, record, number, making=Making.ANEW)
 
 
 def _signed_root(offer: SnapshotOffer) -> bytes | None:
@@ -200,9 +215,9 @@ def _signed_root(offer: SnapshotOffer) -> bytes | None:
         return None
 
 
-def _made(store: Store, record: ListRecord, number: int, *, signed: bool) -> MadeSnapshot:
+def _made(store: Store, record: ListRecord, number: int, *, making: Making) -> MadeSnapshot:
     held = snapshots.load(store.connection, number)
-    assert held is not None  # noqa: S101  # this process has just written it
+    assert held is not None  # noqa: S101  # whoever asks has just seen it
     header = Header.parse(held.offer.header)
     return MadeSnapshot(
         origin=record.origin,
@@ -211,7 +226,7 @@ def _made(store: Store, record: ListRecord, number: int, *, signed: bool) -> Mad
         entries=header.live_count,
         size_bytes=held.size_bytes,
         root_hash=header.ops_root,
-        signed=signed,
+        making=making,
     )
 
 

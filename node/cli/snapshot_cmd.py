@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import click
 
 from node import administering, snapshotting, wake
@@ -9,7 +11,13 @@ from node.cli import output
 from node.cli.context import Context, json_option, pass_context
 from node.cli.progress import progress
 from node.cli.signing import load_keys, obtain_permit, publish_lock
-from node.snapshotting import MadeSnapshot
+from node.snapshotting import MadeSnapshot, Making
+
+_DONE: Final = {
+    Making.SIGNED: "signed a snapshot",
+    Making.ANEW: "made the snapshot anew that is signed",
+    Making.HERE: "nothing was published since the snapshot",
+}
 
 
 @click.command("snapshot")
@@ -46,7 +54,7 @@ def snapshot(context: Context, name: str) -> None:
             {
                 "list": str(made.origin),
                 "position": made.position,
-                "signed": made.signed,
+                "signed": made.making is Making.SIGNED,
                 "buckets": made.buckets,
                 "entries": made.entries,
                 "bytes": made.size_bytes,
@@ -59,10 +67,9 @@ def snapshot(context: Context, name: str) -> None:
 
 def describe(made: MadeSnapshot) -> str:
     """Return what a person is told of a snapshot that was made."""
-    done = "signed a snapshot" if made.signed else "made the snapshot anew that is signed"
     return (
-        f"{made.origin}: {done} at position {made.position}: {made.entries} entries in "
-        f"{made.buckets} buckets, {made.size_bytes} bytes"
+        f"{made.origin}: {_DONE[made.making]} at position {made.position}: "
+        f"{made.entries} entries in {made.buckets} buckets, {made.size_bytes} bytes"
     )
 
 

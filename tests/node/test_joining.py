@@ -21,6 +21,7 @@ from node.changes import Format
 from node.errors import UsageError
 from node.exporting import export, resolve_as_of
 from node.fsck import fsck
+from node.snapshotting import Making
 from node.store import history, snapshots
 from node.store.connection import Store
 from node.store.registry import ListRecord
@@ -193,7 +194,7 @@ def _rebuild_alike(nodes: Nodes, publisher: Publisher) -> None:
     record = nodes.replayer.record(publisher.origin)
     made = snapshotting.rebuild(nodes.replayer.store, record)
     assert made.root_hash == Header.parse(newest.leaf.header).ops_root
-    assert not made.signed
+    assert made.making is Making.ANEW
     held = snapshots.newest_held(nodes.replayer.store.connection, record.list)
     assert held is not None
     assert held.offer == newest.offer

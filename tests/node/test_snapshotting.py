@@ -22,7 +22,7 @@ from node import joining, snapshotting
 from node.errors import ConfigError, DamageError, NodeError, UsageError
 from node.fsck import fsck
 from node.publishing import PublishingKeys
-from node.snapshotting import MadeSnapshot
+from node.snapshotting import MadeSnapshot, Making
 from node.store import history, log, snapshots
 from node.store.snapshots import SnapshotState
 from tests.federation.worlds import Publisher, assertion, fingerprint, role_key, signing_key
@@ -96,7 +96,7 @@ def test_a_snapshot_is_signed_as_the_next_leaf_and_served_from_then_on(own: OwnL
         clock=own.clock,
         on_progress=lambda *at: told.append(at),
     )
-    assert (made.position, made.entries, made.signed) == (2, len(live), True)
+    assert (made.position, made.entries, made.making) == (2, len(live), Making.SIGNED)
     assert made.buckets == 3
     assert told[-1] == (len(live), len(live))
     assert own.live() == live
@@ -147,10 +147,9 @@ def test_there_is_no_snapshot_of_nothing_and_none_of_what_has_one(own: OwnList) 
     with pytest.raises(UsageError, match="is published yet"):
         make(own)
     fill(own)
-    make(own)
+    made = make(own)
     size = own.record.log.size
-    with pytest.raises(UsageError, match="since its last snapshot"):
-        make(own)
+    assert make(own) == replace(made, making=Making.HERE)
     with pytest.raises(UsageError, match="is not a list of this node"):
         snapshotting.publish_snapshot(
             own.store, Origin.parse("hotline.example/other"), keys(), own.permit(), clock=own.clock
@@ -275,12 +274,12 @@ def test_who_replayed_makes_the_same_buckets_though_the_list_has_moved_on(
 ) -> None:
     node = FollowedLists(tmp_path / "node", publisher)
     made = snapshotting.rebuild(node.store, node.record(publisher.origin))
-    assert (made.position, made.signed, made.entries) == (2, False, 7)
+    assert (made.position, made.making, made.entries) == (2, Making.ANEW, 7)
     held = snapshots.newest_held(node.store.connection, 1)
     assert held is not None
     assert held.offer == publisher.snapshots[0].offer
-    with pytest.raises(UsageError, match="is here already"):
-        snapshotting.rebuild(node.store, node.record(publisher.origin))
+    again = snapshotting.rebuild(node.store, node.record(publisher.origin))
+    assert again == replace(made, making=Making.HERE)
     assert list(fsck(node.store)) == []
     node.close()
 
@@ -300,6 +299,26 @@ def test_no_snapshot_that_nobody_could_join_by_is_made_from_damaged_headers(
     node.close()
 
 
+def test_a_snapshot_of_ours_whose_buckets_are_gone_is_made_anew_and_not_signed_again(
+    own: OwnList,
+) -> None:
+    fill(own)
+    made = make(own)
+    held = snapshots.newest_held(own.store.connection, own.record.list)
+    assert held is not None
+    # As after a recovery, which takes back from peers what was signed, and no buckets.
+    with own.store.note() as connection:
+        snapshots.remove(connection, held.snapshot)
+    size = own.record.log.size
+
+    assert make(own) == replace(made, making=Making.ANEW)
+    assert own.record.log.size == size
+    anew = snapshots.newest_held(own.store.connection, own.record.list)
+    assert anew is not None
+    assert anew.offer == held.offer
+    assert list(fsck(own.store)) == []
+
+
 def test_who_joined_makes_a_later_snapshot_from_the_earlier_one_and_the_deltas(
     tmp_path: Path, publisher: Publisher
 ) -> None:
@@ -307,8 +326,8 @@ def test_who_joined_makes_a_later_snapshot_from_the_earlier_one_and_the_deltas(
     follow_without(node, publisher)
     join(node, publisher, publisher.snapshots[0])
     node.take(publisher)
-    with pytest.raises(UsageError, match="is here already"):
-        snapshotting.rebuild(node.store, node.record(publisher.origin))
+    here = snapshotting.rebuild(node.store, node.record(publisher.origin))
+    assert here.making is Making.HERE
     publisher.publish_snapshot()
     node.take(publisher)
     made = snapshotting.rebuild(node.store, node.record(publisher.origin))
