@@ -11,7 +11,8 @@
     ├── RecoveringError      15   a list of ours may not be signed for now
     ├── RefusedError         13   a peer or a person is not allowed that
     ├── ProtocolError        14   a peer broke the protocol
-    └── UnreachableError     75   a peer cannot be reached: try again
+    ├── UnreachableError     75   a peer cannot be reached: try again
+    └── UnforeseenError      70   a mistake of the program, or of what it has read
 
 An error says what was wrong and where; its hint says what to do next.
 """
@@ -123,3 +124,10 @@ class UnreachableError(NodeError):
 
     reason = "UNREACHABLE"
     exit_code = 75
+
+
+class UnforeseenError(NodeError):
+    """A mistake of the program, or a store whose damage nothing has noticed before."""
+
+    reason = "UNFORESEEN"
+    exit_code = 70

@@ -5,14 +5,16 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import traceback
 from importlib import import_module
+from pathlib import Path
 from typing import Final
 
 import click
 
 from federation.errors import FederationError
 from node.cli import output
-from node.errors import DiskError, NodeError
+from node.errors import DiskError, NodeError, UnforeseenError
 
 EXIT_INTERRUPTED = 130
 
@@ -198,7 +200,30 @@ def main() -> None:
         failure = NodeError(f"{error.filename or 'the output'}: {error.strerror or error}")
         output.emit_error(failure, reason=failure.reason, hint="", exit_code=1, as_json=as_json)
         code = failure.exit_code
+    except Exception as error:
+        if sys.flags.dev_mode:
+            raise
+        unforeseen = _describe(error)
+        output.emit_error(
+            unforeseen,
+            reason=unforeseen.reason,
+            hint=unforeseen.hint,
+            exit_code=unforeseen.exit_code,
+            as_json=as_json,
+        )
+        code = unforeseen.exit_code
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _describe(error: Exception) -> UnforeseenError:
+    """Return what a person is told of an exception that has no place in the program."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return UnforeseenError(
+        f"{type(error).__name__} in {frame.name}, {Path(frame.filename).name} line {frame.lineno}: "
+        f"{error}",
+        hint="run 'hashfed fsck': damage can do that. If all is whole, it is a mistake of the "
+        "program: report what the same command prints with PYTHONDEVMODE=1",
+    )
 
 
 def _abandon_output() -> None:

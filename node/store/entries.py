@@ -16,6 +16,7 @@ from federation.bucket import Bucket
 from federation.entry import EntryId, OpKind
 from federation.fingerprint import Fingerprint
 from federation.merge import Prior
+from node.errors import DamageError
 from node.store import runs
 from node.store.connection import Transaction
 from node.store.schema import NUMBERS
@@ -92,6 +93,21 @@ def _key_kind(code: int) -> int:
     return 2 * code + 1
 
 
+_KINDS: Final[dict[int, OpKind]] = {int(kind): kind for kind in OpKind}
+
+
+def _kind(op: int) -> OpKind:
+    """Return the kind of an operation, as it stands in the index.
+
+    Raises:
+        DamageError: there is no such kind.
+    """
+    kind = _KINDS.get(op)
+    if kind is None:
+        raise DamageError(f"the index has an operation of kind {op}", hint="run 'hashfed fsck'")
+    return kind
+
+
 # --- merging ----------------------------------------------------------------------------------
 
 
@@ -124,7 +140,7 @@ def load_prior(
             WHERE n.n < ?5 AND p.position < ?6 ORDER BY n.n, p.position""",
             (keys, width, _key_kind(code), span, group.count, NOW if before is None else before),
         ):
-            prior[group.first_row + index] = Prior(position, row, OpKind(op))
+            prior[group.first_row + index] = Prior(position, row, _kind(op))
     return prior
 
 
@@ -381,7 +397,7 @@ def load_superseded_by(
 ) -> dict[int, Prior]:
     """Return what `load_prior` returned when the delta at that position was merged."""
     return {
-        by_row: Prior(before, row, OpKind(op))
+        by_row: Prior(before, row, _kind(op))
         for by_row, before, row, op in connection.execute(
             "SELECT by_row, position, row, op FROM superseded WHERE span = ? AND by_position = ?",
             (span, position),
@@ -513,7 +529,7 @@ def load_versions(connection: sqlite3.Connection, span: int, entry: EntryId) -> 
     if entry.type and code == _ID_TYPE:
         return []
     return [
-        Version(Place(span, position, row, bucket), OpKind(op), until)
+        Version(Place(span, position, row, bucket), _kind(op), until)
         for position, row, bucket, op, until in connection.execute(
             """SELECT p.position, p.row, p.bucket, p.op, s.by_position
             FROM run CROSS JOIN posting AS p USING (run)

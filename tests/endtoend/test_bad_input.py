@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,7 +190,7 @@ HARMS: dict[str, Harm] = {
         _put_twin_in_place,
         {
             **_no_tls("TLS certificate is none of hotline.example"),
-            "publish": Refusal(15, "BEHIND_MARK", "2 deltas of it were released, here are 1"),
+            "publish": Refusal(10, "CONFIG", "is none of hotline.example"),
         },
         "role keys",
     ),
@@ -337,3 +340,44 @@ def test_a_file_that_is_no_backup_of_this_node_replaces_nothing(
     assert sorted(path.name for path in node.home.iterdir() if path.suffix != ".lock") == [
         name for name in names if not name.endswith(".lock")
     ]
+
+
+def test_an_index_that_says_what_cannot_be_is_called_damage_by_who_reads_it(site: Site) -> None:
+    node = site.node
+    connection = sqlite3.connect(node.home / "store.db")
+    connection.execute("UPDATE posting SET op = 9")
+    connection.commit()
+    connection.close()
+    changes = node.home.parent / "changes.jsonl"
+    changes.write_text(assertion(1, "B2"))
+
+    for command in (("import", "known", changes), ("show", "known", f"sha256:{digest(1)}")):
+        error = node.error(*command, code=12)
+        assert (error["reason"], error["hint"]) == ("DAMAGED", "run 'hashfed fsck'")
+    assert node.error("fsck", code=12)["reason"] == "DAMAGED"
+
+
+def test_what_nobody_foresaw_is_told_without_a_traceback() -> None:
+    text = (
+        "import sys\n"
+        "from node.cli import main\n"
+        "def fail(**_options): raise LookupError('of all things')\n"
+        "main.cli.main = fail\n"
+        "main.main()\n"
+    )
+
+    def run(*flags: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *flags, "-c", text, "--json"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    told = run()
+    assert (told.returncode, told.stdout) == (70, "")
+    error = json.loads(told.stderr)["error"]
+    assert error["reason"] == "UNFORESEEN"
+    assert error["message"] == "LookupError in fail, <string> line 3: of all things"
+    assert "fsck" in error["hint"]
+    assert "Traceback" in run("-X", "dev").stderr
