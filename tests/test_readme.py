@@ -10,7 +10,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ from node import errors
 from node.changes import parse_change
 from node.csvfile import CsvReader
 from node.errors import NodeError
+from tests.endtoend.nodes import free_port
 
 _ROOT: Final = Path(__file__).parents[1]
 _README: Final = (_ROOT / "README.md").read_text(encoding="utf-8")
@@ -70,7 +70,7 @@ class Machines:
         return out
 
     def _localize(self, org: str, script: str) -> str:
-        address = self._addresses.setdefault(org, f"127.0.0.1:{_free_port()}")
+        address = self._addresses.setdefault(org, f"127.0.0.1:{free_port()}")
         script = script.replace("0.0.0.0:7443", address).replace(f"node.{org}:7443", address)
         script = script.replace("/media/safe", str(self._safe))
         return re.sub(r"(\S+\.invite) --fingerprint '[0-9a-f ]{39}'", self._heard, script)
@@ -128,12 +128,6 @@ class Machines:
             process.terminate()
         for process in self._serving.values():
             process.wait(_SECONDS)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _await(holds: Any, log: Path) -> None:  # noqa: ANN401  # any callable

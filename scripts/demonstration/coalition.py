@@ -32,7 +32,7 @@ _STOP_SECONDS: Final = 10.0
 _WAIT_SECONDS: Final = 30.0
 _POLL_SECONDS: Final = 0.001
 _LOG_LINES: Final = 15
-_PORTS: Final = range(15_000, 32_000)
+_PORTS: Final = range(15_000, 20_000)
 """Below what systems give to outgoing connections, so that none of those takes one first."""
 
 SERVE_ENVIRONMENT: Final = {"HASHFED_SYNC_INTERVAL_SECONDS": "2"}

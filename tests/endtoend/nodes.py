@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -47,13 +49,38 @@ def eventually(
         time.sleep(0.01)
 
 
+class _Reserved:
+    """Ports that were given out and perhaps are not listened on yet, in all processes."""
+
+    def __init__(self) -> None:
+        self._given: set[int] = set()
+        # One file for all: its n-th byte is locked by the process that has port n, until it ends.
+        path = Path(tempfile.gettempdir()) / f"hashfed-ports-{os.getuid()}"
+        self._file = path.open("ab")
+
+    def take(self, port: int) -> bool:
+        """Say whether a port is nobody's, and take it."""
+        if port in self._given:
+            return False
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+        except OSError:
+            return False
+        self._given.add(port)
+        return True
+
+
+_reserved = cache(_Reserved)
+
+
 def free_port() -> int:
-    """Return a port that nobody has now."""
+    """Return a port that nobody has now, and that no other test is given."""
     while True:
         port = random.SystemRandom().choice(_PORTS)
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
-            return port
+            if _reserved().take(port):
+                return port
 
 
 @dataclass(frozen=True)
