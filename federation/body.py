@@ -348,6 +348,12 @@ class Body:
         """Each annotation's canonical bytes, in order."""
         return [annotation.canonical() for annotation in self.annotations]
 
+    @property
+    def has_all_annotations(self) -> bool:
+        """Whether it has each annotation that its operations name."""
+        have = len(self.annotations)
+        return all(max(group.codes, default=-1) < have for group in self.groups)
+
     def locate(self, row: int) -> tuple[Group, int]:
         """Return the group of a row and the row's index in it.
 

@@ -53,8 +53,12 @@ class SignedLeaf:
 
     @classmethod
     def read(cls, record: bytes, checkpoint: bytes) -> SignedLeaf:
-        """Read a leaf from its signed bytes, which were verified when they came."""
-        header = Header.parse(record)
+        """Read a leaf from its signed bytes, which were verified when they came.
+
+        Raises:
+            DamageError: they are none any more.
+        """
+        header = log.read_header(record)
         return cls(
             signed_ms=header.time_ms,
             key_id=header.key_id,
@@ -457,7 +461,7 @@ def read_log(store: Store, record: ListRecord, limit: int | None) -> Iterator[Lo
             return
         yield LogLine(
             position=delta.position,
-            header=Header.parse(delta.header),
+            header=log.read_header(delta.header, f"position {delta.position}"),
             delta_hash=leaf_hash(delta.header),
             received_ms=delta.received_ms,
             via=delta.via,

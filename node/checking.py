@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from hashlib import sha256
 from typing import Final
 
+from federation import merkle
 from federation import state as states
 from federation.checkpoint import open_checkpoint
 from federation.errors import FederationError, ProofError, Reason
@@ -22,6 +23,7 @@ from node.store import entries, log, registry, snapshots
 from node.store.connection import Store
 from node.store.log import DeltaRecord
 from node.store.registry import FollowState, ListRecord
+from node.store.snapshots import SnapshotRecord
 from node.store.sqlite import sqlite3
 
 _TAIL_BYTES: Final = 1024 * 1024
@@ -102,13 +104,38 @@ def _check_base(store: Store, record: ListRecord, deadline: float) -> tuple[Proo
         return None, 0
     with store.note() as connection:
         snapshots.store_checked(connection, record.base, at, digest)
-    if at == base.buckets and digest != Header.parse(base.offer.header).state_digest:
+    if at == base.buckets and digest != log.read_header(base.offer.header).state_digest:
+        _require_whole_buckets(store, record, base)
         return ProofError(
             f"the snapshot of {record.origin} at position {base.position}: its entries are not the "
             "live set that was signed",
             reason=Reason.STATE_DIGEST_MISMATCH,
         ), at - start.buckets
     return None, at - start.buckets
+
+
+def _require_whole_buckets(store: Store, record: ListRecord, base: SnapshotRecord) -> None:
+    """Raise unless the buckets of a snapshot are here as they were signed, and were added up right.
+
+    Raises:
+        DamageError: they are not.
+    """
+    digest = states.EMPTY
+    for number in range(base.buckets):
+        data = snapshots.load_bucket_bytes(store.connection, base.snapshot, number) or b""
+        at = number * merkle.HASH_BYTES
+        if merkle.leaf_hash(data) != base.offer.bucket_hashes[at : at + merkle.HASH_BYTES]:
+            raise DamageError(
+                f"bucket {number} of the snapshot that {record.origin} begins with is damaged here",
+                hint="run 'hashfed fsck'",
+            )
+        bucket = snapshots.load_bucket(store.connection, base.snapshot, number)
+        digest = states.add_bucket(digest, bucket)
+    if digest == log.read_header(base.offer.header).state_digest:
+        raise DamageError(
+            f"what is recorded of the checks of {record.origin} is damaged here",
+            hint="run 'hashfed fsck'",
+        )
 
 
 def check_commitments(store: Store, record: ListRecord, position: int) -> None:
@@ -125,15 +152,44 @@ def check_commitments(store: Store, record: ListRecord, position: int) -> None:
     body = log.load_body(store.connection, record.list, position)
     prior = entries.load_superseded_by(store.connection, record.span, position)
     if header.kind is LeafKind.DELTA and body.ops_root() != header.ops_root:
+        _require_whole(store, record, position)
         raise ProofError(
             f"position {position} of {record.origin}: its operations do not hash to the root "
             "that was signed",
             reason=Reason.OPS_ROOT_MISMATCH,
         )
     if states.advance(before, body, position, prior) != header.state_digest:
+        _require_whole(store, record, position)
+        if prior != entries.load_prior(store.connection, record.span, body, before=position):
+            raise DamageError(
+                f"what position {position} of {record.origin} has taken the place of is recorded "
+                "otherwise than the index says",
+                hint="run 'hashfed fsck'",
+            )
         raise ProofError(
             f"position {position} of {record.origin}: the live set is not the one that was signed",
             reason=Reason.STATE_DIGEST_MISMATCH,
+        )
+
+
+def _require_whole(store: Store, record: ListRecord, position: int) -> None:
+    """Raise unless a leaf and the one before are here as they were signed.
+
+    What a disk has spoiled since must not be held against who signed it.
+
+    Raises:
+        DamageError: they are not.
+    """
+    root = registry.load_root(store.connection, record.origin.org)
+    if root is None:
+        raise DamageError(f"the org root of {record.origin.org} is gone", hint="run 'hashfed fsck'")
+    for at in range(max(record.log.start, position - 1), position + 1):
+        check_leaf(store.connection, record, root, at)
+    data = log.load_body_bytes(store.connection, record.list, position) or b""
+    if sha256(data).digest() != _header(store, record, position).body_digest:
+        raise DamageError(
+            f"the body of position {position} of {record.origin} is damaged here",
+            hint="run 'hashfed fsck'",
         )
 
 
@@ -231,4 +287,4 @@ def _header(store: Store, record: ListRecord, position: int) -> Header:
     held = log.load_record(store.connection, record.list, position)
     if held is None:
         raise DamageError(f"position {position} of {record.origin} is missing")
-    return Header.parse(held.header)
+    return log.read_header(held.header, f"position {position}")

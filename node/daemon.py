@@ -21,7 +21,7 @@ from node.certificate import load_pair
 from node.checking import check_behind
 from node.clock import Clock, SystemClock
 from node.config import Config
-from node.errors import DiskError, LockedError, StoreError
+from node.errors import DamageError, DiskError, LockedError, StoreError
 from node.home import Home
 from node.joining import sweep
 from node.locks import hold
@@ -263,6 +263,11 @@ class _Node:
             except LockedError:
                 # Another process writes for long: what is not done now is done later.
                 done = 0
+            except DamageError as error:
+                # The scrub names it, and has the list withheld; other lists are served until then.
+                _log.error("checks_wait", detail=str(error))
+                await asyncio.sleep(_SCRUB_POLL_SECONDS)
+                continue
             if not done:
                 await asyncio.sleep(_POLL_SECONDS)
                 due = time.monotonic() + self._config.sync.check_budget_seconds

@@ -18,7 +18,7 @@ from federation.body import PackedOp
 from federation.bucket import Extent, name_of
 from federation.checkpoint import read_checkpoint
 from federation.errors import PeerError, ProofError, Reason, SequenceError
-from federation.header import Header, LeafKind
+from federation.header import LeafKind
 from federation.names import Origin
 from federation.orgroot import Role
 from federation.replica import Replica
@@ -180,7 +180,7 @@ def rebuild(
         return _made(store, record, held.snapshot, making=Making.HERE)
     number = _build(store, record, position, on_progress)
     leaf = log.load_signed(store.connection, record.list, position)
-    header = Header.parse(leaf.header)
+    header = log.read_header(leaf.header)
     hashes = _hashes(store.connection, number)
     if len(hashes) != header.op_count or merkle.root_hash(hashes) != header.ops_root:
         with store.note() as connection:
@@ -218,7 +218,7 @@ def _signed_root(offer: SnapshotOffer) -> bytes | None:
 def _made(store: Store, record: ListRecord, number: int, *, making: Making) -> MadeSnapshot:
     held = snapshots.load(store.connection, number)
     assert held is not None  # noqa: S101  # whoever asks has just seen it
-    header = Header.parse(held.offer.header)
+    header = log.read_header(held.offer.header)
     return MadeSnapshot(
         origin=record.origin,
         position=held.position,
@@ -231,7 +231,7 @@ def _made(store: Store, record: ListRecord, number: int, *, making: Making) -> M
 
 
 def _kind_at(connection: sqlite3.Connection, record: ListRecord, position: int) -> LeafKind:
-    return Header.parse(log.load_signed(connection, record.list, position).header).kind
+    return log.read_header(log.load_signed(connection, record.list, position).header).kind
 
 
 def _newest_leaf(connection: sqlite3.Connection, record: ListRecord) -> int | None:
@@ -239,7 +239,7 @@ def _newest_leaf(connection: sqlite3.Connection, record: ListRecord) -> int | No
     for delta in log.iter_records(
         connection, record.list, record.log.start, record.log.size, newest=True
     ):
-        if Header.parse(delta.header).kind is LeafKind.SNAPSHOT:
+        if log.read_header(delta.header).kind is LeafKind.SNAPSHOT:
             return delta.position
     return None
 

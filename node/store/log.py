@@ -12,6 +12,7 @@ from typing import Final
 from federation import limits, wire
 from federation.body import NO_OPERATIONS, Body, PackedOp
 from federation.errors import FederationError, MalformedError, UsageError
+from federation.header import Header
 from federation.names import OrgName
 from federation.replica import SignedDelta
 from federation.rows import RowReader
@@ -127,6 +128,20 @@ def load_signed(connection: sqlite3.Connection, list_number: int, position: int)
     raise DamageError(f"position {position} is missing", hint="run 'hashfed fsck'")
 
 
+def read_header(record: bytes, what: str = "a leaf") -> Header:
+    """Return what the stored record of a leaf says; it was verified when it came.
+
+    Raises:
+        DamageError: it is none any more.
+    """
+    try:
+        return Header.parse(record)
+    except FederationError as error:
+        raise DamageError(
+            f"the header of {what} is damaged: {error}", hint="run 'hashfed fsck'"
+        ) from error
+
+
 def load_record(
     connection: sqlite3.Connection, list_number: int, position: int
 ) -> DeltaRecord | None:
@@ -185,11 +200,15 @@ def load_body(connection: sqlite3.Connection, list_number: int, position: int) -
     if not data:
         return NO_OPERATIONS
     try:
-        return wire.decode_body(data)
+        body = wire.decode_body(data)
+        # Who looks an annotation up relies on it, as the body was verified.
+        if not body.has_all_annotations:
+            raise MalformedError("it names an annotation that it has not")
     except FederationError as error:
         raise DamageError(
             f"the body of position {position} is damaged: {error}", hint="run 'hashfed fsck'"
         ) from error
+    return body
 
 
 def iter_packed(

@@ -73,6 +73,27 @@ def number_of(path: Path, name: str) -> int:
     return int(number)
 
 
+def test_a_node_whose_checks_behind_meet_damage_goes_on_serving(coalition: Coalition) -> None:
+    owner, relay = coalition.owner, coalition.relay
+    path = stop(relay)
+    number = number_of(path, "known")
+    connection = sqlite3.connect(path)
+    # As if its deltas had just come, and the disk had spoiled one before it was checked.
+    connection.execute("UPDATE list SET checked = 0")
+    connection.commit()
+    connection.close()
+    flip(path, number, 2)
+
+    relay.serve()
+    eventually(lambda: '"checks_wait"' in relay.log(), relay.log)
+    # Nobody is accused of what the disk has done.
+    assert relay.status(coalition.known)["state"] != "quarantined"
+    owner.publish("more", 2000)
+    relay.await_status(coalition.more, position=6, state="current")
+    assert relay.stop() == 0
+    assert "Traceback" not in relay.log()
+
+
 def test_a_running_node_finds_a_flipped_bit_withholds_the_list_and_is_repaired(
     coalition: Coalition,
 ) -> None:
