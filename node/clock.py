@@ -23,6 +23,9 @@ class SystemClock:
 
 
 def format_ms(milliseconds: int) -> str:
-    """Format a time as RFC 3339 in UTC, with milliseconds."""
-    moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    """Format a time as RFC 3339 in UTC, with milliseconds; one that no calendar has as a number."""
+    try:
+        moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    except (ValueError, OverflowError, OSError):
+        return f"{milliseconds} ms after 1970"
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -22,7 +22,7 @@ from node.staging import Staging
 from node.store import registry
 from node.store.connection import Store
 from node.store.registry import FollowState, ListRecord
-from node.store.sqlite import sqlite3
+from node.store.sqlite import sqlite3, sqlite_errors
 
 _LOW_DISK_BYTES: Final = 1 << 30
 _CERTIFICATE_WARNING_DAYS: Final = 30
@@ -101,16 +101,20 @@ def examine(
     def open_store() -> str:
         nonlocal store
         store = Store.open_reader(home.store, clock)
-        return f"{home.store}: version {store.version}"
+        with sqlite_errors(store.path):
+            return f"{home.store}: version {store.version}"
 
     yield _try("store", open_store)
     if store is None:
         return
     try:
-        yield from _examine_store(store, home, config)
-        if next(registry.iter_peers(store.connection), None) is not None:
-            yield _examine_clock(lambda: ask_times(store), clock)
-        yield from _examine_lists(store, home, config, clock)
+        with sqlite_errors(store.path):
+            yield from _examine_store(store, home, config)
+            if next(registry.iter_peers(store.connection), None) is not None:
+                yield _examine_clock(lambda: ask_times(store), clock)
+            yield from _examine_lists(store, home, config, clock)
+    except NodeError as error:
+        yield Finding(check="content of the store", ok=False, detail=str(error), hint=error.hint)
     finally:
         store.close()
 

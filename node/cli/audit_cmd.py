@@ -193,7 +193,8 @@ def _leaf(leaf: SignedLeaf | None, name: str) -> dict[str, object]:
         "key": None if leaf is None else leaf.key_id.hex(),
         "org_root_version": None if leaf is None else leaf.root_version,
         name: None if leaf is None else leaf.leaf_hash.hex(),
-        "checkpoint": None if leaf is None else leaf.checkpoint.decode(),
+        # A damaged one is shown as it is.
+        "checkpoint": None if leaf is None else leaf.checkpoint.decode(errors="backslashreplace"),
     }
 
 
@@ -227,13 +228,17 @@ def _emit_version(number: int, version: Provenance) -> None:
 def _leaf_facts(leaf: SignedLeaf | None) -> dict[str, object]:
     if leaf is None:
         return {"delta": "not here: the entry came with a snapshot; --fetch fetches it"}
-    checkpoint = read_checkpoint(leaf.checkpoint)
-    root = b64encode(checkpoint.root_hash).decode()
+    try:
+        checkpoint = read_checkpoint(leaf.checkpoint)
+        root = b64encode(checkpoint.root_hash).decode()
+        shown = f"size {checkpoint.size}, root {root}"
+    except FederationError as error:
+        shown = f"damaged here ({error}): run 'hashfed fsck'"
     return {
         "signed": f"{format_ms(leaf.signed_ms)} by key {leaf.key_id.hex()[:16]} "
         f"(org root version {leaf.root_version})",
         "delta": leaf.leaf_hash.hex(),
-        "checkpoint": f"size {checkpoint.size}, root {root}",
+        "checkpoint": shown,
     }
 
 

@@ -108,6 +108,21 @@ def _kind(op: int) -> OpKind:
     return kind
 
 
+def _place(span: int, position: object, row: object, bucket: object) -> Place:
+    """Return a place, as it stands in the index.
+
+    Raises:
+        DamageError: it is none: a damaged page gives any column any value.
+    """
+    if not (
+        isinstance(position, int)
+        and isinstance(row, int)
+        and (bucket is None or isinstance(bucket, int))
+    ):
+        raise DamageError("the index has a place that is none", hint="run 'hashfed fsck'")
+    return Place(span, position, row, bucket)
+
+
 # --- merging ----------------------------------------------------------------------------------
 
 
@@ -529,7 +544,7 @@ def load_versions(connection: sqlite3.Connection, span: int, entry: EntryId) -> 
     if entry.type and code == _ID_TYPE:
         return []
     return [
-        Version(Place(span, position, row, bucket), _kind(op), until)
+        Version(_place(span, position, row, bucket), _kind(op), until)
         for position, row, bucket, op, until in connection.execute(
             """SELECT p.position, p.row, p.bucket, p.op, s.by_position
             FROM run CROSS JOIN posting AS p USING (run)

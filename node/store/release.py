@@ -63,9 +63,10 @@ def load_incarnation(connection: sqlite3.Connection) -> bytes:
         DamageError: it has none.
     """
     row = connection.execute("SELECT value FROM node WHERE key = ?", (_INCARNATION,)).fetchone()
-    if row is None:
-        raise DamageError("the store has no token", hint="run 'hashfed fsck'")
-    return bytes.fromhex(row[0])
+    try:
+        return bytes.fromhex(row[0])
+    except (ValueError, TypeError) as error:
+        raise DamageError("the store's token is none", hint="run 'hashfed fsck'") from error
 
 
 def rotate_incarnation(transaction: Transaction) -> bytes:

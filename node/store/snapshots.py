@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Final
 
 from federation.bucket import Bucket, Extent, decode_bucket
-from federation.errors import FederationError
+from federation.errors import FederationError, MalformedError
 from federation.merkle import HASH_BYTES
 from federation.snapshot import SnapshotOffer
 from node.errors import DamageError
@@ -266,8 +266,16 @@ def load_bucket(connection: sqlite3.Connection, snapshot: int, number: int) -> B
     if data is None:
         raise DamageError(f"bucket {number} of a snapshot is missing", hint="run 'hashfed fsck'")
     try:
-        return decode_bucket(data)
+        bucket = decode_bucket(data)
+        # Whoever reads its entries relies on these, as the bucket was verified.
+        for group in bucket.body.groups:
+            group.shape.check()
+        if not bucket.body.has_all_annotations:
+            raise MalformedError("it names an annotation that it has not")
+        if max(bucket.codes, default=-1) >= len(bucket.positions):
+            raise MalformedError("it names a position that it has not")
     except FederationError as error:
         raise DamageError(
             f"bucket {number} of a snapshot is damaged: {error}", hint="run 'hashfed fsck'"
         ) from error
+    return bucket

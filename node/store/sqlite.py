@@ -86,3 +86,6 @@ def sqlite_errors(path: Path, if_damaged: str = "run 'hashfed fsck'") -> Iterato
         ) from error
     except sqlite3.DatabaseError as error:
         raise DamageError(f"{path}: {error}", hint=if_damaged) from error
+    except UnicodeDecodeError as error:
+        # Of a value, or of an error's own text that quotes one.
+        raise DamageError(f"{path}: it has text that is none", hint=if_damaged) from error

@@ -72,6 +72,7 @@ class _Target:
         self._rows = _read_rows(home / "store.db")
         self._answers = call(home, "lookup", *hashes).out
         self._held = _hold(home)
+        self._origins = [json.loads(line)["list"] for line in call(home, "list").out.splitlines()]
 
     def flip(self, scratch: Path, page: int, bit: int) -> str:
         """Flip a bit, and bring the node back; return what the bit was of, and how it went.
@@ -86,6 +87,8 @@ class _Target:
         (home / "store.db").write_bytes(content)
         kind, must_be_found = self._classify(home / "store.db")
         # SQLite may have written to it.
+        (home / "store.db").write_bytes(content)
+        self._ask(home)
         (home / "store.db").write_bytes(content)
         checked = call(home, "fsck")
         if checked.code not in {0, _DAMAGED}:
@@ -110,6 +113,20 @@ class _Target:
             raise Broken(f"{kind} is not repaired: {repaired.out}{repaired.err}{again.out}")
         self._require_right(home)
         return f"{kind}: found and repaired"
+
+    def _ask(self, home: Path) -> None:
+        """Have commands read what is damaged and not known to be.
+
+        Raises:
+            Broken: one ends otherwise than it may.
+        """
+        for name in ("status", "list", "peer", "doctor"):
+            call(home, name)
+        call(home, "lookup", *self._hashes)
+        for origin in self._origins:
+            for words in (("export",), ("log",), ("diff", "position:0..position:1")):
+                call(home, words[0], origin, *words[1:])
+            call(home, "show", origin, self._hashes[0])
 
     def _classify(self, path: Path) -> tuple[str, bool]:
         """Say what of the file was damaged, and whether that must be found."""
