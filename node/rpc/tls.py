@@ -7,16 +7,20 @@ once. What a connection may do is decided for every call by `node.rpc.peers`.
 
 from __future__ import annotations
 
+import ssl
 import threading
+from hashlib import sha256
 from pathlib import Path
 
 import grpc
 
+from federation.names import OrgName
 from node.clock import Clock
 from node.errors import NodeError
 from node.logs import get_logger
 from node.store import registry
 from node.store.connection import Store
+from node.store.registry import Peer
 
 _log = get_logger()
 
@@ -41,6 +45,7 @@ class PeerCertificates:
         # gRPC calls `_fetch` from its own threads; one connection serves one thread at a time.
         self._lock = threading.Lock()
         self._roots: bytes | None = None
+        self._left_out: set[OrgName] = set()
 
     def credentials(self) -> grpc.ServerCredentials:
         """Return the credentials of the server."""
@@ -73,9 +78,29 @@ class PeerCertificates:
         return configuration
 
     def _load_roots(self) -> bytes:
-        peers = registry.iter_peers(self._store.connection)
-        return b"".join(peer.certificate.strip().encode() + b"\n" for peer in peers)
+        """Return the certificates of all peers; without those that are damaged here.
+
+        With one that it cannot read, gRPC would take no connection from anybody.
+        """
+        roots = []
+        for peer in registry.iter_peers(self._store.connection):
+            if _is_whole(peer):
+                roots.append(peer.certificate.strip().encode() + b"\n")
+                self._left_out.discard(peer.org)
+            elif peer.org not in self._left_out:
+                self._left_out.add(peer.org)
+                _log.error("peer_certificate_damaged", peer=peer.org)
+        return b"".join(roots)
 
     def _configure(self, roots: bytes) -> grpc.ServerCertificateConfiguration:
         # No peers: an empty bundle refuses everyone, where None would mean the system's roots.
         return grpc.ssl_server_certificate_configuration([self._pair], root_certificates=roots)
+
+
+def _is_whole(peer: Peer) -> bool:
+    """Say whether a peer's certificate is the one that was taken from its invitation."""
+    try:
+        der = ssl.PEM_cert_to_DER_cert(peer.certificate.strip())
+    except ValueError:
+        return False
+    return sha256(der).digest() == peer.certificate_sha256

@@ -14,7 +14,7 @@ from typing import Final
 from federation.names import Origin
 from federation.recovery import Action, Answer, Decision
 from node import administering, guarding
-from node.errors import LockedError, NodeError, StoreError
+from node.errors import DamageError, LockedError, NodeError, StoreError
 from node.locks import hold
 from node.logs import get_logger
 from node.store import registry
@@ -45,6 +45,7 @@ class Guard:
         self._interval_seconds = interval_seconds
         self._on_released = on_released
         self._claimed = False
+        self._damage: dict[Origin | None, str] = {}
 
     def claim(self) -> None:
         """Say that a peer claims to hold more of a list of ours than is here."""
@@ -69,6 +70,8 @@ class Guard:
             except LockedError as error:
                 # A publisher is at work, or the store is being written for long: later.
                 _log.debug("guard_waits", detail=str(error))
+            except DamageError as error:
+                self._note_damage(None, error)
             await asyncio.sleep(_POLL_SECONDS)
 
     async def _ask(self) -> None:
@@ -81,6 +84,21 @@ class Guard:
 
     async def _attend(self, origin: Origin, answers: Sequence[Answer]) -> None:
         """Bring one list in order, as far as that is possible now."""
+        try:
+            await self._bring_in_order(origin, answers)
+        except DamageError as error:
+            self._note_damage(origin, error)
+        else:
+            self._damage.pop(origin, None)
+
+    def _note_damage(self, origin: Origin | None, error: DamageError) -> None:
+        """Say once what is damaged: nothing is signed upon it, and the scrub has it withheld."""
+        if self._damage.get(origin) != str(error):
+            self._damage[origin] = str(error)
+            name = None if origin is None else str(origin)
+            _log.error("list_damaged", origin=name, detail=str(error))
+
+    async def _bring_in_order(self, origin: Origin, answers: Sequence[Answer]) -> None:
         tools = self._tools
 
         def permit(store: Store) -> None:

@@ -9,7 +9,7 @@ from typing import Final
 
 from federation.names import OrgName, Origin
 from node import accepting, findings
-from node.errors import LockedError, UnreachableError
+from node.errors import DamageError, LockedError, UnreachableError
 from node.logs import get_logger
 from node.store import registry
 from node.store.connection import Store
@@ -21,6 +21,9 @@ NO_PEER: Final = "NO_PEER"
 
 _SETTLE_SECONDS: Final = 0.5
 """Changes within this time are looked at together: every accepted batch is one."""
+
+_DAMAGED_SECONDS: Final = 60.0
+"""Between two looks at what is to be followed, where that is damaged."""
 
 _log = get_logger()
 
@@ -169,6 +172,10 @@ class Follower:
                 except LockedError as error:
                     # By a long import, perhaps: what is followed already goes on.
                     _log.warning("store_locked", detail=str(error))
+                    self.wake()
+                except DamageError as error:
+                    _log.error("store_damaged", detail=str(error))
+                    await asyncio.sleep(_DAMAGED_SECONDS)
                     self.wake()
                 else:
                     await self._reconcile(plan)

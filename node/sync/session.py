@@ -220,7 +220,7 @@ class Session:
         """Follow the peer until cancelled.
 
         Raises:
-            StoreError: the store cannot be written.
+            StoreError: the store cannot be written. Damage is waited for like a peer that fails.
         """
         while True:
             self._changed.clear()
@@ -238,7 +238,7 @@ class Session:
 
     async def _after(self, error: NodeError) -> float:
         """Note a failure; return how long to wait."""
-        if isinstance(error, StoreError):
+        if isinstance(error, StoreError) and not isinstance(error, DamageError):
             raise error
         # A connection that has worked may end, by its age or with a restart of the peer: that is
         # news only if the next one cannot be opened.
@@ -248,6 +248,9 @@ class Session:
                 await self._give_up(error)
             except LockedError as locked:
                 self._log.warning("store_locked", detail=str(locked))
+            except DamageError as damaged:
+                # Other peers are followed; the scrub names it, and has withheld what it concerns.
+                self._log.error("store_damaged", detail=str(damaged))
         asked = error.retry_seconds if isinstance(error, PeerBusyError) else 0.0
         delay = self._backoff.draw(at_least=asked)
         self._log.info(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.endtoend.conftest import Orgs
-from tests.endtoend.nodes import Node, digest, eventually
+from tests.endtoend.nodes import Node, assertion, digest, eventually
 from tests.endtoend.test_snapshots import joined_pair, revise, sign_in_small_buckets
 from tests.node import broken
 
@@ -92,6 +92,39 @@ def test_a_node_whose_checks_behind_meet_damage_goes_on_serving(coalition: Coali
     relay.await_status(coalition.more, position=6, state="current")
     assert relay.stop() == 0
     assert "Traceback" not in relay.log()
+
+
+def test_an_owner_whose_newest_delta_is_damaged_goes_on_with_its_other_lists(
+    coalition: Coalition,
+) -> None:
+    owner, relay = coalition.owner, coalition.relay
+    path = stop(owner)
+    flip(path, number_of(path, "known"), 4)
+    # As after a start of the machine: what the mark says has to be confirmed.
+    (owner.home / "mark" / "known").unlink()
+
+    owner.serve()
+    coalition.last.serve()
+    eventually(lambda: '"list_damaged"' in owner.log(), owner.log)
+    owner.publish("more", 2000)
+    relay.await_status(coalition.more, position=6, state="current")
+    owner.stage("known", [assertion(3000)])
+    assert owner.error("publish", "known", code=12)["reason"] == "DAMAGED"
+    assert owner.stop() == 0
+
+
+def test_a_node_with_a_damaged_root_goes_on_with_other_organizations(coalition: Coalition) -> None:
+    relay, last = coalition.relay, coalition.last
+    mine = relay.create("mine")
+    last("follow", mine)
+    path = stop(last)
+    broken.flip("org", "root", "name = 'hotline.example'", 30)(path)
+
+    last.serve()
+    relay.publish("mine", 1)
+    last.await_status(mine, position=1, state="current")
+    assert last.stop() == 0
+    assert "Traceback" not in last.log()
 
 
 def test_a_running_node_finds_a_flipped_bit_withholds_the_list_and_is_repaired(

@@ -107,6 +107,32 @@ def test_a_peer_that_is_removed_is_refused_on_its_open_connection(sites: Sites) 
     run(main())
 
 
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "certificate = replace(certificate, 'MII', 'MIH')",
+        "certificate = replace(certificate, 'BEGIN', 'BEGJN')",
+        "certificate_sha256 = zeroblob(32)",
+    ],
+)
+def test_a_certificate_that_is_damaged_here_keeps_nobody_else_out(sites: Sites, harm: str) -> None:
+    async def main() -> None:
+        owner, spoiled, reader = map(sites, ("a.example", "b.example", "c.example"))
+        owner.enroll(spoiled)
+        owner.enroll(reader)
+        owner.store.connection.execute(
+            f"UPDATE peer SET {harm} WHERE org = (SELECT org FROM org WHERE name = ?)",  # noqa: S608
+            (spoiled.org,),
+        )
+        async with owner.serving():
+            async with reader.channel(owner) as channel:
+                await ask(channel)
+            async with spoiled.channel(owner) as channel:
+                assert (await refusal(channel)).code() is grpc.StatusCode.UNAVAILABLE
+
+    run(main())
+
+
 def issue(issuer: TlsIdentity, org: str) -> TlsIdentity:
     """Issue a certificate in another org's name with the key of a pinned certificate."""
     parent = x509.load_pem_x509_certificate(issuer.certificate)
