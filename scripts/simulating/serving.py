@@ -249,14 +249,19 @@ class Server:
         self.send(caller, Bucket(message.origin, message.position, message.number, data))
 
     def give_leaf(self, caller: int, message: WantLeaf) -> None:
-        """Send one leaf if it is here, with the proof that the caller can check, where it can."""
-        held = self.view(caller, message.origin)
+        """Send one leaf if it is here, with the proof that the caller can check, where it can.
+
+        Of a list that is damaged, a leaf that is sound is sent all the same.
+        """
+        held = self.member.store.now.lists.get(message.origin)
         if held is None or message.position >= held.available:
             return
         delta = held.leaf(message.position)
+        repair = self.member.repair
+        if delta is None or not repair.is_sound(message.origin, message.position, delta):
+            return
         proof: list[bytes] = []
-        if message.size <= held.available:
+        if message.origin not in repair.damaged and message.size <= held.available:
             with suppress(UsageError):
                 proof = held.tail().prove_inclusion(message.position, message.size)
-        if delta is not None:
-            self.send(caller, LeafSent(message.origin, message.position, delta, tuple(proof)))
+        self.send(caller, LeafSent(message.origin, message.position, delta, tuple(proof)))
