@@ -50,6 +50,11 @@ class SnapshotOffer(NamedTuple):
     bucket_hashes: bytes
     consistency: tuple[bytes, ...] = ()
 
+    def has_bucket(self, number: int, data: bytes) -> bool:
+        """Say whether these are the bytes of one of its buckets."""
+        at = number * merkle.HASH_BYTES
+        return merkle.leaf_hash(data) == self.bucket_hashes[at : at + merkle.HASH_BYTES]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from hashlib import sha256
 from typing import Final
 
-from federation import merkle
 from federation import state as states
 from federation.checkpoint import open_checkpoint
 from federation.errors import FederationError, ProofError, Reason
@@ -102,10 +101,13 @@ def _check_base(store: Store, record: ListRecord, deadline: float) -> tuple[Proo
         at += 1
     if at == start.buckets:
         return None, 0
+    signed = log.read_header(base.offer.header).state_digest
+    if at == base.buckets and digest != signed:
+        # Before it is recorded as checked: it has to be looked at again then.
+        _require_whole_buckets(store, record, base)
     with store.note() as connection:
         snapshots.store_checked(connection, record.base, at, digest)
-    if at == base.buckets and digest != log.read_header(base.offer.header).state_digest:
-        _require_whole_buckets(store, record, base)
+    if at == base.buckets and digest != signed:
         return ProofError(
             f"the snapshot of {record.origin} at position {base.position}: its entries are not the "
             "live set that was signed",
@@ -123,8 +125,7 @@ def _require_whole_buckets(store: Store, record: ListRecord, base: SnapshotRecor
     digest = states.EMPTY
     for number in range(base.buckets):
         data = snapshots.load_bucket_bytes(store.connection, base.snapshot, number) or b""
-        at = number * merkle.HASH_BYTES
-        if merkle.leaf_hash(data) != base.offer.bucket_hashes[at : at + merkle.HASH_BYTES]:
+        if not base.offer.has_bucket(number, data):
             raise DamageError(
                 f"bucket {number} of the snapshot that {record.origin} begins with is damaged here",
                 hint="run 'hashfed fsck'",
@@ -183,10 +184,22 @@ def _require_whole(store: Store, record: ListRecord, position: int) -> None:
     root = registry.load_root(store.connection, record.origin.org)
     if root is None:
         raise DamageError(f"the org root of {record.origin.org} is gone", hint="run 'hashfed fsck'")
-    for at in range(max(record.log.start, position - 1), position + 1):
-        check_leaf(store.connection, record, root, at)
-    data = log.load_body_bytes(store.connection, record.list, position) or b""
-    if sha256(data).digest() != _header(store, record, position).body_digest:
+    if position > record.log.start:
+        check_leaf(store.connection, record, root, position - 1)
+    check_whole_leaf(store.connection, record, root, position)
+
+
+def check_whole_leaf(
+    connection: sqlite3.Connection, record: ListRecord, root: PinnedRoot, position: int
+) -> None:
+    """Check that one stored leaf, with its body, is what was signed for its position.
+
+    Raises:
+        DamageError: it is not, or it is not here.
+    """
+    header = check_leaf(connection, record, root, position)
+    data = log.load_body_bytes(connection, record.list, position) or b""
+    if sha256(data).digest() != header.body_digest:
         raise DamageError(
             f"the body of position {position} of {record.origin} is damaged here",
             hint="run 'hashfed fsck'",
@@ -195,8 +208,8 @@ def _require_whole(store: Store, record: ListRecord, position: int) -> None:
 
 def check_leaf(
     connection: sqlite3.Connection, record: ListRecord, root: PinnedRoot, position: int
-) -> None:
-    """Check that one stored leaf is what was signed for its position.
+) -> Header:
+    """Check that one stored leaf, its body left aside, is what was signed; return what it says.
 
     Raises:
         DamageError: it is not, or it is not here: it says nothing of what was signed.
@@ -216,6 +229,7 @@ def check_leaf(
             f"position {position} of {record.origin} is damaged here: {error}",
             hint="run 'hashfed fsck'",
         ) from error
+    return header
 
 
 def check_tail(store: Store, record: ListRecord, root: PinnedRoot, deltas: int) -> None:

@@ -86,6 +86,26 @@ class PublishingKeys:
     log: Signer
 
 
+def load_author(
+    store: Store, origin: Origin, keys: PublishingKeys
+) -> tuple[ListRecord, PinnedRoot, Author]:
+    """Return one of our lists, our pinned root, and who signs for the list with these keys.
+
+    Raises:
+        UsageError: the list is not ours.
+        ConfigError: a key is not one that our org root names.
+    """
+    record = registry.load_list(store.connection, origin)
+    root = registry.load_root(store.connection, origin.org)
+    if record is None or not record.own or root is None:
+        raise UsageError(
+            f"{origin} is not a list of this node", hint="run 'hashfed list' to see its lists"
+        )
+    require_role(keys.publisher, Role.PUBLISHER, root.document)
+    require_role(keys.log, Role.LOG, root.document)
+    return record, root, Author(origin, root, publisher=keys.publisher, log=keys.log)
+
+
 class Publishing:
     """What is staged for a list, on its way to be signed: as one delta, or several above the cap.
 
@@ -109,19 +129,10 @@ class Publishing:
             ConfigError: a key is not one that our org root names.
             StoreError: what is staged cannot be written.
         """
-        record = registry.load_list(store.connection, origin)
-        root = registry.load_root(store.connection, origin.org)
-        if record is None or not record.own or root is None:
-            raise UsageError(
-                f"{origin} is not a list of this node", hint="run 'hashfed list' to see its lists"
-            )
-        require_role(keys.publisher, Role.PUBLISHER, root.document)
-        require_role(keys.log, Role.LOG, root.document)
+        record, self._root, self._author = load_author(store, origin, keys)
         self._store = store
         self._staging = staging
         self._record = record
-        self._root = root
-        self._author = Author(origin, root, publisher=keys.publisher, log=keys.log)
         extent = _load_extent(store, record.list)
         if extent is not None:
             # Usually long gone; after a crash, what was signed and is still staged.

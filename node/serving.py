@@ -11,18 +11,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
-from hashlib import sha256
 from typing import Final
 
 from federation.checkpoint import read_checkpoint
 from federation.errors import FederationError, UsageError
-from federation.header import Header
-from federation.merkle import HASH_BYTES, leaf_hash
 from federation.names import Origin
 from federation.replica import SignedDelta
 from federation.snapshot import SnapshotOffer
 from node import findings
-from node.checking import check_leaf
+from node.checking import check_whole_leaf
 from node.errors import DamageError
 from node.store import log, registry, snapshots, trees
 from node.store.connection import Store
@@ -204,10 +201,7 @@ def read_bucket(store: Store, caller: str, origin: str, position: int, number: i
     if held is None:
         return None
     data = snapshots.load_bucket_bytes(store.connection, held.snapshot, number)
-    at = number * HASH_BYTES
-    if data is None or leaf_hash(data) != held.offer.bucket_hashes[at : at + HASH_BYTES]:
-        return None
-    return data
+    return data if data is not None and held.offer.has_bucket(number, data) else None
 
 
 def _held(store: Store, record: ListRecord, position: int) -> SnapshotRecord | None:
@@ -250,12 +244,10 @@ def read_lone_leaf(store: Store, caller: str, origin: str, position: int) -> Sig
     if position >= released_size(store.connection, record):
         return None
     try:
-        check_leaf(store.connection, record, root, position)
-        leaf = log.load_signed(store.connection, record.list, position)
+        check_whole_leaf(store.connection, record, root, position)
+        return log.load_signed(store.connection, record.list, position)
     except DamageError:
         return None
-    is_whole = sha256(leaf.body).digest() == Header.parse(leaf.header).body_digest
-    return leaf if is_whole else None
 
 
 def find_available(store: Store, caller: str, origin: str) -> ListRecord | None:
@@ -270,10 +262,11 @@ def _find_in_parts(store: Store, caller: str, origin: str) -> ListRecord | None:
     Nothing but a part that was verified may leave of it.
     """
     record = _find(store, origin)
-    if record is None or not findings.load(store.path).concern_parts_alone(origin):
+    if record is None:
         return None
-    charter = record.open_charter()
-    return record if charter is not None and charter.allows(caller) else None
+    known = findings.load(store.path)
+    may_have = known.concern_parts_alone(str(record.origin)) and _is_for(record, caller)
+    return record if may_have else None
 
 
 def _find(store: Store, origin: str) -> ListRecord | None:
@@ -305,5 +298,9 @@ def _allows(store: Store, record: ListRecord, caller: str) -> bool:
     if findings.load(store.path).of(str(record.origin)) is not None:
         # As if it were not here: a peer that has less than it should finds another source.
         return False
+    return _is_for(record, caller)
+
+
+def _is_for(record: ListRecord, caller: str) -> bool:
     charter = record.open_charter()
     return charter is not None and charter.allows(caller)

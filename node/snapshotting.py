@@ -13,22 +13,19 @@ from enum import Enum
 from typing import Final
 
 from federation import merkle
-from federation.author import Author
 from federation.body import PackedOp
 from federation.bucket import Extent, name_of
 from federation.checkpoint import read_checkpoint
 from federation.errors import PeerError, ProofError, Reason, SequenceError
 from federation.header import LeafKind
 from federation.names import Origin
-from federation.orgroot import Role
 from federation.replica import Replica
 from federation.snapshot import SnapshotOffer, build_buckets
 from node.byname import iter_by_name
 from node.clock import Clock
 from node.errors import DamageError, NodeError, UsageError
 from node.guarding import Permit
-from node.identity import require_role
-from node.publishing import PublishingKeys
+from node.publishing import PublishingKeys, load_author
 from node.store import history, log, registry, snapshots, spans, trees
 from node.store.connection import Store
 from node.store.registry import ListRecord
@@ -116,21 +113,13 @@ def publish_snapshot(
         DiskError: the disk failed: the process has to end.
         StoreError: the store cannot be written; nothing was signed.
     """
-    record = registry.load_list(store.connection, origin)
-    root = registry.load_root(store.connection, origin.org)
-    if record is None or not record.own or root is None:
-        raise UsageError(
-            f"{origin} is not a list of this node", hint="run 'hashfed list' to see its lists"
-        )
-    require_role(keys.publisher, Role.PUBLISHER, root.document)
-    require_role(keys.log, Role.LOG, root.document)
+    record, root, author = load_author(store, origin, keys)
     if not record.log.size:
         raise UsageError(f"nothing of {origin} is published yet: there is nothing to commit to")
     if _kind_at(store.connection, record, record.log.size - 1) is LeafKind.SNAPSHOT:
         return rebuild(store, record, on_progress=on_progress)
     number = _build(store, record, record.log.size, on_progress)
     hashes = _hashes(store.connection, number)
-    author = Author(origin, root, publisher=keys.publisher, log=keys.log)
     with permit.step(store) as step, store.write("snapshot", str(origin)) as transaction:
         state = record.log
         now_ms = clock.now_ms()

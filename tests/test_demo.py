@@ -216,7 +216,7 @@ def test_a_signal_that_comes_while_a_process_is_started_waits_until_the_process_
 ) -> None:
     text = f"""
 import signal
-from ending import end_on_signals, signals_held
+from scripts.ending import end_on_signals, signals_held
 
 end_on_signals()
 with signals_held():
@@ -226,7 +226,6 @@ print("went on")
 """
     found = subprocess.run(
         [sys.executable, "-c", text],
-        env={**os.environ, "PYTHONPATH": str(_DEMO.with_name("demonstration"))},
         # As in a terminal: whoever started the tests may ignore it.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         capture_output=True,

@@ -174,14 +174,7 @@ def main() -> None:
             error.show()
         code = error.exit_code
     except NodeError as error:
-        output.emit_error(
-            error,
-            reason=error.reason,
-            hint=error.hint,
-            exit_code=error.exit_code,
-            as_json=as_json,
-        )
-        code = error.exit_code
+        code = _tell(error, as_json=as_json)
         if isinstance(error, DiskError):
             # Without what an interpreter does at its end: no connection is to write anything more.
             sys.stderr.flush()
@@ -198,21 +191,20 @@ def main() -> None:
         # Files have their own errors; what is left is our output, such as to a full disk.
         _abandon_output()
         failure = NodeError(f"{error.filename or 'the output'}: {error.strerror or error}")
-        output.emit_error(failure, reason=failure.reason, hint="", exit_code=1, as_json=as_json)
-        code = failure.exit_code
+        code = _tell(failure, as_json=as_json)
     except Exception as error:
         if sys.flags.dev_mode:
             raise
-        unforeseen = _describe(error)
-        output.emit_error(
-            unforeseen,
-            reason=unforeseen.reason,
-            hint=unforeseen.hint,
-            exit_code=unforeseen.exit_code,
-            as_json=as_json,
-        )
-        code = unforeseen.exit_code
+        code = _tell(_describe(error), as_json=as_json)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _tell(error: NodeError, *, as_json: bool) -> int:
+    """Tell a person what went wrong; return the exit code."""
+    output.emit_error(
+        error, reason=error.reason, hint=error.hint, exit_code=error.exit_code, as_json=as_json
+    )
+    return error.exit_code
 
 
 def _describe(error: Exception) -> UnforeseenError:

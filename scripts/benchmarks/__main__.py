@@ -17,11 +17,13 @@ import report
 import smoke
 from bench import Bench
 from plan import PARTS, Plan, Tools
-from processes import BenchError, end_on_signals, run, stop_all
+from processes import BenchError, run, stop_all
 from results import Book
 from shell import Shell
 from signing import Signing
 from workers import work
+
+from scripts.ending import end_on_signals
 
 _SIZES: Final = "1k,10k,100k,1M,10M"
 _LEAST_SIZE: Final = 1_000

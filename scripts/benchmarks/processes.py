@@ -7,7 +7,6 @@ the fork as the child's, so a large parent would hide what its children need.
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import tempfile
@@ -18,12 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
+from scripts.ending import signals_held
+
 _MIB: Final = 1024 * 1024
 _READY_SECONDS: Final = 30.0
 _STOP_SECONDS: Final = 15.0
 _POLL_SECONDS: Final = 0.02
 _TAIL_CHARS: Final = 2_000
-_ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _running: set[subprocess.Popen[bytes]] = set()
 
@@ -196,7 +196,7 @@ def _start(
     env: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start a process that `stop_all` knows of from its first moment on."""
-    with _signals_held():
+    with signals_held():
         process = subprocess.Popen(
             [str(part) for part in command],
             stdin=stdin,
@@ -206,26 +206,6 @@ def _start(
         )
         _running.add(process)
     return process
-
-
-@contextmanager
-def _signals_held() -> Iterator[None]:
-    """Let signals that end this program wait until the end of the block.
-
-    One that came while a process is being started would leave nobody who knows of that process.
-    """
-    held: list[int] = []
-    before = {
-        number: signal.signal(number, lambda number, _frame: held.append(number))
-        for number in _ENDING
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        for signalled in held:
-            signal.raise_signal(signalled)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -251,13 +231,3 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def end_on_signals() -> None:
-    """Let a termination signal unwind the stack, as Ctrl-C does, so that nothing is left behind."""
-
-    def leave(number: int, _frame: object) -> None:
-        raise SystemExit(128 + number)
-
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, leave)

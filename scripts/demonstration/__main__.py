@@ -14,9 +14,10 @@ from typing import Final
 
 import material
 from coalition import SERVE_ENVIRONMENT, Coalition
-from ending import end_on_signals
 from story import Story
 from telling import DemoError, Teller
+
+from scripts.ending import end_on_signals
 
 _EXIT_FAILED: Final = 1
 _EXIT_INTERRUPTED: Final = 130

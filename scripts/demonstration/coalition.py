@@ -17,7 +17,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from ending import signals_held
 from telling import DemoError, Teller
 
 from federation.names import Origin
@@ -25,6 +24,7 @@ from node.clock import SystemClock
 from node.errors import NodeError
 from node.store import registry
 from node.store.connection import Store
+from scripts.ending import signals_held
 
 _HASHFED: Final = Path(sys.executable).with_name("hashfed")
 _READY_SECONDS: Final = 20.0

@@ -14,6 +14,7 @@ from federation.errors import Reason
 from federation.replica import SignedDelta
 from node import checking, joining, tracing
 from node.backing_up import backup
+from node.errors import DamageError
 from node.fsck import Damage, fsck
 from node.store import registry, snapshots
 from node.store.connection import Store
@@ -233,6 +234,23 @@ def test_the_buckets_of_a_sound_snapshot_are_checked_behind_acceptance(
     buckets = len(publisher.snapshots[0].buckets)
     assert checking.check_behind(joined.store, 10.0, clock=joined.clock) == buckets + 1
     assert checking.check_behind(joined.store, 10.0, clock=joined.clock) == 0
+    assert joined.status(publisher.origin).state is not FollowState.QUARANTINED
+
+
+@pytest.mark.parametrize("what", ["a bucket", "the sum of those that were checked"])
+def test_nobody_is_accused_of_a_snapshot_that_a_disk_has_spoiled(
+    joined: FollowedLists, publisher: Publisher, what: str
+) -> None:
+    connection = joined.store.connection
+    if what == "a bucket":
+        other = publisher.snapshots[0].buckets[1]
+        connection.execute("UPDATE bucket SET bytes = ? WHERE id & 0xffff = 0", (other,))
+    else:
+        connection.execute("UPDATE snapshot SET checked = 1, checked_digest = zeroblob(32)")
+
+    for _ in range(2):
+        with pytest.raises(DamageError, match="damaged here"):
+            checking.check_behind(joined.store, 10.0, clock=joined.clock)
     assert joined.status(publisher.origin).state is not FollowState.QUARANTINED
 
 

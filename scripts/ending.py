@@ -1,4 +1,4 @@
-"""What happens when the demonstration is told to end: it stops what it has started, then ends."""
+"""What happens when a program that starts others is told to end: it stops them first."""
 
 from __future__ import annotations
 
