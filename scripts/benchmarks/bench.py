@@ -155,7 +155,7 @@ class Bench:
                 with self._stage(self.book.of(kinds.REAL)) as stage:
                     kinds.measure_real(stage)
             else:
-                self.book.skipped.append("the real list: its history is not on this machine")
+                self.book.skipped.append("the real list: its history is not beside this checkout")
         if plan.has("series"):
             self.say(f"{plan.series} changes one after the other")
             with self._stage(once) as stage:

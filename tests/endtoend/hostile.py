@@ -107,6 +107,7 @@ class Lists:
         """Let the honest list go on."""
         publisher = self._publishers[HONEST]
         while len(publisher.log) < 20:
+            # Now and then, as publishers do: the others' lies come in between.
             await asyncio.sleep(0.1)
             publisher.publish(assertion(f"honest {len(publisher.log)}"))
 
@@ -122,6 +123,7 @@ class Lists:
             if name in self._refused:
                 yield self._refused[name]
         while True:
+            # Looks for what `_grow` has added.
             await asyncio.sleep(0.05)
             publisher = self._publishers[HONEST]
             if HONEST in places and (rest := publisher.log[places[HONEST] :]):
@@ -157,8 +159,10 @@ class Breaking:
                 yield bytes(limits.MAX_MESSAGE_BYTES + 1)
             case "heartbeats":
                 while True:
+                    # Far more often than any peer should, and not so often as to fill a buffer.
                     await asyncio.sleep(0.1)
                     yield FollowResponse(heartbeat=Heartbeat(sent_ms=1))
+        # A live stream does not end: the test ends the process.
         await asyncio.sleep(3600)
 
 
@@ -179,6 +183,7 @@ class Relay:
             changed = last.body[:-1] + bytes([last.body[-1] ^ 1])
             yield opening(record.origin, WireOutcome.OUTCOME_DELTAS, last.checkpoint)
             yield frame(record.origin, [*deltas[:-1], last._replace(body=changed)])
+        # A live stream does not end: the test ends the process.
         await asyncio.sleep(3600)
 
 
