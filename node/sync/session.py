@@ -430,13 +430,17 @@ class Session:
             events = await buffer.take(self._until_due() if live else None)
             if events is None:
                 return
+            is_news = not all(isinstance(event, Alive) for event in events)
             if events:
-                self._report(await tools.writer.run(partial(intake.apply, events=events)))
+                # The checks behind acceptance wait for who writes news. Many peers' signs of life
+                # come without a pause.
+                write = tools.writer.run if is_news else tools.writer.run_aside
+                self._report(await write(partial(intake.apply, events=events)))
                 await self._start_joins(intake, channel)
                 if not self._answered:
                     self._answered = True
                     self._backoff.reset()
-            if news is None or not all(isinstance(event, Alive) for event in events):
+            if news is None or is_news:
                 news = tools.monotonic()
             elif not live and tools.monotonic() - news > tools.idle_timeout_seconds:
                 # Nobody waits for ever for a stream that is to end and only shows signs of life.

@@ -75,6 +75,9 @@ def number_of(path: Path, name: str) -> int:
 
 def test_a_node_whose_checks_behind_meet_damage_goes_on_serving(coalition: Coalition) -> None:
     owner, relay = coalition.owner, coalition.relay
+    # As many peers together: there is hardly a moment without a sign of life.
+    owner.stop()
+    owner.serve(HASHFED_SYNC_HEARTBEAT_SECONDS="0.2")
     path = stop(relay)
     number = number_of(path, "known")
     connection = sqlite3.connect(path)
