@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import click
 
+from federation.recovery import Answer
 from node import administering, snapshotting, wake
 from node.cli import output
 from node.cli.change_cmd import open_staging
 from node.cli.context import Context, json_option, pass_context
 from node.cli.progress import progress
-from node.cli.signing import load_keys, obtain_permit, publish_lock
+from node.cli.signing import asking, load_keys, obtain_permit, publish_lock
 from node.cli.snapshot_cmd import describe
 from node.publishing import Publishing
 
@@ -26,12 +29,17 @@ def publish(context: Context, name: str) -> None:
         progress("publishing", quiet=context.quiet) as bar,
     ):
         record = administering.find_own_list(store, name)
-        keys = load_keys(context)
         with (
+            asking(context, store, record.origin) as answers,
             open_staging(context, record, what="hashfed publish") as staging,
-            Publishing(store, staging, record.origin, keys) as publishing,
+            Publishing(store, staging, record.origin, keys := load_keys(context)) as publishing,
         ):
-            permit = obtain_permit(context, store, record.origin, meanwhile=publishing.compose)
+
+            def compose_first() -> Sequence[Answer]:
+                publishing.compose()
+                return answers()
+
+            permit = obtain_permit(context, store, record.origin, compose_first)
             total = sum(staging.count_by_kind().values())
 
             def report(done: int) -> None:
