@@ -98,15 +98,18 @@ def _invalid(reason: str, message: str) -> CallRefusedError:
 
 
 def survey(
-    store: Store, heads: Heads, caller: Caller, places: Sequence[Place]
-) -> list[FollowResponse]:
+    store: Store, heads: Heads, frames: Frames, caller: Caller, places: Sequence[Place]
+) -> list[FollowResponse | EncodedFrame]:
     """Answer every cursor whose list has moved, and return what of it is new to the peer.
+
+    Where one list alone is behind, as after nearly every wake-up, its next frame is the last of it:
+    a delta goes out with one look at the store.
 
     Raises:
         CallRefusedError: the caller is not enrolled any more.
     """
     check_enrolled(store, caller)
-    openings = []
+    news: list[FollowResponse | EncodedFrame] = []
     now = heads.load(store)
     for place in places:
         head = now.get(place.cursor.origin)
@@ -123,8 +126,11 @@ def survey(
             place.cursor = replace(place.cursor, charter_version=version)
         goes_on = was in _FOLLOWABLE and answer.outcome in _FOLLOWABLE
         if answer.charter or not (goes_on or was is answer.outcome):
-            openings.append(_opening(store, caller, place, answer))
-    return openings
+            news.append(_opening(store, caller, place, answer))
+    behind = [place for place in places if place.behind]
+    if len(behind) == 1:
+        news.append(read(store, frames, caller, behind[0]))
+    return news
 
 
 def _opening(store: Store, caller: Caller, place: Place, answer: Answer) -> FollowResponse:

@@ -125,10 +125,16 @@ class LogServicer(LogServiceServicer):
         while not self._wakeups.closed:
             if seen != self._wakeups.generation:
                 seen = self._wakeups.generation
-                for opening in await self._read(
-                    partial(follow.survey, heads=self._heads, caller=caller, places=places)
+                for news in await self._read(
+                    partial(
+                        follow.survey,
+                        heads=self._heads,
+                        frames=self._frames,
+                        caller=caller,
+                        places=places,
+                    )
                 ):
-                    await call.write(opening)
+                    await self._send(call, news)
                 if any(place.outcome in _CLAIMS for place in places):
                     # If it is our own list, something of it may be missing here.
                     self._on_claim()
@@ -151,13 +157,16 @@ class LogServicer(LogServiceServicer):
             found = await self._read(
                 partial(follow.read, frames=self._frames, caller=call.caller, place=place)
             )
-            if isinstance(found, EncodedFrame):
-                await call.write(found.data)
-                self._metrics.frames_sent.labels(call.caller.org).inc()
-            else:
-                await call.write(found)
+            await self._send(call, found)
             if self._wakeups.closed:
                 return
+
+    async def _send(self, call: Call, news: FollowResponse | EncodedFrame) -> None:
+        if isinstance(news, EncodedFrame):
+            await call.write(news.data)
+            self._metrics.frames_sent.labels(call.caller.org).inc()
+        else:
+            await call.write(news)
 
     async def _read(self, read: Callable[[Store], _T]) -> _T:
         async with self._turns:

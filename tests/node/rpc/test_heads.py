@@ -6,11 +6,12 @@ from collections import Counter
 
 import pytest
 
+from federation.v1.log_service_pb2 import FollowResponse
 from node import serving
 from node.certificate import certificate_sha256
 from node.rpc import follow
 from node.rpc.follow import Place
-from node.rpc.frames import Frames
+from node.rpc.frames import EncodedFrame, Frames
 from node.rpc.heads import Heads
 from node.rpc.peers import Caller
 from node.serving import Answer, Cursor, Outcome
@@ -39,6 +40,7 @@ class World:
         self.reader = Store.open_reader(self.owner.home.store, self.owner.clock)
         self.heads, self.frames = Heads(), Frames()
         self.answered: Counter[str] = Counter()
+        self.news: list[FollowResponse | EncodedFrame] = []
         answer = serving.answer
 
         def count(store: Store, caller: str, cursor: Cursor) -> Answer:
@@ -50,7 +52,7 @@ class World:
     def survey(self) -> dict[str, int]:
         """Look at all lists, send what is new, and return which were answered."""
         self.answered.clear()
-        follow.survey(self.reader, self.heads, self.caller, self.places)
+        self.news = follow.survey(self.reader, self.heads, self.frames, self.caller, self.places)
         for place in self.places:
             while place.behind:
                 follow.read(self.reader, self.frames, self.caller, place)
@@ -87,6 +89,21 @@ def test_a_list_that_moves_is_answered_and_the_others_are_not(world: World) -> N
         assert world.survey() == {name: 1}
         assert world.survey() == {}
         assert world.outcome(name) is Outcome.UP_TO_DATE
+
+
+def test_the_frame_of_a_list_that_has_moved_alone_comes_with_the_answer(world: World) -> None:
+    settle(world)
+    append(world.owner, world, NAMES[3])
+    world.survey()
+    (frame,) = world.news
+    assert isinstance(frame, EncodedFrame)
+    assert (frame.size, world.places[3].cursor.size) == (2, 2)
+    world.survey()
+    for name in NAMES[:2]:
+        append(world.owner, world, name)
+    world.survey()
+    # Each gets one frame in turn: none waits for another to catch up.
+    assert world.news == []
 
 
 def test_what_is_committed_is_sent_when_it_is_released_and_not_before(world: World) -> None:
