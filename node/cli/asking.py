@@ -107,7 +107,10 @@ def asking_peers(
 
 @contextmanager
 def _loop_aside() -> Iterator[asyncio.AbstractEventLoop]:
-    """Run an event loop in another thread, and this one hears of Ctrl-C; end what is left in it."""
+    """Run an event loop in another thread for the time of a block; end what is left in it then.
+
+    The block runs in the thread that called, which is the one that Ctrl-C interrupts.
+    """
     loop = asyncio.new_event_loop()
     # A second Ctrl-C ends the process also where a connection takes its time to be closed.
     thread = Thread(target=loop.run_forever, name="asking", daemon=True)

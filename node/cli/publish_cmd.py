@@ -29,10 +29,11 @@ def publish(context: Context, name: str) -> None:
         progress("publishing", quiet=context.quiet) as bar,
     ):
         record = administering.find_own_list(store, name)
+        keys = load_keys(context)
         with (
             asking(context, store, record.origin) as answers,
             open_staging(context, record, what="hashfed publish") as staging,
-            Publishing(store, staging, record.origin, keys := load_keys(context)) as publishing,
+            Publishing(store, staging, record.origin, keys) as publishing,
         ):
 
             def compose_first() -> Sequence[Answer]:
