@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from threading import Thread
+from typing import TypeVar
 
 from federation.names import OrgName, Origin
 from federation.recovery import Answer
@@ -18,6 +18,8 @@ from node.sync import asking
 from node.sync.client import TlsIdentity
 from node.sync.recovering import RecoveryTools
 from node.sync.writer import Writer
+
+_T = TypeVar("_T")
 
 
 def tls_identity(context: Context) -> TlsIdentity:
@@ -70,62 +72,46 @@ def ask_times(context: Context, store: Store) -> dict[OrgName, int]:
     return asyncio.run(asking.ask_times(peers, _checked_identity(context, store), seconds=seconds))
 
 
-@contextmanager
-def asking_peers(
-    context: Context, store: Store, origin: Origin
-) -> Iterator[Callable[[], Sequence[Answer]]]:
-    """Ask all peers what they hold of a list of ours, while the block does something else.
+def while_asking_peers(
+    context: Context,
+    store: Store,
+    origin: Origin,
+    work: Callable[[Callable[[], Sequence[Answer]]], _T],
+) -> _T:
+    """Do something while all peers are asked what they hold of a list of ours.
 
     Args:
         context: the node.
         store: its store, open for writing.
         origin: the list.
+        work: is done in another thread, so that this one listens for Ctrl-C. It gets a function
+            that waits for the answers, puts a newer charter of the list in force if a peer has one,
+            and returns the answers.
 
-    Yields:
-        A function that waits for the answers, puts a newer charter of the list in force if a peer
-        has one, and returns the answers.
+    Returns:
+        What `work` returns.
     """
     config = context.config()
     logs.configure(LogLevel.ERROR, config.log.format)
     peers = list(registry.iter_peers(store.connection))
     root = administering.own_root(store)
     identity = _checked_identity(context, store)
-    seconds = config.publish.ask_seconds
-    with _loop_aside() as loop:
-        question = asyncio.run_coroutine_threadsafe(
-            asking.ask_peers(peers, [origin], root, identity, seconds=seconds), loop
+
+    async def ask() -> _T:
+        loop = asyncio.get_running_loop()
+        question = loop.create_task(
+            asking.ask_peers(peers, [origin], root, identity, seconds=config.publish.ask_seconds)
         )
 
+        async def wait() -> asking.Found:
+            return await question
+
         def answers() -> Sequence[Answer]:
-            found = question.result()
+            found = asyncio.run_coroutine_threadsafe(wait(), loop).result()
             for name, envelope in found.charters.items():
                 guarding.take_charter(store, origin=name, envelope=envelope)
             return found.answers[origin]
 
-        yield answers
+        return await asyncio.to_thread(work, answers)
 
-
-@contextmanager
-def _loop_aside() -> Iterator[asyncio.AbstractEventLoop]:
-    """Run an event loop in another thread for the time of a block; end what is left in it then.
-
-    The block runs in the thread that called, which is the one that Ctrl-C interrupts.
-    """
-    loop = asyncio.new_event_loop()
-    # A second Ctrl-C ends the process also where a connection takes its time to be closed.
-    thread = Thread(target=loop.run_forever, name="asking", daemon=True)
-    thread.start()
-    try:
-        yield loop
-    finally:
-        asyncio.run_coroutine_threadsafe(_cancel_others(), loop).result()
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
-
-
-async def _cancel_others() -> None:
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
+    return asyncio.run(ask())

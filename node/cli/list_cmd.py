@@ -9,7 +9,7 @@ from federation.names import Origin, parse_org
 from node import administering, identity, wake
 from node.cli import output
 from node.cli.context import Context, json_option, pass_context
-from node.cli.signing import asking, obtain_permit, publish_lock
+from node.cli.signing import obtain_permit, publish_lock
 from node.store import registry
 
 
@@ -111,8 +111,7 @@ def audience_command(context: Context, name: str, audience: str) -> None:
     with publish_lock(context, "hashfed list audience"), context.store() as store:
         # A charter's version is signed once too.
         record = administering.find_own_list(store, name)
-        with asking(context, store, record.origin) as answers:
-            obtain_permit(context, store, record.origin, answers)
+        obtain_permit(context, store, record.origin)
         version = administering.change_audience(
             store,
             record,

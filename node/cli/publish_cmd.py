@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import click
 
-from federation.recovery import Answer
 from node import administering, snapshotting, wake
 from node.cli import output
 from node.cli.change_cmd import open_staging
 from node.cli.context import Context, json_option, pass_context
 from node.cli.progress import progress
-from node.cli.signing import asking, load_keys, obtain_permit, publish_lock
+from node.cli.signing import load_keys, obtain_permit, publish_lock
 from node.cli.snapshot_cmd import describe
 from node.publishing import Publishing
 
@@ -31,16 +28,10 @@ def publish(context: Context, name: str) -> None:
         record = administering.find_own_list(store, name)
         keys = load_keys(context)
         with (
-            asking(context, store, record.origin) as answers,
             open_staging(context, record, what="hashfed publish") as staging,
             Publishing(store, staging, record.origin, keys) as publishing,
         ):
-
-            def compose_first() -> Sequence[Answer]:
-                publishing.compose()
-                return answers()
-
-            permit = obtain_permit(context, store, record.origin, compose_first)
+            permit = obtain_permit(context, store, record.origin, meanwhile=publishing.compose)
             total = sum(staging.count_by_kind().values())
 
             def report(done: int) -> None:

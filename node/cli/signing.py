@@ -34,43 +34,42 @@ def publish_lock(context: Context, what: str) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def asking(
-    context: Context, store: Store, origin: Origin
-) -> Iterator[Callable[[], Sequence[Answer]]]:
-    """Ask the peers, if there are any, what they hold of a list of ours, while the block runs.
-
-    Yields:
-        A function that waits for the answers and returns them.
-    """
-    if not guarding.unasked(store):
-        yield tuple
-        return
-    from node.cli.asking import asking_peers  # noqa: PLC0415  # the network: too much alone
-
-    with asking_peers(context, store, origin) as answers:
-        yield answers
-
-
 def obtain_permit(
-    context: Context, store: Store, origin: Origin, ask: Callable[[], Sequence[Answer]]
+    context: Context,
+    store: Store,
+    origin: Origin,
+    *,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> Permit:
-    """Return the permit to sign for a list; the caller holds the lock.
+    """Ask the peers, and return the permit to sign for a list; the caller holds the lock.
 
     Args:
         context: the node.
         store: its store, open for writing.
         origin: the list.
-        ask: returns what the peers answer.
+        meanwhile: what can be done while the peers answer, though it is not known yet whether the
+            list may be signed for. It may be called in another thread.
 
     Raises:
         RecoveringError: the list may not be signed for.
     """
-    return guarding.obtain_permit(
-        store,
-        context.mark(),
-        origin,
-        ask,
-        clock=context.clock,
-        needed=context.config().publish.peers_needed.count,
-    )
+
+    def obtain(ask: Callable[[], Sequence[Answer]]) -> Permit:
+        def answers() -> Sequence[Answer]:
+            meanwhile()
+            return ask()
+
+        return guarding.obtain_permit(
+            store,
+            context.mark(),
+            origin,
+            answers,
+            clock=context.clock,
+            needed=context.config().publish.peers_needed.count,
+        )
+
+    if not guarding.unasked(store):
+        return obtain(tuple)
+    from node.cli.asking import while_asking_peers  # noqa: PLC0415  # the network: too much alone
+
+    return while_asking_peers(context, store, origin, obtain)

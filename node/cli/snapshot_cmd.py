@@ -10,7 +10,7 @@ from node import administering, snapshotting, wake
 from node.cli import output
 from node.cli.context import Context, json_option, pass_context
 from node.cli.progress import progress
-from node.cli.signing import asking, load_keys, obtain_permit, publish_lock
+from node.cli.signing import load_keys, obtain_permit, publish_lock
 from node.snapshotting import MadeSnapshot, Making
 
 _DONE: Final = {
@@ -38,11 +38,13 @@ def snapshot(context: Context, name: str) -> None:
     ):
         record = administering.find_list(store, name)
         if record.own:
-            keys = load_keys(context)
-            with asking(context, store, record.origin) as answers:
-                permit = obtain_permit(context, store, record.origin, answers)
             made = snapshotting.publish_snapshot(
-                store, record.origin, keys, permit, clock=context.clock, on_progress=bar.update
+                store,
+                record.origin,
+                load_keys(context),
+                obtain_permit(context, store, record.origin),
+                clock=context.clock,
+                on_progress=bar.update,
             )
         else:
             made = snapshotting.rebuild(store, record, on_progress=bar.update)
