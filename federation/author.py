@@ -21,8 +21,8 @@ from federation.keys import Signer, key_id
 from federation.merge import Prior, merge
 from federation.names import Origin
 from federation.note import NoteSigner
-from federation.orgroot import PinnedRoot
 from federation.replica import LogState, SignedDelta
+from federation.trust.orgroot import PinnedRoot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -146,7 +146,7 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class PeerReport:
     """What one peer said of one of our lists.
 
     Attributes:
@@ -184,7 +184,7 @@ class Decision:
 def decide(
     own: OwnLog,
     mark: Mark | Obstacle,
-    answers: Sequence[Answer],
+    answers: Sequence[PeerReport],
     *,
     now_ms: int,
     needed: int | None = None,
@@ -217,7 +217,7 @@ def median(times: Sequence[int]) -> int:
     return sorted(times)[len(times) // 2]
 
 
-def measure_lead(own: OwnLog, answers: Sequence[Answer], now_ms: int) -> int:
+def measure_lead(own: OwnLog, answers: Sequence[PeerReport], now_ms: int) -> int:
     """Return by how many milliseconds the clock is too far ahead to sign by it; 0 if it is not.
 
     It is compared with the median of the peers' clocks: more than half of those that tell the time
@@ -234,7 +234,7 @@ def measure_lead(own: OwnLog, answers: Sequence[Answer], now_ms: int) -> int:
 
 
 def _against_knowledge(
-    own: OwnLog, mark: Mark | Obstacle, answers: Sequence[Answer], now_ms: int
+    own: OwnLog, mark: Mark | Obstacle, answers: Sequence[PeerReport], now_ms: int
 ) -> Decision | None:
     """Return why nothing may be signed whatever anybody decides; None when nothing is known."""
     held = [answer for answer in answers if answer.checkpoint is not None]
@@ -288,7 +288,7 @@ _DOUBTS: Final = {
 def _missing_knowledge(
     own: OwnLog,
     mark: Mark | Obstacle,
-    answers: Sequence[Answer],
+    answers: Sequence[PeerReport],
     now_ms: int,
     needed: int | None,
 ) -> Iterator[tuple[Obstacle, str]]:
@@ -306,7 +306,7 @@ def _missing_knowledge(
         yield Obstacle.CLOCK_AHEAD, f"the clock is {lead // 1000} s ahead of {_compared(answers)}"
 
 
-def _compared(answers: Sequence[Answer]) -> str:
+def _compared(answers: Sequence[PeerReport]) -> str:
     """Return what the clock was compared with."""
     told = [answer.peer for answer in answers if answer.time_ms is not None]
     if not told:
@@ -331,7 +331,7 @@ def _needed(peers: int, needed: int | None) -> int:
     return peers if needed is None else min(needed, peers)
 
 
-def _counted(answers: Sequence[Answer], needed: int | None) -> str:
+def _counted(answers: Sequence[PeerReport], needed: int | None) -> str:
     if not answers:
         return "there is no peer to ask"
     silent = [answer.peer for answer in answers if not answer.answered]

@@ -42,8 +42,8 @@ from federation.header import Header, LeafKind
 from federation.merge import Prior, merge
 from federation.merkle import CompactRange
 from federation.names import Origin
-from federation.orgroot import PinnedRoot
 from federation.snapshot import Snapshot, SnapshotOffer, check_buckets
+from federation.trust.orgroot import PinnedRoot
 
 
 def _check_size(what: str, data: bytes, bound: int) -> None:

@@ -14,7 +14,7 @@ from typing import TypeVar
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from federation import charter, dsse, limits, orgroot
+from federation import dsse, limits
 from federation.body import (
     SALT_SEED_BYTES,
     Body,
@@ -28,6 +28,7 @@ from federation.entry import Annotation, Cause, OpKind
 from federation.errors import LimitError, MalformedError
 from federation.keys import PublicKey
 from federation.names import OrgName, Origin
+from federation.trust import charter, orgroot
 from federation.v1 import delta_pb2, document_pb2
 
 _M = TypeVar("_M", bound=Message)
@@ -100,7 +101,7 @@ def encode_org_root(root: orgroot.OrgRoot) -> bytes:
 
 
 def decode_org_root(payload: bytes) -> orgroot.OrgRoot:
-    """Decode an org root; verifies nothing (`federation.orgroot.pin` does).
+    """Decode an org root; verifies nothing (`federation.trust.orgroot.pin` does).
 
     Raises:
         MalformedError: not an org root, or a role that this version does not know.
@@ -151,7 +152,7 @@ def encode_charter(value: charter.Charter) -> bytes:
 
 
 def decode_charter(payload: bytes) -> charter.Charter:
-    """Decode a list charter; verifies nothing (`federation.charter.verify_charter` does).
+    """Decode a list charter; verifies nothing (`federation.trust.charter.verify_charter` does).
 
     Raises:
         MalformedError: not a list charter.

@@ -20,10 +20,10 @@ from typing import Final, Generic, NoReturn, TypeVar
 
 from federation.errors import FederationError
 from federation.names import OrgName, parse_org
-from node import filesystem
 from node.address import Address, parse_address
 from node.errors import ConfigError
 from node.home import HOME_VARIABLE, Home
+from node.system import filesystem
 
 _T = TypeVar("_T")
 _T_co = TypeVar("_T_co", covariant=True)

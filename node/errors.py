@@ -19,6 +19,11 @@ An error says what was wrong and where; its hint says what to do next.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from federation.errors import FederationError
+
 
 class NodeError(Exception):
     """Base of the errors that are shown to an operator.
@@ -39,7 +44,7 @@ class NodeError(Exception):
             self.reason = reason
 
 
-class UsageError(NodeError):
+class CommandError(NodeError):
     """The command does not fit what is there: an unknown list, a name taken, a bad argument."""
 
     reason = "USAGE"
@@ -131,3 +136,12 @@ class UnforeseenError(NodeError):
 
     reason = "UNFORESEEN"
     exit_code = 70
+
+
+@contextmanager
+def as_damage(what: str) -> Iterator[None]:
+    """Say of what was verified before it was stored that it is damaged now."""
+    try:
+        yield
+    except FederationError as error:
+        raise DamageError(f"{what} is damaged: {error}", hint="run 'hashfed fsck'") from error

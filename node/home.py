@@ -9,7 +9,7 @@ from typing import Final, Self
 
 from federation.errors import FederationError
 from federation.names import parse_list_name
-from node.errors import ConfigError, UsageError
+from node.errors import CommandError, ConfigError
 
 HOME_VARIABLE: Final = "HASHFED_HOME"
 """The environment variable that names the home folder when no option does."""
@@ -105,12 +105,12 @@ class Home:
         """Return the file of what is staged for one of the node's own lists.
 
         Raises:
-            UsageError: that is no name of a list.
+            CommandError: that is no name of a list.
         """
         try:
             name = parse_list_name(list_name)
         except FederationError as error:
-            raise UsageError(str(error)) from error
+            raise CommandError(str(error)) from error
         return self.staging / f"{name}.staged"
 
     def lock_file(self, name: str) -> Path:
@@ -141,11 +141,11 @@ class Home:
 
     @property
     def wake_socket(self) -> Path:
-        """The socket that `node.wake` listens on.
+        """The socket that `node.system.wake` listens on.
 
         It lies in the home folder, so that who may wake the node is decided by the folder's
         permissions, and not in Linux's abstract namespace, where any user of the machine could
-        take the name first. The path may be longer than a socket address can be; `node.wake`
+        take the name first. The path may be longer than a socket address can be; `node.system.wake`
         deals with that.
         """
         return self.path / "wake.sock"

@@ -1,14 +1,25 @@
-"""The map of the code: every module has its line, every function on the way of a delta exists."""
+"""The map of the code: floors, packages, rooms and names on the page are those of the code."""
 
 from __future__ import annotations
 
+import importlib
 import re
+import tomllib
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Final
 
+import pytest
+
 _ROOT: Final = Path(__file__).parents[1]
 _PAGE: Final = (_ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+_GENERATED: Final = {"v1", "_grpc"}
+_PACKAGES: Final = sorted(
+    ".".join(path.parent.relative_to(_ROOT).parts)
+    for top in ("federation", "node")
+    for path in (_ROOT / top).rglob("__init__.py")
+    if not _GENERATED & set(path.parts)
+)
 
 
 def _chapter(title: str) -> str:
@@ -18,19 +29,43 @@ def _chapter(title: str) -> str:
     return found[1]
 
 
-def test_every_module_has_one_line_and_every_line_a_module() -> None:
-    modules = {
-        ".".join(path.relative_to(_ROOT).with_suffix("").parts)
-        for package in ("federation", "node")
-        for path in (_ROOT / package).rglob("*.py")
-        # Packages have the modules in them; generated code has a sentence of its own.
-        if path.name != "__init__.py" and not {"v1", "_grpc"} & set(path.parts)
-    }
+def test_the_picture_shows_the_floors_that_are_checked() -> None:
+    settings = tomllib.loads((_ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    (contract,) = (
+        contract
+        for contract in settings["tool"]["importlinter"]["contracts"]
+        if contract["type"] == "layers"
+    )
+    # A name in parentheses is generated code, which the picture leaves out.
+    floors = [re.sub(r"\s*\| \(\w+\)", "", floor) for floor in contract["layers"]]
 
-    lines = re.findall(r"^\| `([a-z_.]+)` \| .+ \|$", _chapter("Rooms"), re.MULTILINE)
+    picture = re.findall(r"^(?:node)?\s+(\w+(?: \| \w+)*)", _chapter("Floors"), re.MULTILINE)
+
+    assert picture[: len(floors)] == floors
+    assert contract["exhaustive"]
+    # A colon would let packages of one floor import each other.
+    assert not any(":" in floor for floor in contract["layers"])
+
+
+def test_every_package_has_one_line_and_every_line_a_package() -> None:
+    lines = re.findall(r"^\| `([a-z_.]+)` \| .+ \|$", _chapter("Packages"), re.MULTILINE)
 
     assert len(lines) == len(set(lines))
-    assert set(lines) == modules
+    assert sorted([*lines, "node"]) == _PACKAGES
+
+
+@pytest.mark.parametrize("package", _PACKAGES)
+def test_the_docstring_of_a_package_names_each_of_its_rooms_once(package: str) -> None:
+    text = importlib.import_module(package).__doc__ or ""
+    listed = re.findall(r"^    (\w+)  +\S", text.partition("\nRooms:\n")[2], re.MULTILINE)
+
+    modules = {
+        path.stem
+        for path in _ROOT.joinpath(*package.split(".")).glob("*.py")
+        if path.name != "__init__.py"
+    }
+    assert len(listed) == len(set(listed))
+    assert set(listed) == modules
 
 
 def test_every_name_on_the_way_of_a_delta_exists() -> None:

@@ -19,9 +19,9 @@ from node import errors
 from node.address import parse_address
 from node.config import Config, NodeConfig, describe
 from node.errors import NodeError
-from node.metrics import Metrics
-from node.store.registry import FollowState
+from node.store.follow_state import FollowState
 from node.sync import intake, scheduler
+from node.telemetry.metrics import Metrics
 
 _ROOT: Final = Path(__file__).parents[1]
 _PAGE: Final = (_ROOT / "docs" / "operate.md").read_text(encoding="utf-8")
@@ -130,7 +130,7 @@ def test_exit_codes_that_do_not_heal_are_those_that_systemd_does_not_restart() -
     found = re.search(r"^RestartPreventExitStatus=(.*)$", _PAGE, re.MULTILINE)
     assert found is not None
     kinds: tuple[type[NodeError], ...] = (
-        errors.UsageError,
+        errors.CommandError,
         errors.ConfigError,
         errors.LockedError,
     )

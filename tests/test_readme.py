@@ -20,9 +20,9 @@ from typing import Any, Final
 import pytest
 
 from node import errors
-from node.changes import parse_change
-from node.csvfile import CsvReader
 from node.errors import NodeError
+from node.formats.csvfile import CsvReader
+from node.formats.jsonl import parse_change
 from tests.endtoend.nodes import free_port
 
 _ROOT: Final = Path(__file__).parents[1]

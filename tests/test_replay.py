@@ -20,27 +20,32 @@ import pytest
 
 from federation import wire
 from federation.names import OrgName, Origin, parse_org
-from node import administering, certificate, founding, guarding
 from node.address import Address
-from node.changes import Format
+from node.admin import lists, peers
 from node.clock import SystemClock
-from node.exporting import export, resolve_as_of
-from node.founding import CreatedKeys
-from node.highwater import HighWater
+from node.formats.jsonl import Format
 from node.home import Home
-from node.importing import import_changes
-from node.invitation import Invitation
-from node.metrics import Metrics
-from node.publishing import Publishing, PublishingKeys
+from node.identity import certificate
+from node.identity import create as identity_create
+from node.identity.create import CreatedKeys
+from node.identity.invitation import Invitation
+from node.publish import permit as publish_permit
+from node.publish.high_water import HighWater
+from node.publish.sign import Publishing, PublishingKeys
+from node.query.as_of import resolve_as_of
+from node.query.export import export
 from node.rpc.server import PeerServer, ServerSettings
-from node.staging import Staging
+from node.staging.file import Staging
+from node.staging.import_file import import_changes
+from node.store import orgs
 from node.store.connection import Store
-from node.store.registry import FollowState
+from node.store.follow_state import FollowState
 from node.sync.client import TlsIdentity
 from node.sync.scheduler import Follower, sync_once
 from node.sync.session import ListResult, Tools
 from node.sync.writer import Writer
-from tests.node import peering
+from node.telemetry.metrics import Metrics
+from tests.node.support import peering
 
 _REPLAY: Final = (
     Path(__file__).parents[2] / "shared" / "data" / "eset-malware-ioc" / "replay.jsonl.gz"
@@ -114,8 +119,8 @@ class _Node:
         clock = SystemClock()
         name, home, now_ms = parse_org(org), Home(folder / org), clock.now_ms()
         home.path.mkdir()
-        keys = founding.create_keys(home, name, now_ms)
-        envelope = founding.create_org_root(
+        keys = identity_create.create_keys(home, name, now_ms)
+        envelope = identity_create.create_org_root(
             name,
             root=keys.root,
             publisher=keys.publisher,
@@ -124,7 +129,7 @@ class _Node:
             now_ms=now_ms,
         )
         store = Store.create(home.store, clock)
-        administering.create_node(store, wire.open_org_root(envelope))
+        peers.create_node(store, wire.open_org_root(envelope))
         node = cls(org=name, home=home, keys=keys, store=store)
         node.mark.create()
         return node
@@ -153,7 +158,7 @@ class _Node:
     def invite(self) -> bytes:
         address = "127.0.0.1:1" if self.server is None else str(self.server.address)
         invitation = Invitation(
-            root=administering.own_root(self.store),
+            root=orgs.own_root(self.store),
             address=address,
             certificate=self.keys.certificate,
         )
@@ -162,7 +167,7 @@ class _Node:
     def enroll(self, other: _Node) -> None:
         invitation = Invitation.parse(other.invite(), now_ms=self.clock.now_ms())
         digest = certificate.certificate_sha256(invitation.certificate)
-        assert administering.add_peer(self.store, invitation, digest)
+        assert peers.add_peer(self.store, invitation, digest)
 
     def _tools(self, stack: AsyncExitStack) -> Tools:
         writer = Writer(self.home.store, self.clock)
@@ -197,10 +202,10 @@ class _Node:
 
     @property
     def size(self) -> int:
-        return administering.find_list(self.store, str(_ORIGIN)).log.size
+        return lists.find_list(self.store, str(_ORIGIN)).log.size
 
     def export(self, as_of: str) -> bytes:
-        record = administering.find_list(self.store, str(_ORIGIN))
+        record = lists.find_list(self.store, str(_ORIGIN))
         out = io.BytesIO()
         export(self.store, record, resolve_as_of(self.store, record, as_of), Format.JSONL, out)
         return out.getvalue()
@@ -221,14 +226,16 @@ def make_node(tmp_path: Path) -> Iterator[Callable[[str], _Node]]:
 
 def _publish(node: _Node, change: Change) -> None:
     """Publish one change as one change set."""
-    record = administering.find_list(node.store, str(_ORIGIN))
+    record = lists.find_list(node.store, str(_ORIGIN))
     text = "".join(f"{line}\n" for line in _change_lines(change))
     staging = Staging.open(node.home.staging_file(_ORIGIN.name))
     try:
         report = import_changes(node.store, record, staging, io.BytesIO(text.encode()))
         assert report.staged, report.errors
         keys = PublishingKeys(publisher=node.keys.publisher, log=node.keys.log)
-        permit = guarding.obtain_permit(node.store, node.mark, _ORIGIN, tuple, clock=node.clock)
+        permit = publish_permit.obtain_permit(
+            node.store, node.mark, _ORIGIN, tuple, clock=node.clock
+        )
         with Publishing(node.store, staging, _ORIGIN, keys) as publishing:
             publication = publishing.sign(permit, clock=node.clock)
     finally:
@@ -245,17 +252,17 @@ async def _replay(nodes: list[_Node], changes: list[Change]) -> None:
             await node.serve(stack)
         for node, other in ((a, b), (b, a), (b, c), (c, b), (c, a)):
             node.enroll(other)
-        administering.create_list(
+        lists.create_list(
             a.store,
             _ORIGIN.name,
-            administering.parse_audience(f"{b.org},{c.org}"),
+            lists.parse_audience(f"{b.org},{c.org}"),
             a.keys.publisher,
             now_ms=a.clock.now_ms(),
             mark=a.mark,
         )
         a.home.staging.mkdir()
-        administering.follow(b.store, _ORIGIN, None)
-        administering.follow(c.store, _ORIGIN, b.org)
+        lists.follow(b.store, _ORIGIN, None)
+        lists.follow(c.store, _ORIGIN, b.org)
         for node in (b, c):
             await node.follow(stack)
         for number, change in enumerate(changes, 1):

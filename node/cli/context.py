@@ -9,16 +9,17 @@ from typing import TypeVar
 
 import click
 
-from node import filesystem, highwater
 from node.cli import output
 from node.clock import Clock, SystemClock
 from node.config import Config, load_config
 from node.errors import ConfigError
-from node.highwater import HighWater
 from node.home import Home
-from node.store import registry
+from node.publish import high_water
+from node.publish.high_water import HighWater
+from node.store import orgs
 from node.store.connection import Store
 from node.store.sqlite import sqlite_errors
+from node.system import filesystem
 
 _F = TypeVar("_F", bound=Callable[..., object])
 
@@ -60,7 +61,7 @@ class Context:
 
     def mark(self) -> HighWater:
         """Return the node's high-water mark."""
-        return highwater.of_node(self.home, self.config())
+        return high_water.of_node(self.home, self.config())
 
     @contextmanager
     def store(self) -> Iterator[Store]:
@@ -86,7 +87,7 @@ class Context:
         except ConfigError:
             # Lookups go on without a configuration; commands that need it say what is wrong.
             return
-        registry.require_org(store, org)
+        orgs.require_org(store, org)
 
 
 @contextmanager

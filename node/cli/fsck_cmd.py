@@ -9,20 +9,23 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from node import findings, fsckjournal, locks, logs
-from node import fsck as checks
 from node.cli import output
 from node.cli.context import Context, json_option, pass_context
 from node.cli.progress import progress
 from node.clock import format_ms
 from node.config import LogLevel
 from node.errors import DamageError
-from node.findings import Damage, DamageKind, Findings
-from node.fsckjournal import Journal
+from node.fsck import check as checks
+from node.fsck import journal
+from node.fsck.journal import Journal
+from node.store import damage as store_damage
 from node.store.connection import Store
+from node.store.damage import Damage, DamageKind, Findings
+from node.system import locks
+from node.telemetry import logs
 
 if TYPE_CHECKING:
-    from node.repairing import Repaired
+    from node.repair.repair import Repaired
 
 _LOCK_SECONDS: Final = 30.0
 """How long the background scrub is waited for: it lets go between two steps."""
@@ -53,12 +56,12 @@ def fsck(context: Context, wanted: bool, anew: bool) -> None:
     home = context.home
     with locks.hold(home.lock_file("fsck"), "hashfed fsck", wait_seconds=_LOCK_SECONDS):
         if anew:
-            fsckjournal.forget(home.fsck_journal)
+            journal.forget(home.fsck_journal)
         began = Journal.load(home.fsck_journal)
         if began is not None:
             context.remark(f"going on with the check that began at {format_ms(began.began_ms)}")
         found, lists = _check(context)
-        fsckjournal.forget(home.scrub_journal)
+        journal.forget(home.scrub_journal)
     if context.as_json:
         output.emit_json(
             {"ok": not found, "lists": lists, "damages": [item.describe() for item in found]}
@@ -99,11 +102,11 @@ def _check(context: Context) -> tuple[list[Damage], dict[str, int]]:
         for damage in damages:
             found.append(damage)
             if time.monotonic() > noted + _NOTE_SECONDS:
-                findings.add(path, found)
+                store_damage.add(path, found)
                 noted = time.monotonic()
             if not context.as_json:
                 _print(damage)
-    findings.store(path, Findings(ended_ms=context.clock.now_ms(), damages=tuple(found)))
+    store_damage.store(path, Findings(ended_ms=context.clock.now_ms(), damages=tuple(found)))
     return found, lists
 
 
@@ -129,10 +132,10 @@ def _print(damage: Damage) -> None:
 
 
 def _repair(context: Context) -> None:
-    from node import repairing  # noqa: PLC0415  # with the network: too much for a check
-    from node.cli.asking import unchecked_identity  # noqa: PLC0415
-    from node.store.registry import Peer  # noqa: PLC0415
-    from node.sync.repair import PeerSource  # noqa: PLC0415
+    from node.cli.network import unchecked_identity  # noqa: PLC0415
+    from node.repair import repair  # noqa: PLC0415  # with the network: too much for a check
+    from node.store.orgs import Peer  # noqa: PLC0415
+    from node.sync.repair_source import PeerSource  # noqa: PLC0415
 
     home, config = context.home, context.config()
     logs.configure(LogLevel.ERROR, config.log.format)
@@ -148,7 +151,7 @@ def _repair(context: Context) -> None:
                 PeerSource(peers, identity, idle_timeout_seconds=config.sync.idle_timeout_seconds)
             )
 
-        repaired = repairing.repair(
+        repaired = repair.repair(
             home,
             config.node.org,
             connect,

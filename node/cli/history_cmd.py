@@ -8,12 +8,15 @@ from pathlib import Path
 import click
 
 from federation.entry import Operation, OpKind
-from node import administering, comparing, exporting
-from node.auditing import describe_operation
-from node.changes import Format
+from node.admin import lists
 from node.cli import output
 from node.cli.context import Context, json_option, pass_context
-from node.errors import UsageError
+from node.errors import CommandError
+from node.formats.jsonl import Format
+from node.query import as_of as query_as_of
+from node.query import diff as query_diff
+from node.query import export as query_export
+from node.query.provenance import describe_operation
 from node.store.history import Change
 
 
@@ -31,14 +34,14 @@ def diff(context: Context, arguments: tuple[str, ...]) -> None:
         raise click.UsageError(f"got {len(name)} lists, at most one")
     start, dots, stop = span.partition("..")
     if not dots:
-        raise UsageError(
+        raise CommandError(
             f"{span!r} is not a span", hint="write it as position:3..position:9, after the list"
         )
     with context.reader() as store, store.snapshot():
-        record = administering.choose_list(store, name)
-        points = [exporting.resolve_as_of(store, record, point) for point in (start, stop)]
+        record = lists.choose_list(store, name)
+        points = [query_as_of.resolve_as_of(store, record, point) for point in (start, stop)]
         counts = {"+": 0, "~": 0, "-": 0}
-        for change in comparing.diff(store, record, *points):
+        for change in query_diff.diff(store, record, *points):
             mark = _mark(change)
             counts[mark] += 1
             if context.as_json:
@@ -104,11 +107,11 @@ def export(
 ) -> None:
     """Write the live entries of a list, sorted, now or as of a point in its history."""
     with context.reader() as store:
-        record = administering.find_list(store, name)
+        record = lists.find_list(store, name)
         position = record.log.size
         if as_of is not None:
-            position = exporting.resolve_as_of(store, record, as_of)
-        lines = exporting.export(
+            position = query_as_of.resolve_as_of(store, record, as_of)
+        lines = query_export.export(
             store,
             record,
             position,

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import click
 
-from federation.charter import Audience
 from federation.names import Origin, parse_org
-from node import administering, identity, wake
+from federation.trust.charter import Audience
+from node.admin import lists
 from node.cli import output
 from node.cli.context import Context, json_option, pass_context
 from node.cli.signing import obtain_permit, publish_lock
-from node.store import registry
+from node.identity import keys
+from node.store import lists as list_store
+from node.system import wake
 
 
 @click.group("list", invoke_without_command=True)
@@ -32,7 +34,9 @@ def _audience_text(audience: Audience | None) -> str:
 
 def _show_all(context: Context) -> None:
     with context.reader() as store:
-        rows = [(record, record.open_charter()) for record in registry.iter_lists(store.connection)]
+        rows = [
+            (record, record.open_charter()) for record in list_store.iter_lists(store.connection)
+        ]
     if context.as_json:
         for record, charter in rows:
             output.emit_json(
@@ -82,13 +86,13 @@ _audience_option = click.option(
 @pass_context
 def create(context: Context, name: str, audience: str) -> None:
     """Create a list of our own."""
-    chosen = administering.parse_audience(audience)
+    chosen = lists.parse_audience(audience)
     with publish_lock(context, "hashfed list create"), context.store() as store:
-        origin = administering.create_list(
+        origin = lists.create_list(
             store,
             name,
             chosen,
-            identity.load_signer(context.home.publisher_key),
+            keys.load_signer(context.home.publisher_key),
             now_ms=context.clock.now_ms(),
             mark=context.mark(),
         )
@@ -107,16 +111,16 @@ def create(context: Context, name: str, audience: str) -> None:
 @pass_context
 def audience_command(context: Context, name: str, audience: str) -> None:
     """Change whom one of our lists may reach. What was sent before stays where it is."""
-    chosen = administering.parse_audience(audience)
+    chosen = lists.parse_audience(audience)
     with publish_lock(context, "hashfed list audience"), context.store() as store:
         # A charter's version is signed once too.
-        record = administering.find_own_list(store, name)
+        record = lists.find_own_list(store, name)
         obtain_permit(context, store, record.origin)
-        version = administering.change_audience(
+        version = lists.change_audience(
             store,
             record,
             chosen,
-            identity.load_signer(context.home.publisher_key),
+            keys.load_signer(context.home.publisher_key),
             now_ms=context.clock.now_ms(),
         )
     wake.notify(context.home)
@@ -147,7 +151,7 @@ def follow(context: Context, origin: str, via: str | None, all_deltas: bool | No
     parsed = Origin.parse(origin)
     relay = None if via is None else parse_org(via)
     with context.store() as store:
-        record = administering.follow(store, parsed, relay, all_deltas=all_deltas)
+        record = lists.follow(store, parsed, relay, all_deltas=all_deltas)
     wake.notify(context.home)
     if context.as_json:
         output.emit_json({"list": str(record.origin), "via": record.via})
@@ -163,7 +167,7 @@ def follow(context: Context, origin: str, via: str | None, all_deltas: bool | No
 def unfollow(context: Context, origin: str) -> None:
     """Stop fetching a list. What is here stays, and lookups still answer from it."""
     with context.store() as store:
-        record = administering.unfollow(store, Origin.parse(origin))
+        record = lists.unfollow(store, Origin.parse(origin))
     wake.notify(context.home)
     if context.as_json:
         output.emit_json({"list": str(record.origin), "via": None})

@@ -47,18 +47,18 @@ COMMANDS: Final = {
         "Stop fetching a list.",
     ),
     "import": (
-        "change_cmd",
+        "stage_cmd",
         "Stage the changes in a file (- for stdin), all of them or none; 'publish' signs them.",
     ),
     "retract": (
-        "change_cmd",
+        "stage_cmd",
         "Stage the retraction of an entry, named by its id or by a hash that it alone has.",
     ),
     "purge": (
-        "change_cmd",
+        "stage_cmd",
         "Stage the purge of an entry: withdrawn for good, without a word of why.",
     ),
-    "staged": ("change_cmd", "Show how much is staged for a list, or let go of it."),
+    "staged": ("stage_cmd", "Show how much is staged for a list, or let go of it."),
     "publish": (
         "publish_cmd",
         "Sign what is staged for a list: one delta, or several where one would exceed the cap.",
@@ -80,17 +80,17 @@ COMMANDS: Final = {
         "Fetch, verify and merge what peers have of the lists followed here: once, all lists.",
     ),
     "offers": ("sync_cmd", "Ask a peer which of its lists this node may follow."),
-    "lookup": ("audit_cmd", "Find the entries in force, in all lists here, that have a hash."),
-    "show": ("audit_cmd", "Show every version of an entry, and how each came here."),
-    "log": ("audit_cmd", "Show the deltas of a list's log, newest first."),
+    "lookup": ("query_cmd", "Find the entries in force, in all lists here, that have a hash."),
+    "show": ("query_cmd", "Show every version of an entry, and how each came here."),
+    "log": ("query_cmd", "Show the deltas of a list's log, newest first."),
     "diff": (
         "history_cmd",
         "Show what became of each entry between two points of a list's history.",
     ),
-    "status": ("audit_cmd", "Show how every list stands here: state, position, lag, last contact."),
+    "status": ("query_cmd", "Show how every list stands here: state, position, lag, last contact."),
     "fsck": ("fsck_cmd", "Check everything that is stored against what was signed."),
     "backup": (
-        "upkeep_cmd",
+        "maintenance_cmd",
         "Copy the store to a new file, also while serving, and verify the copy.",
     ),
     "restore": (
@@ -98,11 +98,11 @@ COMMANDS: Final = {
         "Put a backup in place of the store, once all of it is checked; the old store is kept.",
     ),
     "migrate": (
-        "upkeep_cmd",
+        "maintenance_cmd",
         "Replace a store of an older hashfed by a migrated, verified copy; the old store is kept.",
     ),
     "doctor": (
-        "upkeep_cmd",
+        "maintenance_cmd",
         "Look for what would keep this node from working, and say what to do about it.",
     ),
 }

@@ -8,9 +8,8 @@ import click
 
 from federation import wire
 from federation.names import parse_org
-from node import administering, durable, filesystem, founding
 from node.address import parse_address
-from node.certificate import certificate_sha256
+from node.admin import peers
 from node.cli import output
 from node.cli.context import Context, json_option, pass_context
 from node.config import (
@@ -19,9 +18,12 @@ from node.config import (
     describe,
     render_initial,
 )
-from node.errors import ConfigError, UsageError
-from node.highwater import HighWater
+from node.errors import CommandError, ConfigError
+from node.identity import create
+from node.identity.certificate import certificate_sha256
+from node.publish.high_water import HighWater
 from node.store.connection import Store
+from node.system import durable, filesystem
 
 
 @click.command("init")
@@ -43,7 +45,7 @@ def init(context: Context, org: str, listen: str, advertise: str | None) -> None
         )
     config = Config(node=NodeConfig(org=name, listen=listens, advertise=called))
     if home.config.exists():
-        raise UsageError(
+        raise CommandError(
             f"there is a node in {home.path} already", hint="name another folder with --home"
         )
     try:
@@ -51,15 +53,15 @@ def init(context: Context, org: str, listen: str, advertise: str | None) -> None
     except OSError as error:
         raise ConfigError(f"cannot make {home.path}: {error.strerror}") from error
     if home.keys.exists() or home.store.exists() or home.mark.exists():
-        raise UsageError(
+        raise CommandError(
             f"{home.path} holds keys, a store or a mark, but no configuration",
             hint="an earlier init was interrupted, or files are missing: put them back, "
             "or move the folder away",
         )
     filesystem.require_local(home.path, config.node.allow_filesystem)
     now_ms = context.clock.now_ms()
-    keys = founding.create_keys(home, name, now_ms)
-    envelope = founding.create_org_root(
+    keys = create.create_keys(home, name, now_ms)
+    envelope = create.create_org_root(
         name,
         root=keys.root,
         publisher=keys.publisher,
@@ -70,7 +72,7 @@ def init(context: Context, org: str, listen: str, advertise: str | None) -> None
     root = wire.open_org_root(envelope)
     store = Store.create(home.store, context.clock)
     try:
-        administering.create_node(store, root)
+        peers.create_node(store, root)
     finally:
         store.close()
     HighWater(home.mark, name).create()

@@ -13,7 +13,7 @@ from typing import Final
 
 import click
 
-from node.errors import UsageError
+from node.errors import CommandError
 
 _JSON: Final = json.JSONEncoder(ensure_ascii=False)
 
@@ -76,7 +76,7 @@ def read_lines(path: str) -> Iterator[str]:
     """Yield the lines of a file, or of stdin for `-`, stripped; no empty ones.
 
     Raises:
-        UsageError: the file cannot be read, or is not UTF-8.
+        CommandError: the file cannot be read, or is not UTF-8.
     """
     try:
         with click.open_file(path, encoding="utf-8-sig") as lines:
@@ -85,6 +85,6 @@ def read_lines(path: str) -> Iterator[str]:
                     yield text
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise UsageError(
+        raise CommandError(
             f"cannot read {path}: {why}", hint="name a text file, or - for stdin"
         ) from error

@@ -8,14 +8,16 @@ import click
 
 from federation import limits
 from federation.names import parse_org
-from federation.orgroot import short_fingerprint
-from node import administering, certificate, wake
+from federation.trust.orgroot import short_fingerprint
+from node.admin import peers as admin_peers
 from node.cli import output
 from node.cli.context import Context, json_option, pass_context
 from node.clock import format_ms
-from node.errors import RefusedError, UsageError
-from node.invitation import Invitation
-from node.store import registry
+from node.errors import CommandError, RefusedError
+from node.identity import certificate
+from node.identity.invitation import Invitation
+from node.store import orgs
+from node.system import wake
 
 
 @click.command("invite")
@@ -26,7 +28,7 @@ def invite(context: Context) -> None:
     The fingerprint on stderr is what two people compare, over a channel that they trust.
     """
     with context.reader() as store:
-        root = administering.own_root(store)
+        root = orgs.own_root(store)
     invitation = Invitation(
         root=root,
         address=str(context.config().node.advertise),
@@ -43,7 +45,7 @@ def _read_invitation(path: str, now_ms: int) -> Invitation:
         with click.open_file(path, "rb") as file:
             data = file.read(limits.MAX_INVITATION_BYTES + 1)
     except OSError as error:
-        raise UsageError(
+        raise CommandError(
             f"cannot read {path}: {error.strerror}",
             hint="name the file that the other organization's 'hashfed invite' printed",
         ) from error
@@ -61,8 +63,8 @@ def peer_group(click_context: click.Context) -> None:
 
 def _show_all(context: Context) -> None:
     with context.reader() as store:
-        peers = list(registry.iter_peers(store.connection))
-        roots = {peer.org: registry.load_root(store.connection, peer.org) for peer in peers}
+        peers = list(orgs.iter_peers(store.connection))
+        roots = {peer.org: orgs.load_root(store.connection, peer.org) for peer in peers}
     rows = [
         {
             "org": peer.org,
@@ -112,7 +114,7 @@ def add(context: Context, path: str, yes: bool, fingerprint: str | None) -> None
             )
         click.confirm("is that the fingerprint they told you?", abort=True, err=True)
     with context.store() as store:
-        is_new = administering.add_peer(
+        is_new = admin_peers.add_peer(
             store, invitation, certificate.certificate_sha256(invitation.certificate)
         )
     wake.notify(context.home)
@@ -139,7 +141,7 @@ def add(context: Context, path: str, yes: bool, fingerprint: str | None) -> None
 def remove(context: Context, org: str) -> None:
     """Refuse a peer's calls from now on. Its lists stay here as they are."""
     with context.store() as store:
-        administering.remove_peer(store, parse_org(org))
+        admin_peers.remove_peer(store, parse_org(org))
     wake.notify(context.home)
     if context.as_json:
         output.emit_json({"org": org, "removed": True})

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import click
 
-from node import administering, snapshotting, wake
+from node.admin import lists
 from node.cli import output
-from node.cli.change_cmd import open_staging
 from node.cli.context import Context, json_option, pass_context
 from node.cli.progress import progress
 from node.cli.signing import load_keys, obtain_permit, publish_lock
 from node.cli.snapshot_cmd import describe
-from node.publishing import Publishing
+from node.cli.stage_cmd import open_staging
+from node.publish import snapshot
+from node.publish.sign import Publishing
+from node.system import wake
 
 
 @click.command("publish")
@@ -25,7 +27,7 @@ def publish(context: Context, name: str) -> None:
         context.store() as store,
         progress("publishing", quiet=context.quiet) as bar,
     ):
-        record = administering.find_own_list(store, name)
+        record = lists.find_own_list(store, name)
         keys = load_keys(context)
         with (
             open_staging(context, record, what="hashfed publish") as staging,
@@ -40,9 +42,9 @@ def publish(context: Context, name: str) -> None:
 
             result = publishing.sign(permit, clock=context.clock, on_progress=report)
         made = None
-        record = administering.find_own_list(store, name)
-        if snapshotting.is_due(record, context.config().publish.snapshot_ops):
-            made = snapshotting.publish_snapshot(
+        record = lists.find_own_list(store, name)
+        if snapshot.is_due(record, context.config().publish.snapshot_ops):
+            made = snapshot.publish_snapshot(
                 store, record.origin, keys, permit, clock=context.clock
             )
             wake.notify(context.home)

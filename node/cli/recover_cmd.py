@@ -7,14 +7,17 @@ from pathlib import Path
 
 import click
 
-from node import administering, guarding, locks, restoring, wake
+from node.admin import lists
 from node.cli import output
-from node.cli.asking import recovery_tools
 from node.cli.context import Context, json_option, pass_context
+from node.cli.network import recovery_tools
 from node.cli.progress import progress
 from node.cli.signing import publish_lock
-from node.errors import UsageError
-from node.sync.recovering import recover
+from node.errors import CommandError
+from node.maintenance import restore
+from node.publish import permit
+from node.sync.recover import recover
+from node.system import locks, wake
 
 
 @click.command("recover")
@@ -35,13 +38,13 @@ def recover_command(context: Context, name: str, risk: str | None) -> None:
     without the answers of all peers, the list stays as it is.
     """
     if risk is not None and not risk.strip():
-        raise UsageError("--accept-risk: say why, for whoever looks into it later")
+        raise CommandError("--accept-risk: say why, for whoever looks into it later")
     with context.reader() as store:
-        origin = administering.find_own_list(store, name).origin
+        origin = lists.find_own_list(store, name).origin
     with recovery_tools(context) as tools:
         recovered = asyncio.run(recover(tools, origin))
         with publish_lock(context, "hashfed recover"), context.store() as store:
-            guarding.obtain_permit(
+            permit.obtain_permit(
                 store,
                 tools.mark,
                 origin,
@@ -87,7 +90,7 @@ def restore_command(context: Context, path: Path) -> None:
         locks.hold(home.lock_file("publish"), "hashfed restore"),
         progress("restoring", quiet=context.quiet) as bar,
     ):
-        restored = restoring.restore(
+        restored = restore.restore(
             home,
             org,
             path,

@@ -6,10 +6,11 @@ import asyncio
 
 import click
 
-from node import daemon, logs
-from node.cli.asking import tls_identity
 from node.cli.context import Context, pass_context
+from node.cli.network import tls_identity
 from node.config import load_config
+from node.daemon import serve as daemon_serve
+from node.telemetry import logs
 
 
 @click.command("serve")
@@ -39,7 +40,7 @@ def serve(
     # Store, keys and certificate that are not of one node are refused before anybody can call.
     tls_identity(context)
     logs.configure(config.log.level, config.log.format)
-    asyncio.run(daemon.serve(context.home, config, clock=context.clock))
+    asyncio.run(daemon_serve.serve(context.home, config, clock=context.clock))
 
 
 COMMANDS = (serve,)

@@ -7,12 +7,14 @@ from contextlib import contextmanager
 from typing import Final
 
 from federation.names import Origin
-from federation.recovery import Answer
-from node import guarding, identity, locks
+from federation.recovery import PeerReport
 from node.cli.context import Context
-from node.guarding import Permit
-from node.publishing import PublishingKeys
+from node.identity import keys
+from node.publish import permit
+from node.publish.permit import Permit
+from node.publish.sign import PublishingKeys
 from node.store.connection import Store
+from node.system import locks
 
 _WAIT_SECONDS: Final = 2.0
 """How long a command waits for another one that signs."""
@@ -21,8 +23,8 @@ _WAIT_SECONDS: Final = 2.0
 def load_keys(context: Context) -> PublishingKeys:
     """Return the keys that sign for our lists."""
     return PublishingKeys(
-        publisher=identity.load_signer(context.home.publisher_key),
-        log=identity.load_signer(context.home.log_key),
+        publisher=keys.load_signer(context.home.publisher_key),
+        log=keys.load_signer(context.home.log_key),
     )
 
 
@@ -54,12 +56,12 @@ def obtain_permit(
         RecoveringError: the list may not be signed for.
     """
 
-    def obtain(ask: Callable[[], Sequence[Answer]]) -> Permit:
-        def answers() -> Sequence[Answer]:
+    def obtain(ask: Callable[[], Sequence[PeerReport]]) -> Permit:
+        def answers() -> Sequence[PeerReport]:
             meanwhile()
             return ask()
 
-        return guarding.obtain_permit(
+        return permit.obtain_permit(
             store,
             context.mark(),
             origin,
@@ -68,8 +70,8 @@ def obtain_permit(
             needed=context.config().publish.peers_needed.count,
         )
 
-    if not guarding.unasked(store):
+    if not permit.unasked(store):
         return obtain(tuple)
-    from node.cli.asking import while_asking_peers  # noqa: PLC0415  # the network: too much alone
+    from node.cli.network import while_asking_peers  # noqa: PLC0415  # the network: too much alone
 
     return while_asking_peers(context, store, origin, obtain)

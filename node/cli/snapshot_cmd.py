@@ -6,12 +6,14 @@ from typing import Final
 
 import click
 
-from node import administering, snapshotting, wake
+from node.admin import lists
 from node.cli import output
 from node.cli.context import Context, json_option, pass_context
 from node.cli.progress import progress
 from node.cli.signing import load_keys, obtain_permit, publish_lock
-from node.snapshotting import MadeSnapshot, Making
+from node.publish import snapshot as publish_snapshot
+from node.publish.snapshot import MadeSnapshot, Making
+from node.system import wake
 
 _DONE: Final = {
     Making.SIGNED: "signed a snapshot",
@@ -36,9 +38,9 @@ def snapshot(context: Context, name: str) -> None:
         context.store() as store,
         progress("making buckets", quiet=context.quiet) as bar,
     ):
-        record = administering.find_list(store, name)
+        record = lists.find_list(store, name)
         if record.own:
-            made = snapshotting.publish_snapshot(
+            made = publish_snapshot.publish_snapshot(
                 store,
                 record.origin,
                 load_keys(context),
@@ -47,7 +49,7 @@ def snapshot(context: Context, name: str) -> None:
                 on_progress=bar.update,
             )
         else:
-            made = snapshotting.rebuild(store, record, on_progress=bar.update)
+            made = publish_snapshot.rebuild(store, record, on_progress=bar.update)
     wake.notify(context.home)
     if context.as_json:
         output.emit_json(

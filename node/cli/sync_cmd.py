@@ -11,21 +11,25 @@ import click
 
 from federation.entry import Operation
 from federation.names import parse_org
-from node import administering, checking, logs, wake
+from node.admin import lists as admin_lists
+from node.admin import peers
 from node.cli import output
-from node.cli.asking import tls_identity
 from node.cli.context import Context, json_option, pass_context
+from node.cli.network import tls_identity
 from node.cli.progress import progress
 from node.config import LogLevel
 from node.errors import NodeError
+from node.ingest import checks
 from node.store import runs
-from node.store.registry import ListRecord
-from node.sync import trace
+from node.store.lists import ListRecord
+from node.sync import fetch_delta
 from node.sync.client import OfferedList, fetch_logs, open_channel
 from node.sync.intake import Progress
 from node.sync.scheduler import sync_once
 from node.sync.session import ListResult, Tools
 from node.sync.writer import Writer
+from node.system import wake
+from node.telemetry import logs
 
 EXIT_PARTLY = 3
 
@@ -48,7 +52,7 @@ def sync(context: Context, lists: tuple[str, ...]) -> None:
     # What went wrong is reported list by list; the log of it is for `serve`.
     logs.configure(LogLevel.ERROR, config.log.format)
     with context.store() as store:
-        wanted = [administering.find_list(store, name).origin for name in lists] or None
+        wanted = [admin_lists.find_list(store, name).origin for name in lists] or None
     writer = Writer(context.home.store, context.clock)
     started = time.monotonic()
     with progress("syncing", quiet=context.quiet) as bar:
@@ -76,7 +80,7 @@ def sync(context: Context, lists: tuple[str, ...]) -> None:
     seconds = time.monotonic() - started
     with context.store() as store:
         runs.merge_behind(store, _BEHIND_SECONDS)
-        checking.check_behind(store, _BEHIND_SECONDS, clock=context.clock)
+        checks.check_behind(store, _BEHIND_SECONDS, clock=context.clock)
     _report(context, results, seconds)
     failed = [result.error for result in results if result.error is not None]
     if failed:
@@ -150,10 +154,12 @@ def fetch_deltas(
     record: ListRecord,
     wanted: Mapping[int, Sequence[tuple[int, Operation]]],
 ) -> None:
-    """Fetch deltas that a snapshot went past (`node.sync.trace`)."""
+    """Fetch deltas that a snapshot went past (`node.sync.fetch_delta`)."""
     with context.store() as store:
         asyncio.run(
-            trace.fetch_deltas(store, record, wanted, tls_identity(context), clock=context.clock)
+            fetch_delta.fetch_deltas(
+                store, record, wanted, tls_identity(context), clock=context.clock
+            )
         )
 
 
@@ -164,7 +170,7 @@ def fetch_deltas(
 def offers(context: Context, org: str) -> None:
     """Ask a peer which of its lists this node may follow."""
     with context.reader() as store:
-        peer = administering.load_peer(store, parse_org(org))
+        peer = peers.load_peer(store, parse_org(org))
 
     async def ask() -> tuple[OfferedList, ...]:
         channel = open_channel(peer, tls_identity(context))

@@ -12,16 +12,17 @@ from typing import Final
 import grpc
 
 from federation import limits, wire
+from federation.follow import Cursor, Outcome, SnapshotReason
 from federation.v1 import delta_pb2
 from federation.v1.log_service_pb2 import FollowRequest, FollowResponse, Opening
 from federation.v1.log_service_pb2 import Outcome as WireOutcome
 from federation.v1.log_service_pb2 import SnapshotReason as WireReason
-from node import serving
+from node.rpc import access
+from node.rpc.access import CursorAnswer
 from node.rpc.frames import EncodedFrame, Frames
 from node.rpc.heads import Head, Heads
 from node.rpc.peers import Caller, check_enrolled
 from node.rpc.status import CallRefusedError
-from node.serving import Answer, Cursor, Outcome, SnapshotReason
 from node.store.connection import Store
 from node.store.release import released_size
 
@@ -45,7 +46,7 @@ _ROOT_BYTES: Final = 32
 
 
 @dataclass(slots=True, kw_only=True)
-class Place:
+class StreamCursor:
     """Where a stream stands in one list.
 
     Attributes:
@@ -63,7 +64,7 @@ class Place:
     known: Head | None = None
 
 
-def parse_request(request: FollowRequest) -> list[Place]:
+def parse_request(request: FollowRequest) -> list[StreamCursor]:
     """Return the places that a Follow asks for.
 
     Raises:
@@ -74,14 +75,14 @@ def parse_request(request: FollowRequest) -> list[Place]:
             "LIMIT_EXCEEDED",
             f"got {len(request.cursors)} cursors, at most {limits.MAX_FOLLOWED_LISTS}",
         )
-    places: dict[str, Place] = {}
+    places: dict[str, StreamCursor] = {}
     for cursor in request.cursors:
         if cursor.origin in places:
             raise _invalid("MALFORMED", "one list has two cursors")
         expected = _ROOT_BYTES if cursor.size else 0
         if cursor.size > limits.MAX_TREE_SIZE or len(cursor.root_hash) != expected:
             raise _invalid("MALFORMED", "a cursor's root hash does not fit its size")
-        places[cursor.origin] = Place(
+        places[cursor.origin] = StreamCursor(
             cursor=Cursor(
                 origin=cursor.origin,
                 size=cursor.size,
@@ -98,7 +99,7 @@ def _invalid(reason: str, message: str) -> CallRefusedError:
 
 
 def survey(
-    store: Store, heads: Heads, frames: Frames, caller: Caller, places: Sequence[Place]
+    store: Store, heads: Heads, frames: Frames, caller: Caller, places: Sequence[StreamCursor]
 ) -> list[FollowResponse | EncodedFrame]:
     """Answer every cursor whose list has moved, and return what of it is new to the peer.
 
@@ -117,7 +118,7 @@ def survey(
         if place.outcome in _SETTLED and place.known == head:
             continue
         place.known = head
-        answer = serving.answer(store, caller.org, place.cursor)
+        answer = access.answer(store, caller.org, place.cursor)
         was, place.outcome = place.outcome, answer.outcome
         place.behind, place.head = answer.outcome is Outcome.DELTAS, answer.head
         if answer.charter:
@@ -133,7 +134,9 @@ def survey(
     return news
 
 
-def _opening(store: Store, caller: Caller, place: Place, answer: Answer) -> FollowResponse:
+def _opening(
+    store: Store, caller: Caller, place: StreamCursor, answer: CursorAnswer
+) -> FollowResponse:
     opening = Opening(
         origin=place.cursor.origin,
         outcome=_WIRE[answer.outcome],
@@ -142,7 +145,7 @@ def _opening(store: Store, caller: Caller, place: Place, answer: Answer) -> Foll
         retained_from=answer.retained_from,
     )
     if answer.snapshot is not None and answer.reason is not None:
-        offer = serving.offer_snapshot(store, caller.org, place.cursor, answer.snapshot)
+        offer = access.offer_snapshot(store, caller.org, place.cursor, answer.snapshot)
         if offer is None:
             # Gone since it was chosen, or not to be proved from here: perhaps the deltas are.
             retained = answer.reason is SnapshotReason.CHEAPER
@@ -164,7 +167,7 @@ def _opening(store: Store, caller: Caller, place: Place, answer: Answer) -> Foll
 
 
 def read(
-    store: Store, frames: Frames, caller: Caller, place: Place
+    store: Store, frames: Frames, caller: Caller, place: StreamCursor
 ) -> EncodedFrame | FollowResponse:
     """Return the next frame of a list that is behind.
 
@@ -175,13 +178,13 @@ def read(
     """
     check_enrolled(store, caller)
     cursor = place.cursor
-    record = serving.find_available(store, caller.org, cursor.origin)
+    record = access.find_available(store, caller.org, cursor.origin)
     if record is None:
         place.outcome, place.behind = Outcome.UNAVAILABLE, False
-        return _opening(store, caller, place, Answer(outcome=Outcome.UNAVAILABLE))
+        return _opening(store, caller, place, CursorAnswer(outcome=Outcome.UNAVAILABLE))
     if cursor.size < record.log.start:
         # A snapshot has taken the place, since that answer, of what would have followed.
-        answer = serving.answer(store, caller.org, cursor)
+        answer = access.answer(store, caller.org, cursor)
         place.outcome, place.behind = answer.outcome, False
         return _opening(store, caller, place, answer)
     frame = frames.load(store, record, cursor.size, released_size(store.connection, record))

@@ -19,7 +19,7 @@ from federation.v1.log_service_pb2 import FollowResponse, Frame
 from node.errors import DamageError
 from node.store import log
 from node.store.connection import Store
-from node.store.registry import ListRecord
+from node.store.lists import ListRecord
 
 MAX_BYTES: Final = 8 * limits.FRAME_TARGET_BYTES
 """Bytes of frames that are held: the newest of some lists, and what a few streams that catch up

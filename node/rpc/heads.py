@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
-from node.store import registry
+from node.store import lists
 from node.store.connection import Store
 from node.store.release import released_size
 
@@ -40,7 +40,7 @@ class Heads:
                 str(record.origin): Head(
                     released_size(store.connection, record), record.charter_version
                 )
-                for record in list(registry.iter_lists(store.connection))
+                for record in list(lists.iter_lists(store.connection))
             }
             read = self._read[store] = (version, heads)
         return read[1]

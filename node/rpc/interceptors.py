@@ -2,7 +2,7 @@
 
 Outermost first:
 
-1. `Guard`: what nobody foresaw becomes a fixed text and an incident id.
+1. `HideExceptions`: what nobody foresaw becomes a fixed text and an incident id.
 2. `Measure`: counts and times, whatever the outcome.
 3. `Statuses`: refusals of all layers below and of the handler become a status.
 4. `Authentication`: who calls.
@@ -25,12 +25,12 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from federation.names import OrgName
-from node.logs import get_logger
-from node.metrics import Metrics
 from node.rpc.call import Call
 from node.rpc.peers import certificate_digest, find_caller
 from node.rpc.readers import Readers
 from node.rpc.status import CallRefusedError, describe
+from node.telemetry.logs import get_logger
+from node.telemetry.metrics import Metrics
 
 CALLS_PER_SECOND: Final = 10.0
 """Calls that one peer may make in the long run. A session needs one a minute at most."""
@@ -64,7 +64,7 @@ class Layer(Protocol):
         """Do what comes before, let the call proceed, do what comes after."""
 
 
-class Guard:
+class HideExceptions:
     """Keeps the text of an exception that nobody foresaw from reaching a peer."""
 
     async def __call__(self, call: Call, proceed: Proceed) -> object:

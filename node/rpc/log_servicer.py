@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 import grpc
 
 from federation import limits
+from federation.follow import Cursor, Outcome
 from federation.names import Origin
 from federation.replica import SignedDelta
 from federation.v1 import delta_pb2
@@ -25,11 +26,9 @@ from federation.v1.log_service_pb2 import (
     ListLogsResponse,
     LogInfo,
 )
-from node import serving
 from node._grpc.federation.v1.log_service_pb2_grpc import LogServiceServicer
 from node.clock import Clock
-from node.metrics import Metrics
-from node.rpc import follow
+from node.rpc import access, follow
 from node.rpc.call import Call
 from node.rpc.frames import EncodedFrame, Frames
 from node.rpc.heads import Heads
@@ -37,8 +36,8 @@ from node.rpc.peers import check_enrolled
 from node.rpc.readers import Readers
 from node.rpc.status import CallRefusedError, shutting_down
 from node.rpc.wakeups import Wakeups
-from node.serving import Cursor, Outcome
 from node.store.connection import Store
+from node.telemetry.metrics import Metrics
 
 MAX_PAGE: Final = 256
 """Lists in one answer of ListLogs."""
@@ -119,7 +118,7 @@ class LogServicer(LogServiceServicer):
         """Send one leaf of a log with its proof."""
         return await self._readers.run(partial(_read_leaf, call, request))
 
-    async def _follow(self, call: Call, places: list[follow.Place], *, live: bool) -> None:
+    async def _follow(self, call: Call, places: list[follow.StreamCursor], *, live: bool) -> None:
         caller = call.caller
         seen = -1
         while not self._wakeups.closed:
@@ -149,7 +148,7 @@ class LogServicer(LogServiceServicer):
                 seen = -1
         raise shutting_down()
 
-    async def _send_round(self, call: Call, places: list[follow.Place]) -> None:
+    async def _send_round(self, call: Call, places: list[follow.StreamCursor]) -> None:
         """Send one frame of each list that has more: none waits for another to catch up."""
         for place in places:
             if not place.behind:
@@ -180,7 +179,7 @@ def _unavailable() -> CallRefusedError:
 
 def _read_bucket(call: Call, request: FetchBucketsRequest, number: int, store: Store) -> bytes:
     check_enrolled(store, call.caller)
-    data = serving.read_bucket(store, call.caller.org, request.origin, request.position, number)
+    data = access.read_bucket(store, call.caller.org, request.origin, request.position, number)
     if data is None:
         raise _unavailable()
     return data
@@ -189,10 +188,10 @@ def _read_bucket(call: Call, request: FetchBucketsRequest, number: int, store: S
 def _read_leaf(call: Call, request: FetchLeafRequest, store: Store) -> FetchLeafResponse:
     found: tuple[SignedDelta, list[bytes]] | None
     if not request.size:
-        alone = serving.read_lone_leaf(store, call.caller.org, request.origin, request.position)
+        alone = access.read_lone_leaf(store, call.caller.org, request.origin, request.position)
         found = None if alone is None else (alone, [])
     else:
-        found = serving.read_leaf(
+        found = access.read_leaf(
             store, call.caller.org, request.origin, request.position, request.size
         )
     if found is None:
@@ -209,14 +208,14 @@ def _list_logs(store: Store, caller: str, request: ListLogsRequest) -> ListLogsR
     size = min(request.page_size or MAX_PAGE, MAX_PAGE)
     response = ListLogsResponse()
     taken = 0
-    for record in serving.iter_available(store, caller):
+    for record in access.iter_available(store, caller):
         if after is not None and record.origin <= after:
             continue
         if len(response.logs) == size or taken >= limits.FRAME_TARGET_BYTES:
             response.next_page_token = response.logs[-1].origin
             break
         cursor = Cursor(origin=str(record.origin), size=0, root_hash=b"", charter_version=0)
-        answer = serving.answer(store, caller, cursor)
+        answer = access.answer(store, caller, cursor)
         info = LogInfo(
             origin=cursor.origin,
             checkpoint=answer.checkpoint,

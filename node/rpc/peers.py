@@ -16,7 +16,7 @@ import grpc
 
 from federation.names import OrgName
 from node.rpc.status import CallRefusedError
-from node.store import registry
+from node.store import orgs
 from node.store.connection import Store
 
 _TLS_VERSION: Final = b"TLSv1.3"
@@ -68,7 +68,7 @@ def find_caller(store: Store, digest: bytes) -> Caller:
     Raises:
         CallRefusedError: none is.
     """
-    for peer in registry.iter_peers(store.connection):
+    for peer in orgs.iter_peers(store.connection):
         if peer.certificate_sha256 == digest:
             return Caller(org=peer.org, certificate_sha256=digest)
     raise unknown_peer()
@@ -80,7 +80,7 @@ def check_enrolled(store: Store, caller: Caller) -> None:
     Raises:
         CallRefusedError: it is not.
     """
-    peer = registry.load_peer(store.connection, caller.org)
+    peer = orgs.load_peer(store.connection, caller.org)
     if peer is None or peer.certificate_sha256 != caller.certificate_sha256:
         raise unknown_peer()
 

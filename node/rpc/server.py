@@ -21,14 +21,13 @@ from node._grpc.federation.v1.log_service_pb2_grpc import add_LogServiceServicer
 from node.address import Address
 from node.clock import Clock
 from node.errors import ConfigError
-from node.metrics import Metrics
 from node.rpc.frames import Frames
 from node.rpc.health import Health
 from node.rpc.interceptors import (
     Authentication,
     Chain,
     Deadline,
-    Guard,
+    HideExceptions,
     Limits,
     Measure,
     Statuses,
@@ -37,6 +36,7 @@ from node.rpc.log_servicer import LogServicer
 from node.rpc.readers import Readers
 from node.rpc.tls import PeerCertificates
 from node.rpc.wakeups import Wakeups
+from node.telemetry.metrics import Metrics
 
 MAX_REQUEST_BYTES: Final = 512 * 1024
 """Bytes of a request: a Follow with all the cursors that are allowed has less. It bounds what a
@@ -190,7 +190,7 @@ class PeerServer:
             settings.store, self._clock, key=settings.key, certificate=settings.certificate
         )
         layers = (
-            Guard(),
+            HideExceptions(),
             Measure(self._metrics),
             Statuses(),
             Authentication(self._readers),

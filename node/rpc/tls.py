@@ -17,10 +17,10 @@ import grpc
 from federation.names import OrgName
 from node.clock import Clock
 from node.errors import NodeError
-from node.logs import get_logger
-from node.store import registry
+from node.store import orgs
 from node.store.connection import Store
-from node.store.registry import Peer
+from node.store.orgs import Peer
+from node.telemetry.logs import get_logger
 
 _log = get_logger()
 
@@ -83,7 +83,7 @@ class PeerCertificates:
         With one that it cannot read, gRPC would take no connection from anybody.
         """
         roots = []
-        for peer in registry.iter_peers(self._store.connection):
+        for peer in orgs.iter_peers(self._store.connection):
             if _is_whole(peer):
                 roots.append(peer.certificate.strip().encode() + b"\n")
                 self._left_out.discard(peer.org)

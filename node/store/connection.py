@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from node import durable
 from node.clock import Clock
-from node.copies import list_replaced
 from node.errors import DamageError, DiskError, LockedError, StoreError
+from node.store.copies import list_replaced
 from node.store.schema import MIGRATION_SET, MIGRATIONS, Schema
 from node.store.sqlite import is_disk_failure, sqlite3, sqlite_errors
+from node.system import durable
 
 OLDEST_SQLITE: Final = (3, 51, 3)
 """Older versions can lose committed data: the WAL-reset bug (sqlite.org, 2026-03-13)."""
@@ -126,7 +126,7 @@ class Store:
 
     @classmethod
     def open_alone(cls, path: Path, clock: Clock, *, schema: Schema = MIGRATIONS) -> Self:
-        """Open a store that may be from an older hashfed, to migrate it (`node.migrating`).
+        """Open a store that may be from an older hashfed, to migrate it.
 
         As long as it is open nobody else reads or writes it.
 
@@ -231,7 +231,7 @@ class Store:
 
     def migrate(self) -> None:
         """Take the steps that the schema lacks. For a file that nobody else has open."""
-        from node.store.migrating import migrate  # noqa: PLC0415  # rarely needed, slow to import
+        from node.store.migrations import migrate  # noqa: PLC0415  # rarely needed, slow to import
 
         with sqlite_errors(self.path):
             migrate(self.connection, self.schema)
@@ -287,7 +287,7 @@ class Store:
             )
 
     @contextmanager
-    def note(self) -> Iterator[sqlite3.Connection]:
+    def update_status(self) -> Iterator[sqlite3.Connection]:
         """Run a block that changes no content, such as `follow_state`: it makes no version."""
         with self._transaction() as connection:
             yield connection

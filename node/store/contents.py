@@ -12,7 +12,7 @@ from federation.bucket import Bucket
 from federation.entry import Operation
 from node.errors import DamageError
 from node.store import log, snapshots
-from node.store.entries import NO_BUCKET, Place
+from node.store.index import NO_BUCKET, Place
 from node.store.sqlite import sqlite3
 
 _HELD: Final = 16

@@ -10,9 +10,9 @@ from federation.body import PackedOp, unpack
 from federation.bucket import LiveEntry
 from federation.entry import EntryId, Operation, OpKind
 from node.errors import DamageError
-from node.store import entries, log, runs, snapshots, spans
+from node.store import index, log, runs, snapshots, spans
 from node.store.contents import Contents
-from node.store.entries import Version
+from node.store.index import Version
 from node.store.spans import Span
 from node.store.sqlite import sqlite3
 
@@ -127,7 +127,7 @@ def load_versions(
     """
     known: list[Version] = []
     for span in spans.iter_applied(connection, list_number):
-        found = entries.load_versions(connection, span.span, entry)
+        found = index.load_versions(connection, span.span, entry)
         if known and known[-1].until is None and (found or known[-1].kind is OpKind.ASSERT):
             last = known.pop()
             same = bool(found) and _at(found[0]) == _at(last)
@@ -172,7 +172,7 @@ def _assertion_before(
     """Return the assertion that was in force on an entry at a size, or None."""
     before = [
         version
-        for version in entries.load_versions(connection, span, entry)
+        for version in index.load_versions(connection, span, entry)
         if version.place.position < size
     ]
     if not before or before[-1].kind is not OpKind.ASSERT:

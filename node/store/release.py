@@ -11,7 +11,7 @@ from typing import Final
 
 from node.errors import DamageError
 from node.store.connection import Transaction
-from node.store.registry import ListRecord
+from node.store.lists import ListRecord
 from node.store.schema import POSITION_BITS
 from node.store.sqlite import sqlite3
 

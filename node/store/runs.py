@@ -3,7 +3,7 @@
 A run is a part of the table `posting` that is sorted by itself. A row costs the page that it falls
 on, and rows at random places of a large run each fall on a page of their own. So they go into a
 small run first, and many at once are merged into the main one, in its order and behind acceptance.
-Looking something up looks into every run. Which rows there are is for `node.store.entries` to say.
+Looking something up looks into every run. Which rows there are is for `node.store.index` to say.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def merge_behind(store: Store, budget_seconds: float) -> int:
     deadline = time.monotonic() + budget_seconds
     moved = 0
     while is_due(store.connection):
-        with store.note() as connection:
+        with store.update_status() as connection:
             moved += _merge(connection, _SLICE_ROWS)
         if time.monotonic() >= deadline:
             break

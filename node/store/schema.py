@@ -129,8 +129,8 @@ _INITIAL: Final = (
         inclusion BLOB NOT NULL,
         body BLOB NOT NULL
     ) STRICT""",
-    # What was signed last of what is staged for a list, as `node.staging.Extent`: written with the
-    # deltas, so that a crash before staging lets go of it is noticed.
+    # What was signed last of what is staged for a list, as `node.staging.file.StagedRange`: written
+    # with the deltas, so that a crash before staging lets go of it is noticed.
     """CREATE TABLE signed_extent (
         list INTEGER PRIMARY KEY REFERENCES list,
         staging BLOB NOT NULL,
@@ -195,7 +195,7 @@ Schema = Mapping[str, Sequence[str]]
 taken."""
 
 MIGRATIONS: Final[Schema] = MappingProxyType({"0001_initial": _INITIAL})
-"""The schema of this version. A step that changes what `node.migrating` compares changes both."""
+"""The schema of this version. A step changes with it what `node.maintenance.migrate` compares."""
 
 MIGRATION_SET: Final = "hashfed"
 """What the steps together are called in the table that says which of them were taken."""

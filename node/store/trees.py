@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from federation import merkle
+from federation.checkpoint import read_checkpoint
 from federation.logtail import LogTail
 from federation.merkle import CompactRange
 from node.errors import DamageError
 from node.store import log, snapshots, spans
-from node.store.registry import ListRecord
+from node.store.connection import Store
+from node.store.lists import ListRecord
 from node.store.spans import Span
 from node.store.sqlite import sqlite3
 
@@ -61,3 +63,20 @@ def _reaching(connection: sqlite3.Connection, record: ListRecord, size: int) -> 
         if span.first <= size and (span.stop is None or size <= span.stop):
             return span
     raise DamageError(f"size {size} of {record.origin} is not covered by what is here")
+
+
+def root_at(store: Store, record: ListRecord, size: int) -> bytes:
+    """Return the root hash of a list's log at an earlier size (0 < size <= its size).
+
+    Every delta is kept with the checkpoint of the log right after it, and a snapshot that its span
+    begins with together with the log before it.
+
+    Raises:
+        DamageError: what is kept of that size is not there.
+    """
+    if record.base is not None and size == record.log.start:
+        return load_frontier(store.connection, record, size).root()
+    held = log.load_record(store.connection, record.list, size - 1)
+    if held is None:
+        raise DamageError(f"position {size - 1} of {record.origin} is missing")
+    return read_checkpoint(held.checkpoint).root_hash

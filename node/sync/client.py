@@ -17,6 +17,7 @@ from google.rpc import error_details_pb2  # type: ignore[import-untyped]  # stub
 from grpc_status import rpc_status  # type: ignore[import-untyped]  # ships no types
 
 from federation import limits
+from federation.follow import Cursor, Outcome
 from federation.names import OrgName, Origin
 from federation.replica import SignedDelta
 from federation.snapshot import SnapshotOffer
@@ -29,8 +30,7 @@ from federation.v1.log_service_pb2 import (
     LogInfo,
 )
 from node.errors import NodeError, ProtocolError, RefusedError, UnreachableError
-from node.serving import Cursor, Outcome
-from node.store.registry import Peer
+from node.store.orgs import Peer
 
 CONNECT_SECONDS: Final = 20.0
 """For name resolution, connection, handshake and the first answer."""

@@ -11,21 +11,23 @@ from typing import Final
 
 from federation.checkpoint import open_checkpoint
 from federation.errors import FederationError, ForkError, OperationError, PeerError, Reason
+from federation.follow import Cursor, Outcome
 from federation.header import Header
 from federation.names import OrgName, Origin
-from federation.orgroot import PinnedRoot
 from federation.replica import SignedDelta
 from federation.snapshot import SnapshotOffer
-from node import accepting, checking, findings, joining, serving
+from federation.trust.orgroot import PinnedRoot
 from node.clock import Clock
-from node.errors import DamageError, NodeError, ProtocolError, UsageError
-from node.joining import Arrival
-from node.logs import get_logger
-from node.serving import Cursor, Outcome
-from node.store import registry, spans
+from node.errors import CommandError, DamageError, NodeError, ProtocolError
+from node.ingest import checks, snapshot
+from node.ingest import deltas as ingest_deltas
+from node.ingest.snapshot import Arrival
+from node.store import damage, follow_state, lists, orgs, spans, trees
 from node.store.connection import Store
-from node.store.registry import FollowState, FollowStatus, ListRecord
+from node.store.follow_state import FollowState, FollowStatus
+from node.store.lists import ListRecord
 from node.sync.client import Alive, Delivered, Event, Opened
+from node.telemetry.logs import get_logger
 
 CONTACT_MS: Final = 30_000
 """How fresh the time of the last contact is kept. Noting it with every message would cost a write
@@ -159,7 +161,7 @@ class Intake:
             PeerError: one is not what was signed.
             StoreError: the store could not be written.
         """
-        entries = joining.take(store, arrival, buckets)
+        entries = snapshot.take(store, arrival, buckets)
         if entries is None:
             self.reopen = True
             return False
@@ -179,7 +181,7 @@ class Intake:
             PeerError: the buckets do not fit what was signed.
             StoreError: the store could not be written.
         """
-        record = joining.finish(store, arrival, via=self._via)
+        record = snapshot.finish(store, arrival, via=self._via)
         self.reopen = True
         if record is not None:
             progress = self._lists[str(arrival.origin)].progress
@@ -218,12 +220,12 @@ class Intake:
             from_start: lists to be compared delta by delta, from the first one.
         """
         cursors = []
-        found = findings.load(store.path)
-        for record in list(registry.iter_lists(store.connection)):
+        found = damage.load(store.path)
+        for record in list(lists.iter_lists(store.connection)):
             if record.own or record.via != self._via or not only(record.origin):
                 continue
-            status = registry.with_damage(
-                registry.load_follow_status(store.connection, record.list),
+            status = follow_state.with_damage(
+                follow_state.load_follow_status(store.connection, record.list),
                 found.of(str(record.origin)),
             )
             size = record.log.size
@@ -287,10 +289,10 @@ class Intake:
     def fail(self, store: Store, error: NodeError) -> None:
         """Note that the peer cannot be followed now."""
         for item in self._lists.values():
-            record = registry.load_list(store.connection, item.progress.origin)
+            record = lists.load_list(store.connection, item.progress.origin)
             if item.dropped or record is None:
                 continue
-            held = registry.load_follow_status(store.connection, record.list)
+            held = follow_state.load_follow_status(store.connection, record.list)
             # What was wrong with the list stays wrong while nobody can be asked.
             if held.state in {FollowState.QUARANTINED, FollowState.FORKED}:
                 self._show(item, held.state, held.reason, held.detail)
@@ -333,7 +335,7 @@ class Intake:
         item.outcome = event.outcome
         try:
             if event.charter:
-                accepting.accept_charter(store, record.origin, event.charter)
+                ingest_deltas.accept_charter(store, record.origin, event.charter)
             if event.checkpoint:
                 item.progress.head = _check_checkpoint(store, record, event.checkpoint)
             item.progress.retained_from = event.retained_from
@@ -341,7 +343,7 @@ class Intake:
                 self._begin(store, item, record, event.snapshot)
         except PeerError as error:
             self._park(store, item, error)
-        except UsageError:
+        except CommandError:
             # Not followed any more, since a moment ago.
             item.dropped = True
 
@@ -354,7 +356,7 @@ class Intake:
             # Proved from where the list stood: somebody else has moved it on meanwhile.
             item.dropped = self.reopen = True
             return
-        arrival = joining.begin(store, record.origin, offer, clock=self._clock)
+        arrival = snapshot.begin(store, record.origin, offer, clock=self._clock)
         total = len(arrival.opened.bucket_hashes)
         item.progress.buckets_total = total
         item.progress.buckets = total - len(arrival.missing)
@@ -374,10 +376,10 @@ class Intake:
             item.dropped = self.reopen = True
             return
         try:
-            acceptance = accepting.accept(
+            acceptance = ingest_deltas.accept(
                 store, record.origin, deltas, via=self._via, clock=self._clock
             )
-        except UsageError:
+        except CommandError:
             # Not followed any more, since a moment ago.
             item.dropped = True
             return
@@ -394,14 +396,14 @@ class Intake:
 
     def _load(self, store: Store, item: _Followed) -> ListRecord | None:
         """Return the record of a list; None, and drop it, if it is not followed by this peer."""
-        record = registry.load_list(store.connection, item.progress.origin)
+        record = lists.load_list(store.connection, item.progress.origin)
         if record is None or record.own or record.via != self._via:
             item.dropped = True
             return None
         return record
 
     def _park(self, store: Store, item: _Followed, error: FederationError) -> None:
-        accepting.park(store, item.progress.origin, error, clock=self._clock)
+        ingest_deltas.park(store, item.progress.origin, error, clock=self._clock)
         self._drop(store, item, error)
 
     def _drop(self, store: Store, item: _Followed, error: FederationError) -> None:
@@ -410,9 +412,9 @@ class Intake:
         item.pending.clear()
         origin = item.progress.origin
         self._refused.append((origin, str(error.reason)))
-        record = registry.load_list(store.connection, origin)
+        record = lists.load_list(store.connection, origin)
         if record is not None:
-            held = registry.load_follow_status(store.connection, record.list)
+            held = follow_state.load_follow_status(store.connection, record.list)
             self._show(item, held.state, held.reason, held.detail)
         _log.warning(
             "list_parked",
@@ -428,10 +430,10 @@ class Intake:
         if item.dropped:
             return
         progress = item.progress
-        record = registry.load_list(store.connection, progress.origin)
+        record = lists.load_list(store.connection, progress.origin)
         if record is None or item.outcome is None:
             return
-        held = registry.load_follow_status(store.connection, record.list)
+        held = follow_state.load_follow_status(store.connection, record.list)
         self._show_outcome(item, item.outcome, held)
         if is_frozen(held):
             # Found out in the meantime, behind acceptance or by way of another peer.
@@ -492,7 +494,7 @@ class Intake:
 
     def _note(self, store: Store, item: _Followed) -> None:
         progress = item.progress
-        accepting.note(
+        ingest_deltas.record_follow_state(
             store,
             progress.origin,
             progress.state,
@@ -511,11 +513,11 @@ class Intake:
         if not answered:
             return
         self._contact_ms = now_ms
-        with store.note() as connection:
+        with store.update_status() as connection:
             for item in answered:
-                record = registry.load_list(connection, item.progress.origin)
+                record = lists.load_list(connection, item.progress.origin)
                 if record is not None and not item.dropped:
-                    registry.store_contact(connection, record.list, now_ms=now_ms)
+                    follow_state.store_contact(connection, record.list, now_ms=now_ms)
 
 
 def _check_checkpoint(store: Store, record: ListRecord, note: bytes) -> int:
@@ -526,15 +528,15 @@ def _check_checkpoint(store: Store, record: ListRecord, note: bytes) -> int:
         ForkError: it contradicts what is held here at that size.
         OperationError: it does, and what is held is damaged.
     """
-    root = registry.load_root(store.connection, record.origin.org)
+    root = orgs.load_root(store.connection, record.origin.org)
     if root is None:
-        raise UsageError(f"no root of {record.origin.org} is pinned here")
+        raise CommandError(f"no root of {record.origin.org} is pinned here")
     origin = str(record.origin)
     checkpoint = open_checkpoint(note, origin, root.document.log_verifiers(record.origin))
     if 0 < checkpoint.size <= record.log.size:
         # Where a snapshot went past that size, nothing here says what its root was.
         covered = spans.at(store.connection, record.list, checkpoint.size) is not None
-        if covered and serving.root_at(store, record, checkpoint.size) != checkpoint.root_hash:
+        if covered and trees.root_at(store, record, checkpoint.size) != checkpoint.root_hash:
             if checkpoint.size > record.log.start:
                 _check_held(store, record, root, checkpoint.size - 1)
             raise ForkError(f"{origin} has two signed checkpoints of size {checkpoint.size}")
@@ -548,7 +550,7 @@ def _check_held(store: Store, record: ListRecord, root: PinnedRoot, position: in
         OperationError: it is damaged here.
     """
     try:
-        checking.check_leaf(store.connection, record, root, position)
+        checks.check_leaf(store.connection, record, root, position)
     except DamageError as error:
         raise OperationError(f"{error}: {error.hint}") from error
 

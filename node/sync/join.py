@@ -19,12 +19,12 @@ import grpc
 from federation.errors import PeerError
 from federation.names import OrgName
 from node.errors import NodeError
-from node.joining import Arrival
-from node.logs import get_logger
-from node.store.registry import Peer
+from node.ingest.snapshot import Arrival
+from node.store.orgs import Peer
 from node.sync.client import IdleError, PeerBusyError, TlsIdentity, fetch_buckets, open_channel
 from node.sync.intake import Intake
 from node.sync.writer import Writer
+from node.telemetry.logs import get_logger
 
 CHUNK_BUCKETS: Final = 16
 """Buckets that are asked for at a time and written in one transaction: some 5 MB."""

@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from federation.names import OrgName, Origin
-from node import accepting, findings
 from node.errors import DamageError, LockedError, UnreachableError
-from node.logs import get_logger
-from node.store import registry
+from node.ingest import deltas
+from node.store import damage, follow_state, lists, orgs
 from node.store.connection import Store
-from node.store.registry import FollowState, Peer
+from node.store.follow_state import FollowState
+from node.store.orgs import Peer
 from node.sync.intake import Progress, is_frozen
 from node.sync.session import ListResult, Session, Tools
+from node.telemetry.logs import get_logger
 
 NO_PEER: Final = "NO_PEER"
 
@@ -45,13 +46,13 @@ class _Plan:
 
 def _load_plan(store: Store, only: Callable[[Origin], bool], *, frozen: bool) -> _Plan:
     plan = _Plan()
-    known = findings.load(store.path)
-    plan.peers = {peer.org: peer for peer in registry.iter_peers(store.connection)}
-    for record in list(registry.iter_lists(store.connection)):
+    known = damage.load(store.path)
+    plan.peers = {peer.org: peer for peer in orgs.iter_peers(store.connection)}
+    for record in list(lists.iter_lists(store.connection)):
         if record.own or record.via is None or not only(record.origin):
             continue
-        status = registry.with_damage(
-            registry.load_follow_status(store.connection, record.list),
+        status = follow_state.with_damage(
+            follow_state.load_follow_status(store.connection, record.list),
             known.of(str(record.origin)),
         )
         if record.via not in plan.peers:
@@ -131,7 +132,7 @@ async def _note_lost(tools: Tools, plan: _Plan) -> None:
 
     def note(store: Store) -> None:
         for progress in news:
-            accepting.note(
+            deltas.record_follow_state(
                 store,
                 progress.origin,
                 FollowState.STALE,

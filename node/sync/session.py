@@ -29,17 +29,18 @@ from node.errors import (
     StoreError,
     UnreachableError,
 )
-from node.logs import get_logger
-from node.metrics import Metrics
-from node.store import registry
+from node.store import orgs
 from node.store.connection import Store
-from node.store.registry import FollowState, Peer
+from node.store.follow_state import FollowState
+from node.store.orgs import Peer
 from node.sync.backoff import Backoff
 from node.sync.buffer import Buffer
 from node.sync.client import Alive, IdleError, PeerBusyError, TlsIdentity, follow, open_channel
 from node.sync.intake import CURSOR_TOO_OLD, UNAVAILABLE, Applied, Intake, Progress
 from node.sync.join import Join, Sources
 from node.sync.writer import Writer
+from node.telemetry.logs import get_logger
+from node.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from random import Random
@@ -350,7 +351,7 @@ class Session:
             if running is not None and not running.done():
                 continue
             peers = await tools.writer.run_aside(
-                lambda store: list(registry.iter_peers(store.connection))
+                lambda store: list(orgs.iter_peers(store.connection))
             )
             sources = Sources(
                 via=self.peer.org,

@@ -11,8 +11,10 @@ from pathlib import Path
 from hashfed import hashfed
 from tasks import converse
 
-from node import administering, auditing, checking
+from node.admin import lists
 from node.clock import SystemClock
+from node.ingest import checks
+from node.query import status
 from node.store.connection import Store
 from node.store.sqlite import sqlite3
 
@@ -56,16 +58,16 @@ class Commands:
         """
         reader = Store.open_reader(Path(home) / "store.db", SystemClock())
         try:
-            record = administering.find_list(reader, origin)
+            record = lists.find_list(reader, origin)
             positions = range(0, record.log.size, max(1, record.log.size // most))
             start = time.perf_counter()
             for position in positions:
-                checking.check_commitments(reader, record, position)
+                checks.check_commitments(reader, record, position)
             seconds = time.perf_counter() - start
             wanted = set(positions)
             ops = sum(
                 line.header.op_count
-                for line in auditing.read_log(reader, record, None)
+                for line in status.read_log(reader, record, None)
                 if line.position in wanted
             )
             return {"ops": ops, "seconds": seconds}

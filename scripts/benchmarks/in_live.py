@@ -9,8 +9,8 @@ from typing import Final
 from hashfed import hashfed
 from tasks import converse
 
-from node import auditing
 from node.clock import SystemClock
+from node.query import lookup
 from node.store.connection import Store
 
 _GIVE_UP_SECONDS: Final = 60.0
@@ -59,8 +59,8 @@ class Live:
     def _found(self, probes: list[str], gone: list[str]) -> bool:
         """Tell whether a change is in force at the subscriber."""
         reader = self._reader
-        return all(auditing.lookup(reader, probe) for probe in probes) and not any(
-            auditing.lookup(reader, probe) for probe in gone
+        return all(lookup.lookup(reader, probe) for probe in probes) and not any(
+            lookup.lookup(reader, probe) for probe in gone
         )
 
 

@@ -11,8 +11,9 @@ from typing import Final
 
 from tasks import converse
 
-from node import administering, auditing
+from node.admin import lists
 from node.clock import SystemClock
+from node.query import lookup, provenance
 from node.store.connection import Store
 from node.store.sqlite import sqlite3
 
@@ -93,13 +94,13 @@ class Lookups:
 
 def _in_node(path: str, _origin: str) -> Find:
     reader = Store.open_reader(Path(path), SystemClock())
-    return lambda text: auditing.lookup(reader, text)
+    return lambda text: lookup.lookup(reader, text)
 
 
 def _provenance(path: str, origin: str) -> Find:
     reader = Store.open_reader(Path(path), SystemClock())
-    record = administering.find_list(reader, origin)
-    return lambda text: auditing.show(reader, record, text)
+    record = lists.find_list(reader, origin)
+    return lambda text: provenance.show(reader, record, text)
 
 
 def _in_table(path: str, _origin: str) -> Find:

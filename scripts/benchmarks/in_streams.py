@@ -19,11 +19,11 @@ from typing import Any, Final, TypeVar
 from tasks import converse
 
 from federation.checkpoint import read_checkpoint
+from federation.follow import Cursor
 from federation.names import parse_org
 from node.errors import NodeError
 from node.home import Home
-from node.serving import Cursor
-from node.store.registry import Peer
+from node.store.orgs import Peer
 from node.sync.client import Delivered, Opened, TlsIdentity, fetch_logs, follow, open_channel
 
 _T = TypeVar("_T")

@@ -22,7 +22,7 @@ from telling import DemoError, Teller
 from federation.names import Origin
 from node.clock import SystemClock
 from node.errors import NodeError
-from node.store import registry
+from node.store import lists
 from node.store.connection import Store
 from scripts.ending import signals_held
 
@@ -216,7 +216,7 @@ class Node:
 
     def size(self, origin: str) -> int:
         """Return how many deltas of a list are here."""
-        record = registry.load_list(self.store.connection, Origin.parse(origin))
+        record = lists.load_list(self.store.connection, Origin.parse(origin))
         return 0 if record is None else record.log.size
 
 

@@ -22,8 +22,8 @@ from telling import DemoError
 
 from federation.entry import EntryId, Operation, OpKind
 from federation.errors import FederationError
-from node.changes import format_change, parse_change
-from node.csvfile import HEADER, CsvReader, merge_labels
+from node.formats.csvfile import HEADER, CsvReader, merge_labels
+from node.formats.jsonl import format_change, parse_change
 
 FEWEST_PARTS: Final = 6
 """Change files that the story needs: one before anybody follows, some live, two in the crash."""

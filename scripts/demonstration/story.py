@@ -18,8 +18,8 @@ from material import Part, State
 from telling import DemoError, Teller
 
 from federation.entry import EntryId, Operation
-from node import auditing
-from node.changes import format_change
+from node.formats.jsonl import format_change
+from node.query import lookup
 
 _LIST: Final = "known"
 _SHOWN_PARTS: Final = 1
@@ -388,7 +388,7 @@ def _is_past(node: Node, origin: str, size: int) -> bool:
 
 
 def _is_gone(node: Node, text: str, entry: EntryId) -> bool:
-    return all(match.operation.entry != entry for match in auditing.lookup(node.store, text))
+    return all(match.operation.entry != entry for match in lookup.lookup(node.store, text))
 
 
 def _versions(printed: str) -> list[dict[str, Any]]:

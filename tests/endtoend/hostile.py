@@ -19,15 +19,16 @@ import grpc
 
 from federation import limits, wire
 from federation.names import Origin
-from federation.orgroot import PinnedRoot
 from federation.replica import SignedDelta
+from federation.trust.orgroot import PinnedRoot
 from federation.v1.log_service_pb2 import FollowRequest, FollowResponse, Heartbeat
 from federation.v1.log_service_pb2 import Outcome as WireOutcome
-from node import administering, identity
-from node.certificate import load_certificate, load_tls_key
 from node.clock import SystemClock
 from node.home import Home
-from node.store import log, registry
+from node.identity import keys
+from node.identity.certificate import load_certificate, load_tls_key
+from node.store import lists as list_store
+from node.store import log, orgs
 from node.store.connection import Store
 from tests.federation.forgeries import CASES
 from tests.federation.worlds import (
@@ -39,7 +40,7 @@ from tests.federation.worlds import (
     make_charter,
     seal_charter,
 )
-from tests.node.peering import frame, opening
+from tests.node.support.peering import frame, opening
 
 HONEST = "honest"
 FOREIGN = "foreign"
@@ -57,10 +58,10 @@ class Owner:
 
     def __init__(self, home: Home) -> None:
         store = Store.open_reader(home.store, SystemClock())
-        self.root: PinnedRoot = administering.own_root(store)
+        self.root: PinnedRoot = orgs.own_root(store)
         store.close()
-        self.key = identity.load_signer(home.publisher_key)
-        self.log_key = identity.load_signer(home.log_key)
+        self.key = keys.load_signer(home.publisher_key)
+        self.log_key = keys.load_signer(home.log_key)
 
     def publisher(self, name: str, *, label: str = "A2") -> Publisher:
         """Return the publisher of a list, after the two deltas that the forgeries follow."""
@@ -174,7 +175,7 @@ class Relay:
 
     async def follow(self, request: FollowRequest) -> AsyncIterator[FollowResponse | bytes]:
         for cursor in request.cursors:
-            record = registry.load_list(self.store.connection, Origin.parse(cursor.origin))
+            record = list_store.load_list(self.store.connection, Origin.parse(cursor.origin))
             assert record is not None
             deltas = log.read_frame(
                 self.store.connection, record.list, cursor.size, record.log.size

@@ -14,13 +14,13 @@ from node.cli.publish_cmd import publish as publish_command
 from node.cli.recover_cmd import recover_command
 from node.clock import SystemClock
 from node.errors import NodeError, RecoveringError
-from node.guarding import obtain_permit
-from node.highwater import HighWater
 from node.home import Home
-from node.identity import load_signer
-from node.publishing import Publishing, PublishingKeys
-from node.staging import Staging
-from node.store import registry
+from node.identity.keys import load_signer
+from node.publish.high_water import HighWater
+from node.publish.permit import obtain_permit
+from node.publish.sign import Publishing, PublishingKeys
+from node.staging.file import Staging
+from node.store import lists
 from node.store.connection import Store
 from tests.endtoend.conftest import Orgs
 from tests.endtoend.nodes import Node, assertion, digest
@@ -68,7 +68,7 @@ def test_nothing_is_signed_by_a_clock_behind_the_newest_delta(orgs: Orgs) -> Non
     home = Home(node.home)
     store = Store.open(home.store, SlowClock())
     staging = Staging.open(home.staging_file("main"))
-    (record,) = registry.iter_lists(store.connection)
+    (record,) = lists.iter_lists(store.connection)
     keys = PublishingKeys(publisher=load_signer(home.publisher_key), log=load_signer(home.log_key))
     mark = HighWater(home.mark, record.origin.org)
     with pytest.raises(RecoveringError, match="the clock is") as refused:

@@ -11,7 +11,7 @@ import pytest
 from tests.endtoend.conftest import Orgs
 from tests.endtoend.nodes import Node, assertion, digest, eventually
 from tests.endtoend.test_snapshots import joined_pair, revise, sign_in_small_buckets
-from tests.node import broken
+from tests.node.support import damaged_node
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow]
 
@@ -63,7 +63,7 @@ def coalition(orgs: Orgs) -> Coalition:
 def flip(path: Path, list_number: int, position: int, table: str = "body") -> None:
     """Flip a bit of a leaf, where it lies in the file."""
     column = {"body": "bytes", "delta": "header"}[table]
-    broken.flip(table, column, f"id = {list_number << 32 | position}", 60)(path)
+    damaged_node.flip(table, column, f"id = {list_number << 32 | position}", 60)(path)
 
 
 def number_of(path: Path, name: str) -> int:
@@ -121,7 +121,7 @@ def test_a_node_with_a_damaged_root_goes_on_with_other_organizations(coalition: 
     mine = relay.create("mine")
     last("follow", mine)
     path = stop(last)
-    broken.flip("org", "root", "name = 'hotline.example'", 30)(path)
+    damaged_node.flip("org", "root", "name = 'hotline.example'", 30)(path)
 
     last.serve()
     relay.publish("mine", 1)
@@ -281,7 +281,7 @@ def test_a_damaged_bucket_is_fetched_again_from_a_peer_that_has_the_snapshot(org
     owner.serve()
     reader("sync")
     before = reader.content()
-    broken.flip("bucket", "bytes", "id & 31 = 13", 60)(stop(reader))
+    damaged_node.flip("bucket", "bytes", "id & 31 = 13", 60)(stop(reader))
 
     report = reader("fsck", "--json", code=12).json()
     assert [(item["kind"], item["position"]) for item in report["damages"]] == [("bucket", 3)]
@@ -301,7 +301,7 @@ def test_a_damaged_bucket_of_who_has_the_deltas_is_made_again_from_them(orgs: Or
     revise(owner, entries=300)
     owner("snapshot", "main")
     before = owner.content()
-    broken.flip("bucket", "bytes", "1", 60)(stop(owner))
+    damaged_node.flip("bucket", "bytes", "1", 60)(stop(owner))
 
     report = owner("fsck", "--json", code=12).json()
     assert [(item["kind"], item["position"]) for item in report["damages"]] == [("bucket", 3)]

@@ -13,7 +13,7 @@ import pytest
 
 from federation.errors import Reason
 from federation.names import Origin
-from node import administering
+from node.admin import lists as admin_lists
 from node.clock import SystemClock
 from node.store.connection import Store
 from tests.endtoend.conftest import Orgs
@@ -81,7 +81,7 @@ def test_every_forgery_parks_its_own_list_with_its_reason_and_no_other(
     lists = {f"{liar.org}/{name}": name for name in (*FORGERIES, FOREIGN, FORKED, FUTURE, HONEST)}
     store = Store.open(reader.home / "store.db", SystemClock())
     for name in lists:
-        administering.follow(store, Origin.parse(name), None)
+        admin_lists.follow(store, Origin.parse(name), None)
     store.close()
     hostile(liar, "forgeries")
     owner.serve()

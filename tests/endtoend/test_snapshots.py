@@ -14,16 +14,17 @@ import time
 import pytest
 
 from federation.names import Origin
-from node import guarding, identity, snapshotting
 from node.clock import SystemClock
-from node.highwater import HighWater
 from node.home import Home
-from node.publishing import PublishingKeys
+from node.identity import keys
+from node.publish import permit, snapshot
+from node.publish.high_water import HighWater
+from node.publish.sign import PublishingKeys
 from node.store.connection import Store
 from tests.cli.forkserver import Process
 from tests.endtoend.conftest import Orgs
 from tests.endtoend.nodes import Node, assertion, digest
-from tests.node.small_buckets import small_buckets
+from tests.node.support.small_buckets import small_buckets
 
 _KILLED = -9
 ENTRIES = 3_000
@@ -42,18 +43,18 @@ def sign_in_small_buckets(owner: Node, origin: str, entries: int = BUCKET_ENTRIE
     home = Home(owner.home)
     store = Store.open(home.store, SystemClock())
     with small_buckets(entries):
-        made = snapshotting.publish_snapshot(
+        made = snapshot.publish_snapshot(
             store,
             Origin.parse(origin),
             PublishingKeys(
-                publisher=identity.load_signer(home.publisher_key),
-                log=identity.load_signer(home.log_key),
+                publisher=keys.load_signer(home.publisher_key),
+                log=keys.load_signer(home.log_key),
             ),
-            guarding.obtain_permit(
+            permit.obtain_permit(
                 store,
                 HighWater(home.mark, Origin.parse(origin).org),
                 Origin.parse(origin),
-                lambda: guarding.unasked(store),
+                lambda: permit.unasked(store),
                 clock=SystemClock(),
             ),
             clock=SystemClock(),

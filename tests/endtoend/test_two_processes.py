@@ -38,7 +38,7 @@ class Command:
             for child in children.read_text().split():
                 # Only when it is what it will be: while it is not, the system keeps its parent
                 # waiting, for ever if the child is stopped there.
-                if b"node.helper" in Path(f"/proc/{child}/cmdline").read_bytes():
+                if b"node.system.worker" in Path(f"/proc/{child}/cmdline").read_bytes():
                     return int(child)
             return None
 

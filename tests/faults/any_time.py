@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from federation import recovery
 from federation.author import Author
 from federation.header import Header
-from federation.recovery import Answer, Decision, Mark, Obstacle, OwnLog
+from federation.recovery import Decision, Mark, Obstacle, OwnLog, PeerReport
 from federation.replica import LogState, Replica
 
 _against_knowledge = recovery._against_knowledge
 
 
 def _at_any_time(
-    own: OwnLog, mark: Mark | Obstacle, answers: Sequence[Answer], now_ms: int
+    own: OwnLog, mark: Mark | Obstacle, answers: Sequence[PeerReport], now_ms: int
 ) -> Decision | None:
     return _against_knowledge(own, mark, answers, max(now_ms, own.last_time_ms))
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from node import fsck
+from node.fsck import check
 
-vars(fsck)["_inspect"] = lambda connection, *_: fsck._check_file(connection)
+vars(check)["_inspect"] = lambda connection, *_: check._check_file(connection)

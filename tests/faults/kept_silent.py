@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from node import durable
+from node.system import durable
 
 
 def _write_new(path: Path, data: bytes) -> None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from node.guarding import Permit, Step
+from node.publish.permit import Permit, Step
 from node.store.connection import Store
 from node.store.release import release
 
@@ -16,7 +16,7 @@ def _step(permit: Permit, store: Store) -> Iterator[Step]:
     step = Step(permit._mark, permit._origin, permit._held)
     yield step
     if step.raised:
-        with store.note() as connection:
+        with store.update_status() as connection:
             release(connection, permit._list, step._next.checkpoint.size)
         time.sleep(0.4)
     permit._held = step.complete()

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from node.highwater import PreparedRaise
+from node.publish.high_water import PreparedRaise
 
 PreparedRaise.cancel = lambda _self: None  # type: ignore[method-assign, assignment]

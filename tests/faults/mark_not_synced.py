@@ -5,6 +5,6 @@ from __future__ import annotations
 import os
 from types import SimpleNamespace
 
-from node import durable
+from node.system import durable
 
 vars(durable)["os"] = SimpleNamespace(**{**vars(os), "fsync": lambda _descriptor: None})

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from node import locks
+from node.system import locks
 
 
 @contextmanager

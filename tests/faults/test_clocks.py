@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.faulting import clocks
+from tests.faults import clocks
 from tests.faults.trying import attempt
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow, pytest.mark.timeout(300)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 
-from scripts.faulting.disk import (
+from tests.faults.disk import (
     Disk,
     Image,
     Link,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from scripts.faulting import diskfull
-from scripts.faulting.running import run
+from tests.faults import diskfull
+from tests.faults.running import run
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow, pytest.mark.timeout(900)]
 

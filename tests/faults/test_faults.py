@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from scripts.faulting.invariants import Ledger, require_documented
-from scripts.faulting.part import Broken, Part, Share, judged
-from scripts.faulting.report import Outcome, Report
-from scripts.faulting.running import run
+from tests.faults.invariants import Ledger, require_documented
+from tests.faults.part import Broken, Part, Share, judged
+from tests.faults.report import Outcome, Report
+from tests.faults.running import run
 
 _PROGRAM = Path(__file__).parents[2] / "scripts" / "faults"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.faulting import kills
+from tests.faults import kills
 from tests.faults.trying import attempt
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow, pytest.mark.timeout(300)]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from scripts.faulting import large
-from scripts.faulting.part import Share
-from scripts.faulting.report import Outcome
+from tests.faults import large
+from tests.faults.part import Share
+from tests.faults.report import Outcome
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -19,7 +19,7 @@ def live_once(folder: Path) -> Outcome:
         cases=range(1),
         count=1,
         folder=folder,
-        planted=("scripts.faulting.with_small_buckets",),
+        planted=("tests.faults.with_small_buckets",),
     )
     (outcome,) = large.run(share, entries=12_000)
     return outcome

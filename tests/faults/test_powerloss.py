@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from scripts.faulting import powerloss
-from scripts.faulting.part import Share
-from scripts.faulting.strace import why_not
+from tests.faults import powerloss
+from tests.faults.part import Share
+from tests.faults.strace import why_not
 from tests.faults.trying import attempt
 
 pytestmark = [

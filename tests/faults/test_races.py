@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.faulting import races
+from tests.faults import races
 from tests.faults.trying import attempt
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow, pytest.mark.timeout(300)]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts.faulting import syscalls
-from scripts.faulting.strace import why_not
+from tests.faults import syscalls
+from tests.faults.strace import why_not
 from tests.faults.trying import attempt
 
 pytestmark = [

@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextlib import closing
 from pathlib import Path
 
-from scripts.faulting.part import Part, Share
-from scripts.faulting.report import Report
+from tests.faults.part import Part, Share
+from tests.faults.report import Report
 
 
 def attempt(

@@ -12,8 +12,8 @@ from typing import Final
 from federation import header, merkle, wire
 from federation.entry import Annotation, Cause, EntryId, Operation
 from federation.header import Header
-from federation.orgroot import Role
 from federation.replica import LogState, SignedDelta
+from federation.trust.orgroot import Role
 from tests.federation.forgeries import CASES, started
 from tests.federation.vectors import Json
 from tests.federation.worlds import (

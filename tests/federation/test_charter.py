@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from federation import limits, orgroot, wire
-from federation.charter import MEDIA_TYPE, Audience, Charter, verify_charter
+from federation import limits, wire
 from federation.dsse import Envelope
 from federation.errors import LimitError, MalformedError, Reason, SequenceError, SignatureError
 from federation.keys import SigningKey
 from federation.names import OrgName, Origin
-from federation.orgroot import Role
+from federation.trust import orgroot
+from federation.trust.charter import MEDIA_TYPE, Audience, Charter, verify_charter
+from federation.trust.orgroot import Role
 from federation.v1 import document_pb2
 from tests.federation.worlds import (
     make_charter,

@@ -7,13 +7,13 @@ from hashlib import sha256
 import pytest
 
 from federation import merkle, wire
-from federation.charter import verify_charter
 from federation.errors import PeerError
 from federation.header import Header, leaf_hash
 from federation.keys import SigningKey
 from federation.names import Origin
-from federation.orgroot import PinnedRoot
 from federation.replica import LogState, Replica, SignedDelta
+from federation.trust.charter import verify_charter
+from federation.trust.orgroot import PinnedRoot
 from tests.federation import gen_vectors
 from tests.federation.vectors import Read, read
 from tests.federation.worlds import LATER, Entries, slow_state_digest

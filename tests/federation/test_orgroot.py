@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from federation import charter, dsse, limits, wire
+from federation import dsse, limits, wire
 from federation.errors import KeyRefusedError, LimitError, MalformedError, Reason, SignatureError
 from federation.keys import PublicKey, SigningKey, key_id
 from federation.names import OrgName, Origin
-from federation.orgroot import (
+from federation.trust import charter
+from federation.trust.orgroot import (
     MEDIA_TYPE,
     OrgRoot,
     PinnedRoot,

@@ -17,11 +17,11 @@ from federation.recovery import (
     DIVERGED,
     MAX_PAUSE_MS,
     Action,
-    Answer,
     Decision,
     Mark,
     Obstacle,
     OwnLog,
+    PeerReport,
     decide,
     measure_lead,
 )
@@ -55,10 +55,10 @@ def mark(size: int, *, fresh: bool = True, token: bytes = OURS, history: str = "
     return Mark(checkpoint=checkpoint(size, history), incarnation=token, fresh=fresh)
 
 
-def said(*sizes: int | None, history: str = "true") -> tuple[Answer, ...]:
+def said(*sizes: int | None, history: str = "true") -> tuple[PeerReport, ...]:
     """Return answers: a size that a peer holds, 0 for nothing, None for silence."""
     return tuple(
-        Answer(
+        PeerReport(
             peer=peer,
             answered=size is not None,
             checkpoint=checkpoint(size, history) if size else None,
@@ -70,7 +70,7 @@ def said(*sizes: int | None, history: str = "true") -> tuple[Answer, ...]:
 def judge(
     own: OwnLog,
     held: Mark | Obstacle,
-    answers: tuple[Answer, ...] = (),
+    answers: tuple[PeerReport, ...] = (),
     *,
     needed: int | None = None,
     risk: bool = False,
@@ -174,10 +174,10 @@ def test_a_clock_behind_the_newest_delta_signs_nothing() -> None:
 SKEW = limits.MAX_CLOCK_SKEW_MS
 
 
-def told(*times_ms: int | None) -> tuple[Answer, ...]:
+def told(*times_ms: int | None) -> tuple[PeerReport, ...]:
     """Return answers that say nothing but what the peers' clocks show."""
     return tuple(
-        Answer(peer=peer, answered=True, time_ms=time_ms)
+        PeerReport(peer=peer, answered=True, time_ms=time_ms)
         for peer, time_ms in zip(PEERS, times_ms, strict=False)
     )
 
@@ -216,7 +216,7 @@ def test_a_clock_that_nobody_confirms_is_not_a_year_after_all_that_is_stored() -
 
 
 def test_who_takes_a_risk_is_told_all_of_it() -> None:
-    answers = (*told(0), Answer(peer=PEERS[1], answered=False))
+    answers = (*told(0), PeerReport(peer=PEERS[1], answered=False))
     decision = judge(store(5), Obstacle.MARK_MISSING, answers)
     assert decision.obstacle is Obstacle.MARK_MISSING
     assert "1 of 2 peers have answered" in decision.detail
@@ -257,7 +257,7 @@ _needs = st.one_of(st.none(), st.integers(0, 5))
 def test_nothing_is_ever_signed_against_what_mark_or_peers_show(
     own: OwnLog,
     held: Mark | Obstacle,
-    answers: tuple[Answer, ...],
+    answers: tuple[PeerReport, ...],
     needed: int | None,
     risk: bool,
 ) -> None:
@@ -276,7 +276,7 @@ def test_nothing_is_ever_signed_against_what_mark_or_peers_show(
 
 @given(_stores, _marks, _answers, _needs)
 def test_more_knowledge_never_turns_a_known_obstacle_into_a_signature(
-    own: OwnLog, held: Mark | Obstacle, answers: tuple[Answer, ...], needed: int | None
+    own: OwnLog, held: Mark | Obstacle, answers: tuple[PeerReport, ...], needed: int | None
 ) -> None:
     """A peer can delay, by showing less: it never makes something be signed that was refused."""
     full = judge(own, held, answers, needed=needed)
@@ -291,7 +291,7 @@ def test_more_knowledge_never_turns_a_known_obstacle_into_a_signature(
 
 @given(_stores, _sizes, _answers, st.booleans())
 def test_what_is_finished_is_agreed_upon_afterwards(
-    own: OwnLog, size: int, answers: tuple[Answer, ...], risk: bool
+    own: OwnLog, size: int, answers: tuple[PeerReport, ...], risk: bool
 ) -> None:
     decision = judge(own, mark(size, fresh=False), answers, risk=risk)
     if decision.action is Action.FINISH:

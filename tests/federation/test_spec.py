@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from federation import charter, header, limits, orgroot
+from federation import header, limits
 from federation.errors import Reason
 from federation.hashtypes import HASH_TYPES
 from federation.header import HEADER_BYTES, Header, LeafKind
 from federation.keys import key_id
+from federation.trust import charter, orgroot
 from tests.federation import buckets, offers
 from tests.federation.forgeries import CASES, FAULTS
 from tests.federation.worlds import signing_key

@@ -11,12 +11,10 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256, shake_256
 from typing import Final, NamedTuple, TypedDict
 
-from federation import charter as charters
-from federation import dsse, header, merkle, orgroot, wire
+from federation import dsse, header, merkle, wire
 from federation.author import Author, ChangeSet
 from federation.body import Body, PackedOp, build_body, pack, unpack
 from federation.bucket import LiveEntry, name_of
-from federation.charter import Audience, Charter
 from federation.checkpoint import Checkpoint, sign_checkpoint
 from federation.commitment import Commitment
 from federation.entry import Annotation, EntryId, Operation, OpKind
@@ -26,9 +24,12 @@ from federation.keys import SigningKey, key_id
 from federation.merge import Prior
 from federation.names import OrgName, Origin, parse_org
 from federation.note import NoteSigner
-from federation.orgroot import OrgRoot, PinnedRoot, Role, RoleKeys
 from federation.replica import Candidate, LogState, Replica, SignedDelta
 from federation.snapshot import SnapshotOffer, build_buckets
+from federation.trust import charter as charters
+from federation.trust import orgroot
+from federation.trust.charter import Audience, Charter
+from federation.trust.orgroot import OrgRoot, PinnedRoot, Role, RoleKeys
 
 T0: Final = 1_750_000_000_000
 """When the worlds begin, in milliseconds since 1970-01-01T00:00:00Z."""

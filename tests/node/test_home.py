@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from node.errors import ConfigError, UsageError
+from node.errors import CommandError, ConfigError
 from node.home import Home
 
 
@@ -77,5 +77,5 @@ def test_every_file_has_a_path_of_its_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", "..", "../x", "a/b", "/etc/passwd", "Main", "a" * 64])
 def test_a_staging_file_never_leaves_its_folder(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UsageError):
+    with pytest.raises(CommandError):
         Home(tmp_path).staging_file(name)

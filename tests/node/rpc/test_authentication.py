@@ -25,7 +25,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-un
 from federation.v1.log_service_pb2 import ListLogsRequest, ListLogsResponse
 from node._grpc.federation.v1.log_service_pb2_grpc import LogServiceStub
 from node.sync.client import TlsIdentity
-from tests.node.peering import Site, Sites, acquaint, published, run
+from tests.node.support.peering import Site, Sites, acquaint, published, run
 
 DIGITAL_SIGNATURE = x509.KeyUsage(
     digital_signature=True,

@@ -22,14 +22,22 @@ from federation.v1.log_service_pb2 import (
     ListLogsRequest,
 )
 from node._grpc.federation.v1.log_service_pb2_grpc import LogServiceStub
-from node.certificate import certificate_sha256
-from node.metrics import Metrics
+from node.identity.certificate import certificate_sha256
 from node.rpc.frames import MAX_BYTES
 from node.rpc.server import PeerServer
-from node.store import registry
+from node.store import orgs
 from node.sync.client import TlsIdentity
+from node.telemetry.metrics import Metrics
 from tests.federation.worlds import Publisher, assertion, pin_root
-from tests.node.peering import Site, Sites, build_identity, bulky, eventually, published, run
+from tests.node.support.peering import (
+    Site,
+    Sites,
+    build_identity,
+    bulky,
+    eventually,
+    published,
+    run,
+)
 
 MAIN = "a.example/main"
 Stream = grpc.aio.UnaryStreamCall[FollowRequest, FollowResponse]
@@ -73,8 +81,8 @@ def enroll(owner: Site, count: int) -> list[Subscriber]:
     with owner.store.write("peer", "many") as transaction:
         for subscriber in subscribers:
             certificate = subscriber.identity.certificate.decode()
-            registry.pin_org(transaction, pin_root(subscriber.org))
-            registry.store_peer(
+            orgs.pin_org(transaction, pin_root(subscriber.org))
+            orgs.store_peer(
                 transaction,
                 subscriber.org,
                 address="127.0.0.1:1",
@@ -210,7 +218,7 @@ def test_a_frame_that_is_held_is_for_those_alone_who_may_have_it_now(owner: Site
                 await asyncio.to_thread(server.frames.load, owner.store, record, 0, record.log.size)
                 owner.share(publisher, [kept.org, expelled.org])
                 with owner.store.write("peer", expelled.org) as transaction:
-                    registry.remove_peer(transaction, expelled.org)
+                    orgs.remove_peer(transaction, expelled.org)
                 server.wakeups.notify()
                 opening = await read(streams[0])
                 assert opening.opening.charter

@@ -26,7 +26,7 @@ from federation.v1.log_service_pb2 import (
 )
 from node._grpc.federation.v1.log_service_pb2_grpc import LogServiceStub
 from tests.federation.worlds import Publisher, assertion
-from tests.node.peering import Site, Sites, acquaint, bulky, published, run
+from tests.node.support.peering import Site, Sites, acquaint, bulky, published, run
 
 Call = grpc.aio.UnaryStreamCall[FollowRequest, FollowResponse]
 MAIN = "a.example/main"

@@ -13,9 +13,9 @@ from node.errors import DamageError
 from node.rpc import frames as module
 from node.rpc.frames import EncodedFrame, Frames
 from node.store.connection import Store
-from node.store.registry import ListRecord
+from node.store.lists import ListRecord
 from tests.federation.worlds import assertion
-from tests.node.peering import Site, Sites, bulky, frame, published
+from tests.node.support.peering import Site, Sites, bulky, frame, published
 
 MAIN = Origin.parse("a.example/main")
 

@@ -28,8 +28,7 @@ from federation.v1.log_service_pb2 import (
     ListLogsRequest,
 )
 from node._grpc.federation.v1.log_service_pb2_grpc import LogServiceStub
-from node.daemon import GRACE_SECONDS
-from node.metrics import Metrics
+from node.daemon.serve import GRACE_SECONDS
 from node.rpc import interceptors
 from node.rpc.interceptors import MAX_CALLS, MAX_STREAMS
 from node.rpc.server import (
@@ -41,11 +40,21 @@ from node.rpc.server import (
     TransportLimits,
 )
 from node.sync.scheduler import Follower
+from node.telemetry.metrics import Metrics
 from tests.federation.worlds import assertion
-from tests.node import http2
-from tests.node.http2 import Kind, connected, tls_context
-from tests.node.peering import LOOPBACK, Site, Sites, acquaint, bulky, eventually, published, run
-from tests.node.test_daemon import Process
+from tests.node.daemon.test_serve import Process
+from tests.node.support import raw_http2
+from tests.node.support.peering import (
+    LOOPBACK,
+    Site,
+    Sites,
+    acquaint,
+    bulky,
+    eventually,
+    published,
+    run,
+)
+from tests.node.support.raw_http2 import Kind, connected, tls_context
 
 MAIN = "a.example/main"
 LIST_LOGS = "/federation.v1.LogService/ListLogs"
@@ -282,7 +291,7 @@ def test_a_peer_that_is_gone_without_a_word_loses_its_connection(pair: tuple[Sit
             connection.request(1, LIVE.SerializeToString())
             # gRPC's own, to find out how fast the connection is.
             probe = await connection.read(Kind.PING)
-            connection.send(Kind.PING, http2.ACK, 0, probe.payload)
+            connection.send(Kind.PING, raw_http2.ACK, 0, probe.payload)
             await connection.read(Kind.PING)
             began = time.perf_counter()
             await connection.wait_closed()
@@ -376,8 +385,8 @@ def test_one_connection_has_16_calls_at_once(pair: tuple[Site, Site]) -> None:
     async def main() -> None:
         owner, reader = pair
         async with serving(owner), connected(owner, reader) as connection:
-            settings = http2.parse_settings((await connection.read(Kind.SETTINGS)).payload)
-            assert settings[http2.MAX_CONCURRENT_STREAMS] == MAX_CONCURRENT_STREAMS == 16
+            settings = raw_http2.parse_settings((await connection.read(Kind.SETTINGS)).payload)
+            assert settings[raw_http2.MAX_CONCURRENT_STREAMS] == MAX_CONCURRENT_STREAMS == 16
             for at in range(20):
                 connection.begin(LIST_LOGS, 2 * at + 1)
             refused = [(await connection.read(Kind.RST_STREAM)).stream for _ in range(4)]
@@ -422,7 +431,7 @@ def test_calls_without_a_request_count_against_the_peer_that_makes_them(
         async with serving(owner), AsyncExitStack() as stack:
             refused = 0
 
-            async def count(connection: http2.Connection) -> None:
+            async def count(connection: raw_http2.Connection) -> None:
                 nonlocal refused
                 while True:
                     await connection.read(Kind.HEADERS, seconds=20)
@@ -469,7 +478,7 @@ def test_a_call_that_ends_before_its_request_is_refused(pair: tuple[Site, Site])
         async with serving(owner), connected(owner, reader) as connection:
             for stream, method in ((1, FOLLOW), (3, LIST_LOGS)):
                 connection.begin(method, stream)
-                connection.send(Kind.DATA, http2.END_STREAM, stream)
+                connection.send(Kind.DATA, raw_http2.END_STREAM, stream)
                 headers = await connection.read(Kind.HEADERS)
                 assert b"the call has no request" in headers.payload
 

@@ -6,18 +6,18 @@ from collections import Counter
 
 import pytest
 
+from federation.follow import Cursor, Outcome
 from federation.v1.log_service_pb2 import FollowResponse
-from node import serving
-from node.certificate import certificate_sha256
-from node.rpc import follow
-from node.rpc.follow import Place
+from node.identity.certificate import certificate_sha256
+from node.rpc import access, follow
+from node.rpc.access import CursorAnswer
+from node.rpc.follow import StreamCursor
 from node.rpc.frames import EncodedFrame, Frames
 from node.rpc.heads import Heads
 from node.rpc.peers import Caller
-from node.serving import Answer, Cursor, Outcome
 from node.store.connection import Store
 from tests.federation.worlds import assertion
-from tests.node.peering import Site, Sites, acquaint, published
+from tests.node.support.peering import Site, Sites, acquaint, published
 
 NAMES = [f"a.example/list-{number}" for number in range(20)]
 
@@ -34,20 +34,20 @@ class World:
         certificate = reader.identity.certificate.decode()
         self.caller = Caller(org=reader.org, certificate_sha256=certificate_sha256(certificate))
         self.places = [
-            Place(cursor=Cursor(origin=name, size=0, root_hash=b"", charter_version=0))
+            StreamCursor(cursor=Cursor(origin=name, size=0, root_hash=b"", charter_version=0))
             for name in [*NAMES, "a.example/absent", "no name at all"]
         ]
         self.reader = Store.open_reader(self.owner.home.store, self.owner.clock)
         self.heads, self.frames = Heads(), Frames()
         self.answered: Counter[str] = Counter()
         self.news: list[FollowResponse | EncodedFrame] = []
-        answer = serving.answer
+        answer = access.answer
 
-        def count(store: Store, caller: str, cursor: Cursor) -> Answer:
+        def count(store: Store, caller: str, cursor: Cursor) -> CursorAnswer:
             self.answered[cursor.origin] += 1
             return answer(store, caller, cursor)
 
-        monkeypatch.setattr(serving, "answer", count)
+        monkeypatch.setattr(access, "answer", count)
 
     def survey(self) -> dict[str, int]:
         """Look at all lists, send what is new, and return which were answered."""

@@ -19,14 +19,14 @@ from federation.v1.log_service_pb2 import (
     FollowResponse,
     ListLogsRequest,
 )
-from node import serving
 from node._grpc.federation.v1.log_service_pb2_grpc import LogServiceStub
 from node.address import Address
 from node.errors import ConfigError
+from node.rpc import access
 from node.rpc.interceptors import CALL_BURST, MAX_STREAMS, Limits
 from node.rpc.server import MAX_REQUEST_BYTES
 from node.rpc.status import CallRefusedError, to_message
-from tests.node.peering import Site, Sites, acquaint, published, run
+from tests.node.support.peering import Site, Sites, acquaint, published, run
 
 LIST_LOGS = "/federation.v1.LogService/ListLogs"
 FOLLOW = "/federation.v1.LogService/Follow"
@@ -237,7 +237,7 @@ def test_the_text_of_an_unforeseen_error_does_not_reach_the_peer(
     async def main() -> None:
         owner, reader = pair
         async with owner.serving(), reader.channel(owner) as channel:
-            monkeypatch.setattr(serving, "answer", fail)
+            monkeypatch.setattr(access, "answer", fail)
             follow = FollowRequest(cursors=[Cursor(origin="a.example/main")]).SerializeToString()
             for method, request in ((LIST_LOGS, b""), (FOLLOW, follow)):
                 error = await send(channel, request, method)

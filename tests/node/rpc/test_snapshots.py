@@ -9,7 +9,7 @@ from unittest import mock
 import grpc
 import pytest
 
-from federation import limits
+from federation import follow, limits
 from federation.header import Header, leaf_hash
 from federation.merkle import verify_inclusion
 from federation.v1.log_service_pb2 import (
@@ -23,12 +23,12 @@ from federation.v1.log_service_pb2 import (
     FetchLeafRequest,
     FollowRequest,
 )
-from node import serving
 from node._grpc.federation.v1.log_service_pb2_grpc import LogServiceStub
+from node.rpc import access
 from tests.federation.worlds import Publisher, assertion
-from tests.node.peering import Site, Sites, acquaint, run
 from tests.node.rpc.test_follow import cursor_at, read_all
-from tests.node.small_buckets import hold, small_buckets
+from tests.node.support.peering import Site, Sites, acquaint, run
+from tests.node.support.small_buckets import hold, small_buckets
 
 if TYPE_CHECKING:
     from node._grpc.federation.v1.log_service_pb2_grpc import LogServiceAsyncStub
@@ -277,14 +277,14 @@ def test_a_snapshot_that_is_gone_when_it_is_to_be_offered_is_not_offered(
     async def main() -> None:
         owner, reader = pair
         nothing = Cursor(origin=MAIN, size=0, root_hash=b"")
-        with mock.patch.object(serving, "offer_snapshot", return_value=None):
+        with mock.patch.object(access, "offer_snapshot", return_value=None):
             async with owner.serving(), reader.channel(owner) as channel:
                 stub = LogServiceStub(channel)
                 first, *frames = await read_all(stub.Follow(FollowRequest(cursors=[nothing])))
                 assert first.opening.outcome == OUTCOME_DELTAS
                 assert len(frames) > 0
                 with mock.patch.object(
-                    serving, "_outcome", return_value=serving.Outcome.CURSOR_TOO_OLD
+                    access, "_outcome", return_value=follow.Outcome.CURSOR_TOO_OLD
                 ):
                     (answer,) = await read_all(stub.Follow(FollowRequest(cursors=[nothing])))
                 assert answer.opening.outcome == OUTCOME_CURSOR_TOO_OLD

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.node.peering import Sites
+from tests.node.support.peering import Sites
 
 
 @pytest.fixture

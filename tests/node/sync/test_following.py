@@ -13,13 +13,13 @@ from federation.names import Origin
 from federation.replica import SignedDelta
 from federation.v1.log_service_pb2 import OUTCOME_DELTAS, OUTCOME_UP_TO_DATE, FollowRequest
 from node.rpc.server import PeerServer
-from node.store.registry import FollowState
+from node.store.follow_state import FollowState
 from node.sync.backoff import Backoff
 from node.sync.buffer import Buffer
 from node.sync.client import Alive
 from node.sync.scheduler import Follower, sync_once
 from tests.federation.worlds import Publisher, assertion
-from tests.node.peering import (
+from tests.node.support.peering import (
     Send,
     Site,
     Sites,

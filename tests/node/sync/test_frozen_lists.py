@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from federation.errors import Reason
-from node.store import registry
-from node.store.registry import FollowState
+from node.store import follow_state
+from node.store.follow_state import FollowState
 from node.sync.scheduler import NO_PEER, sync_once
-from tests.node.peering import Sites, acquaint, published, run
+from tests.node.support.peering import Sites, acquaint, published, run
 
 
 @pytest.mark.parametrize("reason", [Reason.OPS_ROOT_MISMATCH, Reason.STATE_DIGEST_MISMATCH])
@@ -17,8 +17,8 @@ def test_what_was_wrong_with_a_list_outlives_its_peer(sites: Sites, reason: Reas
     acquaint(hotline, platform)
     publisher = published("hotline.example/main", 1)
     platform.follow(publisher.origin, hotline)
-    with platform.store.note() as connection:
-        registry.store_follow_state(
+    with platform.store.update_status() as connection:
+        follow_state.store_follow_state(
             connection,
             platform.record(publisher.origin).list,
             FollowState.QUARANTINED,

@@ -9,10 +9,10 @@ import grpc
 import pytest
 
 from federation import limits, wire
-from federation.charter import MEDIA_TYPE
 from federation.names import OrgName, Origin
-from federation.orgroot import Role
 from federation.replica import SignedDelta
+from federation.trust.charter import MEDIA_TYPE
+from federation.trust.orgroot import Role
 from federation.v1.log_service_pb2 import (
     OUTCOME_CURSOR_AHEAD,
     OUTCOME_DELTAS,
@@ -23,8 +23,8 @@ from federation.v1.log_service_pb2 import (
     Heartbeat,
 )
 from node.errors import NodeError, ProtocolError, UnreachableError
-from node.store import registry
-from node.store.registry import FollowState
+from node.store import lists
+from node.store.follow_state import FollowState
 from node.sync.client import translate
 from node.sync.scheduler import sync_once
 from node.sync.session import ListResult
@@ -37,8 +37,8 @@ from tests.federation.worlds import (
     seal_charter,
     signing_key,
 )
-from tests.node.damaging import damage
-from tests.node.peering import (
+from tests.node.support.damage_in_sql import damage
+from tests.node.support.peering import (
     Script,
     Send,
     Site,
@@ -143,7 +143,7 @@ async def fetch(
 
 
 def known(site: Site) -> list[Origin]:
-    return [record.origin for record in registry.iter_lists(site.store.connection)]
+    return [record.origin for record in lists.iter_lists(site.store.connection)]
 
 
 def test_a_peer_that_never_says_anything_makes_its_lists_stale(

@@ -11,27 +11,29 @@ from unittest import mock
 import grpc
 import pytest
 
+from federation import follow
 from federation.entry import Cause, Operation
 from federation.header import Header
 from federation.names import OrgName, Origin
-from node import joining, serving
-from node.accepting import accept
 from node.errors import LockedError, ProtocolError, StoreFullError, UnreachableError
-from node.findings import Damage, DamageKind
-from node.fsck import fsck
-from node.joining import Arrival
-from node.metrics import Metrics
+from node.fsck.check import fsck
+from node.ingest import snapshot
+from node.ingest.deltas import accept
+from node.ingest.snapshot import Arrival
+from node.rpc import access
 from node.rpc.server import PeerServer
-from node.store import registry
+from node.store import lists, orgs
 from node.store.connection import Store
-from node.store.registry import FollowState
+from node.store.damage import Damage, DamageKind
+from node.store.follow_state import FollowState
 from node.sync import join as joins
 from node.sync.client import PeerBusyError, fetch_buckets
 from node.sync.scheduler import Follower, sync_once
 from node.sync.session import ListResult
+from node.telemetry.metrics import Metrics
 from tests.federation.worlds import Publisher, assertion
-from tests.node.peering import Site, Sites, acquaint, eventually, run
-from tests.node.small_buckets import hold, leaves, rebuild, small_buckets
+from tests.node.support.peering import Site, Sites, acquaint, eventually, run
+from tests.node.support.small_buckets import hold, leaves, rebuild, small_buckets
 from tests.node.sync.test_following import following
 
 MAIN = "a.example/main"
@@ -69,14 +71,14 @@ class Asked:
 def asked() -> Iterator[Asked]:
     """Note which buckets are read for peers, and where."""
     noted = Asked()
-    read_bucket = serving.read_bucket
+    read_bucket = access.read_bucket
 
     def read(store: Store, caller: str, origin: str, position: int, number: int) -> bytes | None:
-        org = registry.load_node(store.connection, "org") or ""
+        org = orgs.load_node(store.connection, "org") or ""
         noted.buckets.append((org, number))
         return read_bucket(store, caller, origin, position, number)
 
-    with mock.patch.object(serving, "read_bucket", read):
+    with mock.patch.object(access, "read_bucket", read):
         yield noted
 
 
@@ -92,14 +94,14 @@ Tampering = Callable[[int, bytes | None], bytes | None]
 @contextmanager
 def tampering(site: Site, change: Tampering) -> Iterator[None]:
     """Let a site serve other buckets than it holds: told number and bytes of each."""
-    read_bucket = serving.read_bucket
+    read_bucket = access.read_bucket
 
     def read(store: Store, caller: str, origin: str, position: int, number: int) -> bytes | None:
         data = read_bucket(store, caller, origin, position, number)
-        here = registry.load_node(store.connection, "org") == site.org
+        here = orgs.load_node(store.connection, "org") == site.org
         return change(number, data) if here else data
 
-    with mock.patch.object(serving, "read_bucket", read):
+    with mock.patch.object(access, "read_bucket", read):
         yield
 
 
@@ -167,10 +169,10 @@ def test_who_has_nothing_is_served_a_snapshot_where_it_is_cheaper_and_the_deltas
 def test_the_offer_says_why(sites: Sites) -> None:
     publisher = grown()
     owner, _ = pair(sites, publisher)
-    cursor = serving.Cursor(origin=MAIN, size=0, root_hash=b"", charter_version=0)
-    answer = serving.answer(owner.store, "z.example", cursor)
-    assert (answer.outcome, answer.snapshot) == (serving.Outcome.SNAPSHOT, 12)
-    assert answer.reason is serving.SnapshotReason.CHEAPER
+    cursor = follow.Cursor(origin=MAIN, size=0, root_hash=b"", charter_version=0)
+    answer = access.answer(owner.store, "z.example", cursor)
+    assert (answer.outcome, answer.snapshot) == (follow.Outcome.SNAPSHOT, 12)
+    assert answer.reason is follow.SnapshotReason.CHEAPER
     assert answer.retained_from == 0
 
 
@@ -197,7 +199,7 @@ def test_who_wants_every_delta_gets_every_delta(sites: Sites, asked: Asked) -> N
         publisher = grown()
         owner, reader = pair(sites, publisher)
         with reader.store.write("follow", MAIN) as transaction:
-            registry.store_deltas_only(transaction, reader.record(publisher.origin), wanted=True)
+            lists.store_deltas_only(transaction, reader.record(publisher.origin), wanted=True)
         async with owner.serving():
             reader.enroll(owner)
             result = await sync(reader)
@@ -471,15 +473,15 @@ def test_a_peer_that_offers_a_snapshot_where_deltas_are_wanted_breaks_the_protoc
         publisher = grown()
         owner, reader = pair(sites, publisher)
         with reader.store.write("follow", MAIN) as transaction:
-            registry.store_deltas_only(transaction, reader.record(publisher.origin), wanted=True)
-        answer = serving.answer
+            lists.store_deltas_only(transaction, reader.record(publisher.origin), wanted=True)
+        answer = access.answer
 
-        def forget(store: Store, caller: str, cursor: serving.Cursor) -> serving.Answer:
+        def forget(store: Store, caller: str, cursor: follow.Cursor) -> access.CursorAnswer:
             return answer(store, caller, replace(cursor, deltas_only=False))
 
         async with owner.serving():
             reader.enroll(owner)
-            with mock.patch.object(serving, "answer", forget):
+            with mock.patch.object(access, "answer", forget):
                 result = await sync(reader)
         assert result.state is FollowState.STALE
         assert isinstance(result.error, ProtocolError)
@@ -494,10 +496,10 @@ def test_a_list_that_somebody_else_moves_on_before_the_offer_comes_is_not_blamed
     async def main() -> None:
         publisher = grown()
         owner, reader = pair(sites, publisher)
-        answer = serving.answer
+        answer = access.answer
         moved = False
 
-        def overtake(store: Store, caller: str, cursor: serving.Cursor) -> serving.Answer:
+        def overtake(store: Store, caller: str, cursor: follow.Cursor) -> access.CursorAnswer:
             nonlocal moved
             if not moved:
                 moved = True
@@ -508,7 +510,7 @@ def test_a_list_that_somebody_else_moves_on_before_the_offer_comes_is_not_blamed
 
         async with owner.serving():
             reader.enroll(owner)
-            with mock.patch.object(serving, "answer", overtake):
+            with mock.patch.object(access, "answer", overtake):
                 result = await sync(reader)
         assert (result.joined, result.state) == (12, FollowState.CURRENT)
         assert_joined(reader, publisher)
@@ -548,7 +550,7 @@ def test_a_store_that_is_kept_by_another_process_is_nobodys_fault_but_ends_the_s
     async def main() -> None:
         publisher = grown()
         owner, reader = pair(sites, publisher)
-        take = joining.take
+        take = snapshot.take
 
         def locked(
             store: Store, arrival: Arrival, buckets: Sequence[tuple[int, bytes]]
@@ -560,7 +562,7 @@ def test_a_store_that_is_kept_by_another_process_is_nobodys_fault_but_ends_the_s
         async with owner.serving():
             reader.enroll(owner)
             with (
-                mock.patch.object(joining, "take", locked),
+                mock.patch.object(snapshot, "take", locked),
                 pytest.raises(LockedError, match="another process"),
             ):
                 await sync(reader)
@@ -582,7 +584,7 @@ def test_an_unwritable_store_ends_who_follows_for_ever_at_once(sites: Sites) -> 
 
         async with owner.serving(heartbeat_seconds=60.0):
             reader.enroll(owner)
-            with mock.patch.object(joining, "take", full):
+            with mock.patch.object(snapshot, "take", full):
                 async with reader.tools() as tools, asyncio.timeout(5):
                     with pytest.raises(StoreFullError):
                         await Follower(tools).run()
@@ -635,9 +637,9 @@ def test_a_relay_that_joined_serves_the_snapshot_on_and_tells_older_cursors_so(
             await sync(relay)
             for site in (third, old, exact):
                 site.enroll(relay)
-            cursor = serving.Cursor(origin=MAIN, size=0, root_hash=b"", charter_version=0)
-            answer = serving.answer(relay.store, "t.example", cursor)
-            assert answer.reason is serving.SnapshotReason.NOT_RETAINED
+            cursor = follow.Cursor(origin=MAIN, size=0, root_hash=b"", charter_version=0)
+            answer = access.answer(relay.store, "t.example", cursor)
+            assert answer.reason is follow.SnapshotReason.NOT_RETAINED
             assert answer.retained_from == 12
             result = await sync(third)
             assert (result.joined, result.after, result.state) == (12, 14, FollowState.CURRENT)
@@ -664,7 +666,7 @@ def test_who_wants_every_delta_is_told_by_a_relay_that_has_not_got_them(sites: S
         acquaint(relay, third)
         third.follow(publisher.origin, relay)
         with third.store.write("follow", MAIN) as transaction:
-            registry.store_deltas_only(transaction, third.record(publisher.origin), wanted=True)
+            lists.store_deltas_only(transaction, third.record(publisher.origin), wanted=True)
         async with owner.serving(), relay.serving():
             relay.enroll(owner)
             await sync(relay)
@@ -707,7 +709,7 @@ def test_a_relay_that_replayed_makes_the_snapshot_anew_and_serves_it(sites: Site
         acquaint(relay, third)
         third.follow(publisher.origin, relay)
         with relay.store.write("follow", MAIN) as transaction:
-            registry.store_deltas_only(transaction, relay.record(publisher.origin), wanted=True)
+            lists.store_deltas_only(transaction, relay.record(publisher.origin), wanted=True)
         async with owner.serving(), relay.serving():
             relay.enroll(owner)
             await sync(relay)

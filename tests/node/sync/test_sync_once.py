@@ -7,12 +7,12 @@ import pytest
 from federation import limits
 from federation.names import Origin
 from node.errors import LockedError, RefusedError, UnreachableError
-from node.store import registry
-from node.store.registry import FollowState
+from node.store import lists, orgs
+from node.store.follow_state import FollowState
 from node.sync.client import fetch_logs, open_channel
 from node.sync.intake import Progress
 from node.sync.scheduler import sync_once
-from tests.node.peering import Sites, acquaint, build_identity, published, run
+from tests.node.support.peering import Sites, acquaint, build_identity, published, run
 
 MAIN = "a.example/main"
 
@@ -211,12 +211,12 @@ def test_the_lists_that_a_peer_offers_can_be_fetched(sites: Sites) -> None:
         names = [f"a.example/{at:03}" for at in range(300)]
         with owner.store.write("list", "many") as transaction:
             for name in names:
-                registry.add_list(transaction, Origin.parse(name), via=None)
+                lists.add_list(transaction, Origin.parse(name), via=None)
         for name in names:
             owner.share(published(name))
         async with owner.serving():
             reader.enroll(owner)
-            peer = registry.load_peer(reader.store.connection, owner.org)
+            peer = orgs.load_peer(reader.store.connection, owner.org)
             assert peer is not None
             async with open_channel(peer, reader.identity) as channel:
                 found = await fetch_logs(channel, owner.org)
@@ -240,7 +240,7 @@ def test_a_store_that_another_process_keeps_is_not_the_peers_fault(
             reader.enroll(owner)
             reader.follow(publisher.origin, owner)
             async with reader.tools() as tools:
-                with reader.store.note(), pytest.raises(LockedError):
+                with reader.store.update_status(), pytest.raises(LockedError):
                     await sync_once(tools)
                 assert reader.state(publisher.origin) is FollowState.CATCHING_UP
                 (result,) = await sync_once(tools)

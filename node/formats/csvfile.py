@@ -1,0 +1,152 @@
+"""Lists as CSV: what spreadsheets and other programs exchange. JSON Lines is the faithful form.
+
+A row is a fingerprint and at most one label; it asserts an entry that this fingerprint names. Rows
+of one fingerprint are one entry with all their labels. So CSV cannot say that several fingerprints
+are of one item, nor ids, reasons, vocabularies and retractions.
+
+Reading takes the columns in any order, `label` to be left out, CR LF, and quotes as RFC 4180 has
+them; one row is one line, since no cell of a valid row has a line break in it. Writing puts an
+apostrophe before a label that a spreadsheet would take for a formula, and reading does not take it
+away again, because a label may start with one.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from federation.body import PackedOp, pack
+from federation.entry import Annotation, Operation, OpKind
+from federation.errors import MalformedError
+from federation.fingerprint import Fingerprint
+from node.formats.jsonl import suggest
+from node.formats.layout import Layout, Slot
+
+COLUMNS: Final = ("type", "digest", "label")
+"""The columns, in the order in which they are written."""
+
+HEADER: Final = ",".join(COLUMNS)
+"""The first line."""
+
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+
+
+class CsvReader:
+    """Reads the rows below one header.
+
+    Attributes:
+        columns: the columns' names, in order.
+    """
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self.columns = tuple(columns)
+        self._type, self._digest = columns.index("type"), columns.index("digest")
+        self._label = columns.index("label") if "label" in columns else None
+
+    @classmethod
+    def open(cls, line: bytes) -> CsvReader:
+        """Start with the header.
+
+        Raises:
+            MalformedError: it is not the header of such a file.
+        """
+        try:
+            columns = _split(line)
+        except MalformedError as error:
+            raise MalformedError(
+                f"the first line must be the header {HEADER!r}: {error}"
+            ) from error
+        if not set(columns) & set(COLUMNS):
+            other = " (columns are separated by commas)" if b";" in line or b"\t" in line else ""
+            raise MalformedError(f"the first line must be the header {HEADER!r}{other}")
+        for column in columns:
+            if column not in COLUMNS:
+                raise MalformedError(f"unknown column {column[:40]!a}{suggest(column, COLUMNS)}")
+        if len(set(columns)) != len(columns):
+            raise MalformedError("the header names a column twice")
+        for column in ("type", "digest"):
+            if column not in columns:
+                raise MalformedError(f"the header lacks the column {column!r}")
+        return cls(columns)
+
+    def parse_row(self, line: bytes) -> Operation:
+        """Parse one row, without its line end.
+
+        Raises:
+            MalformedError: not UTF-8, quotes out of place, or a wrong number of cells.
+            FingerprintError: a hash that no list may carry, or a text that is no hash of its type.
+            OperationError: a label with control characters.
+            LimitError: a label too long.
+        """
+        cells = _split(line)
+        if len(cells) != len(self.columns):
+            raise MalformedError(f"got {len(cells)} cells, expected {len(self.columns)}")
+        label = cells[self._label] if self._label is not None else ""
+        return Operation.assertion(
+            (Fingerprint.parse(cells[self._type], cells[self._digest]),),
+            Annotation(labels=(label,) if label else ()),
+        )
+
+    def parse(self, line: bytes) -> PackedOp:
+        """Parse one row into its packed form.
+
+        Raises:
+            MalformedError, FingerprintError, OperationError, LimitError: as `parse_row`.
+        """
+        return pack(self.parse_row(line))
+
+    def find_layout(self, line: bytes) -> Layout | None:
+        """Say where the hash stands in a row that `parse` accepts; None if it is not common."""
+        if b'"' in line:
+            return None
+        cells = line.removesuffix(b"\r").split(b",")
+        start = sum(len(cell) + 1 for cell in cells[: self._digest])
+        stop = start + len(cells[self._digest])
+        # What stands before the hash is the same in all rows of a template, what stands behind it
+        # is remembered: whatever the order of the columns.
+        return Layout((Slot(start, stop, cells[self._type]),), stop)
+
+
+def _split(line: bytes) -> list[str]:
+    try:
+        text = line.decode()
+    except UnicodeDecodeError as error:
+        raise MalformedError(f"not UTF-8 at byte {error.start + 1}") from error
+    text = text.removesuffix("\r")
+    if "\r" in text or "\x00" in text:
+        raise MalformedError("a carriage return or a NUL within a row")
+    if '"' not in text:
+        return text.split(",")
+    try:
+        rows = list(csv.reader([text], strict=True))
+    except csv.Error as error:
+        raise MalformedError(f"quotes out of place: {error}") from error
+    return rows[0]
+
+
+def merge_labels(annotations: Sequence[Annotation]) -> Annotation:
+    """Return the annotation of the entry that several rows of one fingerprint make.
+
+    Raises:
+        LimitError: too many labels.
+    """
+    labels = sorted({label for annotation in annotations for label in annotation.labels})
+    merged = Annotation(labels=tuple(labels))
+    merged.check(OpKind.ASSERT)
+    return merged
+
+
+def format_rows(operation: Operation) -> Iterator[str]:
+    """Yield the rows of a live entry, without line ends: one for each fingerprint and label."""
+    for fingerprint in operation.fingerprints:
+        digest = fingerprint.format_digest()
+        if digest.startswith(_FORMULA):
+            # A base64 text can start with a plus sign. Hex cannot, and is read as well.
+            digest = fingerprint.digest.hex()
+        for label in operation.annotation.labels or ("",):
+            cell = f"'{label}" if label.startswith(_FORMULA) else label
+            line = io.StringIO()
+            csv.writer(line, lineterminator="").writerow((fingerprint.type, digest, cell))
+            yield line.getvalue()

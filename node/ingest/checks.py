@@ -1,0 +1,305 @@
+"""Checks behind acceptance: the ops tree of each delta, and the state digest after each leaf.
+
+They bind nothing that the body's digest does not bind already, so that acceptance leaves them for
+later. All that is stored is checked by `node.fsck.check`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import Final
+
+from federation import state as states
+from federation.checkpoint import open_checkpoint
+from federation.errors import FederationError, ProofError, Reason
+from federation.header import NO_LEAF, Header, LeafKind, leaf_hash, verify_header
+from federation.trust.orgroot import PinnedRoot
+from node.clock import Clock
+from node.errors import DamageError
+from node.store import follow_state, index, lists, log, orgs, snapshots
+from node.store.connection import Store
+from node.store.follow_state import FollowState
+from node.store.lists import ListRecord
+from node.store.log import DeltaRecord
+from node.store.snapshots import SnapshotRecord
+from node.store.sqlite import sqlite3
+
+_TAIL_BYTES: Final = 1024 * 1024
+"""Bytes of the newest bodies that `check_tail` reads in any case: some milliseconds."""
+
+
+def check_behind(store: Store, budget_seconds: float, *, clock: Clock) -> int:
+    """Check ops trees and state digests of deltas that were accepted without, for a while.
+
+    A header whose two commitments disagree is signed evidence against its publisher: the list is
+    quarantined, and nothing is taken back.
+
+    Args:
+        store: the store, open for writing.
+        budget_seconds: stop after about this long.
+        clock: tells the time of a change of state.
+
+    Returns:
+        How many deltas were checked; 0 when none were left.
+    """
+    deadline = time.monotonic() + budget_seconds
+    checked = 0
+    for record in list(lists.iter_lists(store.connection)):
+        fault, buckets = _check_base(store, record, deadline)
+        checked += buckets
+        at = record.checked
+        while fault is None and at < record.log.size and time.monotonic() < deadline:
+            try:
+                check_commitments(store, record, at)
+            except ProofError as error:
+                fault = error
+            at += 1
+        if at > record.checked or fault is not None:
+            checked += at - record.checked
+            with store.update_status() as connection:
+                # What fails counts as checked too: it is noted once, and a person who follows the
+                # list all the same is not stopped by it again.
+                lists.store_checked(connection, record.list, at)
+                if fault is not None:
+                    _quarantine(connection, record, fault, clock.now_ms())
+    return checked
+
+
+def _quarantine(
+    connection: sqlite3.Connection, record: ListRecord, fault: ProofError, now_ms: int
+) -> None:
+    held = follow_state.load_follow_status(connection, record.list)
+    if held.state is not FollowState.FORKED:
+        follow_state.store_follow_state(
+            connection,
+            record.list,
+            FollowState.QUARANTINED,
+            now_ms=now_ms,
+            reason=fault.reason,
+            detail=str(fault),
+        )
+
+
+def _check_base(store: Store, record: ListRecord, deadline: float) -> tuple[ProofError | None, int]:
+    """Add buckets of the snapshot that a list's span begins with to its state digest, for a while.
+
+    Returns:
+        What is wrong with the digest that was signed with the snapshot, once all of them are added;
+        and how many were.
+    """
+    if record.base is None:
+        return None, 0
+    base = snapshots.load(store.connection, record.base)
+    if base is None:
+        raise DamageError(f"the snapshot that {record.origin} begins with is missing")
+    start = snapshots.load_checked(store.connection, record.base)
+    at, digest = start.buckets, start.digest
+    while at < base.buckets and time.monotonic() < deadline:
+        bucket = snapshots.load_bucket(store.connection, record.base, at)
+        digest = states.add_bucket(digest, bucket)
+        at += 1
+    if at == start.buckets:
+        return None, 0
+    signed = log.read_header(base.offer.header).state_digest
+    if at == base.buckets and digest != signed:
+        # Before it is recorded as checked: it has to be looked at again then.
+        _require_whole_buckets(store, record, base)
+    with store.update_status() as connection:
+        snapshots.store_checked(connection, record.base, at, digest)
+    if at == base.buckets and digest != signed:
+        return ProofError(
+            f"the snapshot of {record.origin} at position {base.position}: its entries are not the "
+            "live set that was signed",
+            reason=Reason.STATE_DIGEST_MISMATCH,
+        ), at - start.buckets
+    return None, at - start.buckets
+
+
+def _require_whole_buckets(store: Store, record: ListRecord, base: SnapshotRecord) -> None:
+    """Raise unless the buckets of a snapshot are here as they were signed, and were added up right.
+
+    Raises:
+        DamageError: they are not.
+    """
+    digest = states.EMPTY
+    for number in range(base.buckets):
+        data = snapshots.load_bucket_bytes(store.connection, base.snapshot, number) or b""
+        if not base.offer.has_bucket(number, data):
+            raise DamageError(
+                f"bucket {number} of the snapshot that {record.origin} begins with is damaged here",
+                hint="run 'hashfed fsck'",
+            )
+        bucket = snapshots.load_bucket(store.connection, base.snapshot, number)
+        digest = states.add_bucket(digest, bucket)
+    if digest == log.read_header(base.offer.header).state_digest:
+        raise DamageError(
+            f"what is recorded of the checks of {record.origin} is damaged here",
+            hint="run 'hashfed fsck'",
+        )
+
+
+def check_commitments(store: Store, record: ListRecord, position: int) -> None:
+    """Check the ops tree and the state digest of one accepted leaf; a snapshot has no operations.
+
+    Raises:
+        ProofError: OPS_ROOT_MISMATCH or STATE_DIGEST_MISMATCH.
+        DamageError: the delta is not there.
+    """
+    before = states.EMPTY
+    if position:
+        before = _header(store, record, position - 1).state_digest
+    header = _header(store, record, position)
+    body = log.load_body(store.connection, record.list, position)
+    prior = index.load_superseded_by(store.connection, record.span, position)
+    if header.kind is LeafKind.DELTA and body.ops_root() != header.ops_root:
+        _require_whole(store, record, position)
+        raise ProofError(
+            f"position {position} of {record.origin}: its operations do not hash to the root "
+            "that was signed",
+            reason=Reason.OPS_ROOT_MISMATCH,
+        )
+    if states.advance(before, body, position, prior) != header.state_digest:
+        _require_whole(store, record, position)
+        if prior != index.load_prior(store.connection, record.span, body, before=position):
+            raise DamageError(
+                f"what position {position} of {record.origin} has taken the place of is recorded "
+                "otherwise than the index says",
+                hint="run 'hashfed fsck'",
+            )
+        raise ProofError(
+            f"position {position} of {record.origin}: the live set is not the one that was signed",
+            reason=Reason.STATE_DIGEST_MISMATCH,
+        )
+
+
+def _require_whole(store: Store, record: ListRecord, position: int) -> None:
+    """Raise unless a leaf and the one before are here as they were signed.
+
+    What a disk has spoiled since must not be held against who signed it.
+
+    Raises:
+        DamageError: they are not.
+    """
+    root = orgs.load_root(store.connection, record.origin.org)
+    if root is None:
+        raise DamageError(f"the org root of {record.origin.org} is gone", hint="run 'hashfed fsck'")
+    if position > record.log.start:
+        check_leaf(store.connection, record, root, position - 1)
+    check_whole_leaf(store.connection, record, root, position)
+
+
+def check_whole_leaf(
+    connection: sqlite3.Connection, record: ListRecord, root: PinnedRoot, position: int
+) -> None:
+    """Check that one stored leaf, with its body, is what was signed for its position.
+
+    Raises:
+        DamageError: it is not, or it is not here.
+    """
+    header = check_leaf(connection, record, root, position)
+    data = log.load_body_bytes(connection, record.list, position) or b""
+    if sha256(data).digest() != header.body_digest:
+        raise DamageError(
+            f"the body of position {position} of {record.origin} is damaged here",
+            hint="run 'hashfed fsck'",
+        )
+
+
+def check_leaf(
+    connection: sqlite3.Connection, record: ListRecord, root: PinnedRoot, position: int
+) -> Header:
+    """Check that one stored leaf, its body left aside, is what was signed; return what it says.
+
+    Raises:
+        DamageError: it is not, or it is not here: it says nothing of what was signed.
+    """
+    held = log.load_record(connection, record.list, position)
+    try:
+        if held is None:
+            raise ProofError("it is missing")
+        header = Header.parse(held.header)
+        verify_header(held.header, root.document.publisher_key(header.key_id))
+        verifiers = root.document.log_verifiers(record.origin)
+        newest = open_checkpoint(held.checkpoint, str(record.origin), verifiers)
+        if (header.position, newest.size) != (position, position + 1):
+            raise ProofError("it is another position's")
+    except FederationError as error:
+        raise DamageError(
+            f"position {position} of {record.origin} is damaged here: {error}",
+            hint="run 'hashfed fsck'",
+        ) from error
+    return header
+
+
+def check_tail(store: Store, record: ListRecord, root: PinnedRoot, deltas: int) -> None:
+    """Check that a list's newest deltas and its recorded state are what was signed.
+
+    Bounded, unlike `fsck`: what a failing disk loses or changes is what was written last. Bodies
+    are read of the newest two steps of `publish`, and of as many before them as take no time.
+
+    Args:
+        store: the store.
+        record: the list.
+        root: its owner's org root.
+        deltas: how many of the newest to look at.
+
+    Raises:
+        DamageError: they are not; nothing may be signed upon them.
+    """
+    size = record.log.size
+    start = max(0, size - deltas)
+    held = list(log.iter_records(store.connection, record.list, start, size))
+    first_body = _first_body(held)
+    try:
+        before = log.load_record(store.connection, record.list, start - 1) if start else None
+        previous = NO_LEAF if before is None else leaf_hash(before.header)
+        if [record.position for record in held] != list(range(start, size)):
+            raise ProofError("a position is missing")
+        for at in held:
+            header = Header.parse(at.header)
+            if (header.position, header.previous) != (at.position, previous):
+                raise ProofError(f"position {at.position} does not follow the one before")
+            previous = leaf_hash(at.header)
+            if at is held[-1]:
+                # It signs the hash of all of the one before, and that one likewise.
+                verify_header(at.header, root.document.publisher_key(header.key_id))
+            if at.position < first_body:
+                continue
+            data = log.load_body_bytes(store.connection, record.list, at.position) or b""
+            # A snapshot's leaf signs the digest of no bytes.
+            if sha256(data).digest() != header.body_digest:
+                raise ProofError(f"the body of position {at.position} is not the one signed")
+        if held:
+            verifiers = root.document.log_verifiers(record.origin)
+            newest = open_checkpoint(held[-1].checkpoint, str(record.origin), verifiers)
+            if (newest.size, newest.root_hash) != (size, record.log.frontier.root()):
+                raise ProofError("the recorded state has another root than was signed")
+        if record.log.last_leaf != previous:
+            raise ProofError("the recorded state ends with another delta than the newest")
+    except FederationError as error:
+        raise DamageError(
+            f"the newest deltas of {record.origin} are damaged: {error}",
+            hint="nothing was signed; run 'hashfed fsck', keep the file, restore a backup",
+        ) from error
+
+
+def _first_body(held: Sequence[DeltaRecord]) -> int:
+    """Return the position from which on `check_tail` reads bodies."""
+    # A step is one transaction, and that is a version of the store.
+    newest = sorted({record.version for record in held})[-2:]
+    size, first = 0, 0
+    for record in reversed(held):
+        size += record.body_size
+        if record.version not in newest and size > _TAIL_BYTES:
+            break
+        first = record.position
+    return first
+
+
+def _header(store: Store, record: ListRecord, position: int) -> Header:
+    held = log.load_record(store.connection, record.list, position)
+    if held is None:
+        raise DamageError(f"position {position} of {record.origin} is missing")
+    return log.read_header(held.header, f"position {position}")

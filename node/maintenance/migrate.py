@@ -1,0 +1,206 @@
+"""Migrating: a store of an older hashfed is replaced by a migrated copy of it, and kept.
+
+The store is copied, the steps that its schema lacks are taken on the copy, all that is in the copy
+is checked against what was signed, and what is not signed against the store. Only then the copy
+takes the store's name, in one step, and the store another one. Whatever ends the process before
+that, the store is as it was; what is left of a copy is removed by the next migration.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from node.clock import Clock
+from node.errors import DamageError, StoreFullError
+from node.fsck import check
+from node.home import Home
+from node.maintenance.backup import copy_store
+from node.store.connection import Store
+from node.store.copies import name_copy
+from node.store.schema import MIGRATIONS, Schema
+from node.store.sqlite import sqlite3, sqlite_errors
+from node.system import durable
+
+_KEPT: Final[dict[str, str]] = {
+    "the organizations": "SELECT name, root FROM org ORDER BY name",
+    "the peers": "SELECT o.name, p.address, p.certificate FROM peer AS p JOIN org AS o USING (org) "
+    "ORDER BY o.name",
+    "the lists": "SELECT o.name, l.name, l.own, l.size, l.frontier, l.last_leaf, l.live_count, "
+    "l.charter, v.name FROM list AS l JOIN org AS o ON o.org = l.org "
+    "LEFT JOIN org AS v ON v.org = l.via ORDER BY o.name, l.name",
+    "what is released": "SELECT list, size FROM released ORDER BY list",
+    "the deltas that were fetched one by one": "SELECT count(*) FROM fetched",
+    "the versions": "SELECT count(*), max(version), max(committed_ms) FROM version",
+    "whose store it is": "SELECT key, value FROM node ORDER BY key",
+}
+"""What a migration may not change and `fsck` cannot derive from what was signed. Asked of the old
+schema and of the new one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Migrated:
+    """What was done.
+
+    Attributes:
+        path: the store.
+        steps: the names of the steps that were taken.
+        kept: the store as it was, under its new name.
+    """
+
+    path: Path
+    steps: tuple[str, ...]
+    kept: Path
+
+
+def migrate(
+    home: Home,
+    *,
+    clock: Clock,
+    schema: Schema = MIGRATIONS,
+    on_progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
+) -> Migrated | None:
+    """Replace the store by a migrated copy, if its schema lacks a step.
+
+    The caller holds both locks of the node.
+
+    Args:
+        home: the node's folder.
+        clock: for opening the copy.
+        schema: what the store is to have.
+        on_progress: told (what, done, of how much).
+
+    Returns:
+        What was done; None if there was nothing to do.
+
+    Raises:
+        LockedError: another process has the store open.
+        DamageError: a step would change what was signed or decided, or the store is damaged. The
+            store is as it was, and so it is with each of these errors.
+        StoreFullError: no room for the copy.
+        StoreError: the store is from a newer hashfed, or a file cannot be written.
+    """
+    path = home.store.resolve()
+    _sweep(path)
+    store = Store.open_alone(path, clock, schema=schema)
+    try:
+        missing = store.missing_steps()
+        if not missing:
+            return None
+        try:
+            with name_copy(path, "migrating") as copy:
+                kept = _replace(store, copy, missing[0], clock, schema, on_progress)
+        except StoreFullError as error:
+            raise StoreFullError(
+                f"no room for the migrated copy of {path}: the store is as it was",
+                hint=f"make room for {path.stat().st_size >> 20} MiB or more, and run it again",
+            ) from error
+    finally:
+        # After it was replaced: until then nobody else may write it.
+        store.close()
+    return Migrated(path=path, steps=tuple(missing), kept=kept)
+
+
+def upgrade(path: Path, clock: Clock, *, schema: Schema = MIGRATIONS) -> None:
+    """Take the steps that the schema of a copy lacks. Nobody else has it open.
+
+    Raises:
+        DamageError: it is no store, or a step changes what no step may change.
+        StoreError: it is from a newer hashfed, or cannot be written.
+    """
+    copy = Store.open_alone(path, clock, schema=schema)
+    try:
+        if not copy.missing_steps():
+            return
+        with sqlite_errors(path):
+            before = _read_kept(copy.connection)
+            copy.migrate()
+            after = _read_kept(copy.connection)
+    finally:
+        copy.close()
+    for what, rows in before.items():
+        if after[what] != rows:
+            raise DamageError(
+                f"migrating would change {what}",
+                hint="the store is as it was; go on with the hashfed that it is from, and report "
+                "this",
+            )
+
+
+def _replace(
+    store: Store,
+    copy: Path,
+    first: str,
+    clock: Clock,
+    schema: Schema,
+    on_progress: Callable[[str, int, int], None],
+) -> Path:
+    """Make and check the migrated copy, and let it take the store's name; return its new one."""
+    with durable.disk_errors(copy):
+        copy_store(store, copy, lambda done, total: on_progress("copying", done, total))
+        upgrade(copy, clock, schema=schema)
+        _check(copy, clock, schema, on_progress)
+        durable.sync(copy)
+    # Folds the store's log back: no log lies beside what takes its name, and what is kept is one
+    # file, complete in itself.
+    with sqlite_errors(store.path):
+        store.connection.execute("PRAGMA journal_mode = DELETE")
+    with durable.disk_errors(store.path):
+        # Of a change that is made: SQLite keeps the file as long as it keeps the lock.
+        Path(f"{store.path}-journal").unlink(missing_ok=True)
+        kept = _keep(store.path, first)
+        durable.rename(copy, store.path)
+    return kept
+
+
+def _check(
+    copy: Path, clock: Clock, schema: Schema, on_progress: Callable[[str, int, int], None]
+) -> None:
+    """Derive all that is in the migrated copy anew from what was signed."""
+    migrated = Store.open(copy, clock, schema=schema)
+    try:
+        for damage in check.fsck(migrated, on_progress=on_progress):
+            raise DamageError(
+                f"the migrated copy is not what was signed: {damage.message}",
+                hint="the store is as it was; run 'fsck' of the hashfed that it is from: it may be "
+                "damaged itself",
+            )
+        # One file, complete in itself, so that it can be renamed.
+        with sqlite_errors(copy):
+            migrated.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    finally:
+        migrated.close()
+
+
+def _keep(path: Path, first: str) -> Path:
+    """Give the store a second name, that says its schema, and return it.
+
+    A second name and not another one: so at each moment there is a whole store in its place.
+    """
+    name = kept = path.with_name(f"{path.name}.before-{first}")
+    number = 1
+    while True:
+        try:
+            os.link(path, kept)
+        except FileExistsError:
+            number += 1
+            kept = name.with_name(f"{name.name}-{number}")
+        else:
+            durable.sync(path.parent)
+            return kept
+
+
+def _sweep(path: Path) -> None:
+    """Remove the second names of the store that migrations which were killed have left."""
+    for kept in path.parent.glob(f"{path.name}.before-*"):
+        with suppress(OSError):
+            if kept.samefile(path):
+                kept.unlink()
+
+
+def _read_kept(connection: sqlite3.Connection) -> dict[str, list[tuple[object, ...]]]:
+    return {what: connection.execute(query).fetchall() for what, query in _KEPT.items()}

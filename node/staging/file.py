@@ -1,0 +1,423 @@
+"""Staged changes of one of our own lists: what the next publish will sign.
+
+They lie in a file of their own, so that a big import never blocks the store. An entry has at most
+one staged operation. An edit comes as a whole or not at all, also when the process is killed.
+Operations come out in the order of their entries' names, so that the deltas of a big import have
+disjoint, ascending ranges of keys. Knows nothing of what is in force in the store.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+from federation.body import Body, PackedOp
+from federation.entry import Annotation, OpKind
+from node.errors import DamageError, StoreError
+from node.staging.edit import (
+    BLOCK_COLUMNS,
+    BLOCK_KINDS,
+    IF_DAMAGED,
+    NUMBERS,
+    SCHEMA,
+    Block,
+    Edit,
+    blocks_with,
+    iter_columns,
+)
+from node.staging.rows import Row, from_row, iter_rows
+from node.store.sqlite import sqlite3, sqlite_errors
+
+_BUSY_SECONDS: Final = 30.0
+_FORMAT: Final = 3
+_BEFORE: Final = 2
+"""The format that is brought up to this one: its blocks have no roots."""
+
+_PAGE_ROWS: Final = 1_000
+_PAGE_BYTES: Final = 4 * 1024 * 1024
+_CODE_BYTES: Final = 2
+"""Bytes that each operation takes in a body to name its annotation."""
+
+_ANNOTATION_OVERHEAD: Final = 16
+"""Bytes that an annotation takes in a body beside its canonical ones."""
+
+_PRAGMAS: Final = (
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",
+    "PRAGMA trusted_schema = OFF",
+    "PRAGMA cell_size_check = ON",
+    "PRAGMA mmap_size = 0",
+    "PRAGMA cache_size = -16384",
+    "PRAGMA journal_size_limit = 4194304",
+)
+_SCHEMA: Final = (
+    *SCHEMA,
+    # How many operations are staged, by kind: counting them would read them all.
+    "CREATE TABLE tally (kind INTEGER PRIMARY KEY, staged INTEGER NOT NULL) STRICT",
+    "CREATE TABLE edit (edit INTEGER PRIMARY KEY) STRICT",
+    # Tells this file from one that took its place: edits are numbered anew in each.
+    "CREATE TABLE identity (identity BLOB NOT NULL) STRICT",
+)
+_IDENTITY_BYTES: Final = 16
+_TAKEN_ROWS: Final = "FROM staged WHERE key BETWEEN ? AND ? AND edit <= ?"
+_TAKEN_BLOCKS: Final = "FROM block WHERE first >= ? AND last <= ? AND edit <= ?"
+_INSERT_NUMBERS: Final = (
+    "WITH RECURSIVE counted (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM counted "
+    "WHERE n + 1 < ?) INSERT INTO number (n) SELECT n FROM counted"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StagedRange:
+    """Names staged operations: all between two keys that edits up to one had staged.
+
+    What was staged later, or took the place of one of them, is not among them.
+
+    Attributes:
+        staging: which file of staged changes it is about (`Staging.identity`).
+        first: the key of the first.
+        last: the key of the last.
+        edit: the number of the newest edit that counts.
+    """
+
+    staging: bytes
+    first: bytes
+    last: bytes
+    edit: int
+
+    def through(self, later: StagedRange) -> StagedRange:
+        """Return the extent from the start of this one to the end of a later one."""
+        return StagedRange(self.staging, self.first, later.last, self.edit)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Staged operations that were taken.
+
+    Attributes:
+        operations: a body of them, or each of them by ascending key.
+        extent: what they are called.
+        ops_root: the root of the body's ops tree, if it is known.
+    """
+
+    operations: Body | list[PackedOp]
+    extent: StagedRange
+    ops_root: bytes | None = None
+
+    @property
+    def count(self) -> int:
+        """How many operations there are."""
+        taken = self.operations
+        return taken.count if isinstance(taken, Body) else len(taken)
+
+
+class Staging:
+    """The staged changes of one list. One connection, used by one thread at a time.
+
+    Attributes:
+        path: the file.
+        identity: random bytes that tell it from any other file of staged changes.
+    """
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self._connection = connection
+        (self.identity,) = connection.execute("SELECT identity FROM identity").fetchone()
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open the file of a list's staged changes; make it if there is none.
+
+        Raises:
+            DamageError: the file is no such file.
+            StoreError: it is from a newer version, or cannot be opened.
+            LockedError: another process is writing to it and does not come to an end.
+        """
+        with sqlite_errors(path, IF_DAMAGED):
+            connection = sqlite3.connect(
+                f"{path.absolute().as_uri()}?mode=rwc",
+                uri=True,
+                isolation_level=None,
+                timeout=_BUSY_SECONDS,
+                check_same_thread=False,
+            )
+            try:
+                for pragma in _PRAGMAS:
+                    connection.execute(pragma)
+                _ensure_schema(connection, path)
+            except BaseException:
+                connection.close()
+                raise
+        return cls(path, connection)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    def claim(self, origin: str) -> None:
+        """Take the file for the changes of one list, which it is for from then on.
+
+        Raises:
+            StoreError: FOREIGN, it is for another list.
+        """
+        connection = self._connection
+        with sqlite_errors(self.path, IF_DAMAGED):
+            connection.execute("CREATE TABLE IF NOT EXISTS owner (origin TEXT NOT NULL) STRICT")
+            connection.execute(
+                "INSERT INTO owner (origin) SELECT ? WHERE NOT EXISTS (SELECT 1 FROM owner)",
+                (origin,),
+            )
+            (owner,) = connection.execute("SELECT origin FROM owner").fetchone()
+        if owner != origin:
+            raise StoreError(
+                f"{self.path}: what is in it was staged for {owner}, not for {origin}",
+                hint="nothing was changed; put the right file back, or move it away",
+                reason="FOREIGN",
+            )
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is staged."""
+        with sqlite_errors(self.path, IF_DAMAGED):
+            return (
+                self._connection.execute(
+                    "SELECT 1 FROM (SELECT 1 FROM staged LIMIT 1) UNION ALL SELECT 1 FROM block"
+                ).fetchone()
+                is None
+            )
+
+    def count_by_kind(self) -> dict[OpKind, int]:
+        """Return how many operations of each kind are staged; kinds without any are left out."""
+        with sqlite_errors(self.path, IF_DAMAGED):
+            rows = self._connection.execute("SELECT kind, staged FROM tally WHERE staged > 0")
+            return {OpKind(kind): count for kind, count in rows}
+
+    def load(self, keys: Iterable[bytes]) -> dict[bytes, Row]:
+        """Return the staged operations on the entries of these keys, by key."""
+        found = {}
+        wanted = set(keys)
+        with sqlite_errors(self.path, IF_DAMAGED):
+            for width, some in iter_columns(wanted):
+                for key, content in self._connection.execute(
+                    """SELECT s.key, s.content FROM number AS n CROSS JOIN staged AS s
+                    ON s.key = substr(?1, n.n * ?2 + 1, ?2) WHERE n.n < ?3""",
+                    (b"".join(some), width, len(some)),
+                ):
+                    found[key] = Row(key, content)
+            for block in blocks_with(self._connection, wanted):
+                found.update((row.key, row) for row in iter_rows(block.open()) if row.key in wanted)
+        return found
+
+    def iter_batches(self, max_ops: int, max_bytes: int) -> Iterator[Batch]:
+        """Yield staged operations by ascending key, in batches; they stay staged.
+
+        What was yielded may be removed while this goes on. What is staged while this goes on waits
+        for the next time: else a batch could not be named by where it begins and ends.
+
+        Args:
+            max_ops: at most so many in one batch of rows. A block is a batch by itself.
+            max_bytes: at most so many bytes as a body has them: records, annotation codes and each
+                annotation once. A batch has at least one operation, whatever its size.
+        """
+        with sqlite_errors(self.path, IF_DAMAGED):
+            (newest,) = self._connection.execute("SELECT max(edit) FROM edit").fetchone()
+        newest = newest or 0
+        filling = _Filling(max_ops, max_bytes, self.identity, newest)
+        after: bytes | None = b""
+        while after is not None:
+            block = self._next_block(after, newest)
+            for page in self._iter_pages(after, None if block is None else block.first, newest):
+                for row in page:
+                    yield from filling.add(row)
+            yield from filling.take()
+            after = None
+            if block is not None:
+                extent = StagedRange(self.identity, block.first, block.last, newest)
+                yield Batch(block.open(), extent, block.ops_root)
+                after = block.last
+
+    def remove(self, extent: StagedRange) -> int:
+        """Let go of operations that were taken; return how many there were.
+
+        One that was replaced since it was taken stays: its edit is a later one. Of another file's
+        extent, there are none.
+        """
+        if extent.staging != self.identity:
+            return 0
+        with self.edit() as edit:
+            taken = (extent.first, extent.last, extent.edit)
+            for kind, count in self._connection.execute(
+                f"SELECT substr(content, 1, 1), count(*) {_TAKEN_ROWS} GROUP BY 1", taken
+            ):
+                edit.tally[OpKind(kind[0])] -= count
+            for counts in self._connection.execute(
+                f"SELECT asserted, retracted, purged {_TAKEN_BLOCKS}", taken
+            ):
+                edit.tally.subtract(dict(zip(BLOCK_KINDS, counts, strict=True)))
+            self._connection.execute(f"DELETE {_TAKEN_ROWS}", taken)
+            self._connection.execute(f"DELETE {_TAKEN_BLOCKS}", taken)
+            # Usually all is gone already: nothing has to be synced then.
+            edit.keep = bool(edit.tally.total())
+        return -edit.tally.total()
+
+    def clear(self) -> int:
+        """Let go of everything; return how many operations there were."""
+        with self.edit() as edit:
+            before = self.count_by_kind()
+            self._connection.execute("DELETE FROM staged")
+            self._connection.execute("DELETE FROM block")
+            edit.tally.subtract(before)
+        return sum(before.values())
+
+    @contextmanager
+    def edit(self) -> Iterator[Edit]:
+        """Run a block as one edit: all of it is kept, or, after an exception, nothing.
+
+        Raises:
+            LockedError: another process is writing and does not come to an end.
+            StoreFullError: no room left.
+            StoreError: the file could not be written.
+        """
+        connection = self._connection
+        with sqlite_errors(self.path, IF_DAMAGED):
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                (number,) = connection.execute("SELECT max(edit) FROM edit").fetchone()
+                edit = Edit(connection, (number or 0) + 1)
+                yield edit
+                if not edit.keep:
+                    connection.execute("ROLLBACK")
+                    return
+                connection.execute("DELETE FROM edit")
+                connection.execute("INSERT INTO edit (edit) VALUES (?)", (edit.number,))
+                for kind, change in edit.tally.items():
+                    connection.execute(
+                        "INSERT INTO tally (kind, staged) VALUES (?1, ?2) "
+                        "ON CONFLICT (kind) DO UPDATE SET staged = staged + ?2",
+                        (kind, change),
+                    )
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+
+    def _next_block(self, after: bytes, newest: int) -> Block | None:
+        """Return the first block behind a key, of edits up to `newest`."""
+        with sqlite_errors(self.path, IF_DAMAGED):
+            found = self._connection.execute(
+                f"""SELECT {BLOCK_COLUMNS} FROM block WHERE first > ? AND edit <= ?
+                ORDER BY first LIMIT 1""",  # noqa: S608  # column names
+                (after, newest),
+            ).fetchone()
+        return None if found is None else Block(*found)
+
+    def _iter_pages(self, after: bytes, before: bytes | None, newest: int) -> Iterator[list[Row]]:
+        """Yield the rows of edits up to `newest`, in pages: no lock is held between.
+
+        Args:
+            after: behind this key.
+            before: before this key; None for all.
+            newest: the last edit that counts.
+        """
+        while page := self._read_page(after, before, newest):
+            yield page
+            after = page[-1].key
+
+    def _read_page(self, after: bytes, before: bytes | None, newest: int) -> list[Row]:
+        page: list[Row] = []
+        size = 0
+        with sqlite_errors(self.path, IF_DAMAGED):
+            cursor = self._connection.execute(
+                "SELECT key, content FROM staged WHERE key > ?1 AND (?2 IS NULL OR key < ?2) "
+                "AND edit <= ?3 ORDER BY key LIMIT ?4",
+                (after, before, newest, _PAGE_ROWS),
+            )
+            for key, content in cursor:
+                page.append(Row(key, content))
+                size += len(key) + len(content)
+                if size >= _PAGE_BYTES:
+                    break
+            cursor.close()
+        return page
+
+
+class _Filling:
+    """A batch of rows that is being filled."""
+
+    def __init__(self, max_ops: int, max_bytes: int, staging: bytes, edit: int) -> None:
+        self._staging = staging
+        self._edit = edit
+        self._max_ops = max_ops
+        self._max_bytes = max_bytes
+        self._clear()
+
+    def _clear(self) -> None:
+        self._packed: list[PackedOp] = []
+        self._annotations: set[Annotation] = set()
+        self._size = 0
+        self._first = self._last = b""
+
+    def take(self) -> Iterator[Batch]:
+        """Yield the batch, if there is anything in it, and begin another."""
+        if self._packed:
+            extent = StagedRange(self._staging, self._first, self._last, self._edit)
+            yield Batch(self._packed, extent)
+            self._clear()
+
+    def add(self, row: Row) -> Iterator[Batch]:
+        """Add a row; yield the batch before it, if that is full."""
+        packed = from_row(row)
+        record = len(packed.record) + _CODE_BYTES
+        annotation = len(packed.annotation.canonical()) + _ANNOTATION_OVERHEAD
+        more = 0 if packed.annotation in self._annotations else annotation
+        if len(self._packed) == self._max_ops or self._size + record + more > self._max_bytes:
+            yield from self.take()
+            more = annotation
+        self._first = self._first or row.key
+        self._last = row.key
+        self._packed.append(packed)
+        self._annotations.add(packed.annotation)
+        self._size += record + more
+
+
+def _ensure_schema(connection: sqlite3.Connection, path: Path) -> None:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version == _FORMAT:
+        return
+    if version not in (0, _BEFORE):
+        raise StoreError(
+            f"{path} is from another hashfed (format {version})",
+            hint="update hashfed on this machine",
+        )
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        _make_schema(connection, path)
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+
+
+def _make_schema(connection: sqlite3.Connection, path: Path) -> None:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version == _FORMAT:  # Another process was first.
+        return
+    if version == _BEFORE:
+        for column in ("ops_root", "seal"):
+            connection.execute(f"ALTER TABLE block ADD COLUMN {column} BLOB")
+        connection.execute(f"PRAGMA user_version = {_FORMAT}")
+        return
+    if connection.execute("SELECT 1 FROM sqlite_master").fetchone() is not None:
+        raise DamageError(f"{path} is not a file of staged changes")
+    for statement in _SCHEMA:
+        connection.execute(statement)
+    connection.execute(_INSERT_NUMBERS, (NUMBERS,))
+    connection.execute(
+        "INSERT INTO identity (identity) VALUES (?)", (secrets.token_bytes(_IDENTITY_BYTES),)
+    )
+    connection.execute(f"PRAGMA user_version = {_FORMAT}")

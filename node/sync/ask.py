@@ -1,0 +1,139 @@
+"""Asks peers which checkpoints of our own lists they hold, and for the time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from federation import wire
+from federation.checkpoint import Checkpoint, open_checkpoint
+from federation.errors import FederationError
+from federation.names import OrgName, Origin
+from federation.recovery import PeerReport
+from federation.trust import charter as charters
+from federation.trust.orgroot import PinnedRoot
+from node.errors import NodeError
+from node.store.orgs import Peer
+from node.sync.client import OfferedList, Offers, TlsIdentity, fetch_logs, open_channel
+from node.telemetry.logs import get_logger
+
+_log = get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What all peers said of our lists.
+
+    Attributes:
+        answers: for each list, one answer of each peer.
+        charters: for each list, the newest charter that a peer holds, as an envelope; verified.
+    """
+
+    answers: Mapping[Origin, tuple[PeerReport, ...]]
+    charters: Mapping[Origin, bytes]
+
+
+async def ask_peers(
+    peers: Sequence[Peer],
+    origins: Sequence[Origin],
+    root: PinnedRoot,
+    identity: TlsIdentity,
+    *,
+    seconds: float,
+) -> Found:
+    """Ask all peers at the same time which checkpoints of our lists they hold.
+
+    A peer that cannot be reached in time, or that shows what we did not sign, has not answered.
+
+    Args:
+        peers: whom to ask.
+        origins: our lists.
+        root: our org root.
+        identity: what this node shows to peers.
+        seconds: how long to wait.
+    """
+    offers = await _fetch_all(peers, identity, seconds)
+    answers: dict[Origin, tuple[PeerReport, ...]] = {}
+    newest: dict[Origin, tuple[int, bytes]] = {}
+    for origin in origins:
+        said = []
+        for peer, offered in zip(peers, offers, strict=True):
+            answer, charter = _read(peer, offered, origin, root)
+            said.append(answer)
+            if charter is not None and charter[0] > newest.get(origin, (0, b""))[0]:
+                newest[origin] = charter
+        answers[origin] = tuple(said)
+    return Found(
+        answers=answers, charters={origin: envelope for origin, (_, envelope) in newest.items()}
+    )
+
+
+async def ask_times(
+    peers: Sequence[Peer], identity: TlsIdentity, *, seconds: float
+) -> dict[OrgName, int]:
+    """Ask all peers for the time; return what their clocks say, in milliseconds since 1970.
+
+    Who cannot be reached in time, or does not tell, is left out.
+    """
+    offers = await _fetch_all(peers, identity, seconds)
+    return {
+        peer.org: offered.sent_ms
+        for peer, offered in zip(peers, offers, strict=True)
+        if offered is not None and offered.sent_ms is not None
+    }
+
+
+async def _fetch_all(
+    peers: Sequence[Peer], identity: TlsIdentity, seconds: float
+) -> list[Offers | None]:
+    return await asyncio.gather(*(_fetch(peer, identity, seconds) for peer in peers))
+
+
+async def _fetch(peer: Peer, identity: TlsIdentity, seconds: float) -> Offers | None:
+    channel = open_channel(peer, identity)
+    try:
+        async with asyncio.timeout(seconds):
+            return await fetch_logs(channel, peer.org)
+    except (NodeError, TimeoutError) as error:
+        _log.info("peer_silent", peer=peer.org, detail=str(error) or "no answer in time")
+        return None
+    finally:
+        await channel.close()
+
+
+def _read(
+    peer: Peer, offers: Offers | None, origin: Origin, root: PinnedRoot
+) -> tuple[PeerReport, tuple[int, bytes] | None]:
+    """Return what a peer said of one list, and its charter with the version."""
+    if offers is None:
+        return PeerReport(peer=peer.org, answered=False), None
+    # Of two for one list, the last: a peer that repeats itself breaks the protocol.
+    offer = {offered.origin: offered for offered in offers.lists}.get(str(origin))
+    if offer is None:
+        return PeerReport(peer=peer.org, answered=True, time_ms=offers.sent_ms), None
+    try:
+        checkpoint = _open(offer, origin, root)
+        charter = None
+        if offer.charter:
+            envelope = wire.decode_envelope(offer.charter)
+            opened = charters.verify_charter(
+                wire.decode_charter(envelope.payload),
+                envelope,
+                origin=origin,
+                root=root.document,
+                newest=0,
+            )
+            charter = (opened.version, offer.charter)
+    except FederationError as error:
+        _log.warning("peer_answer_refused", peer=peer.org, origin=str(origin), detail=str(error))
+        return PeerReport(peer=peer.org, answered=False), None
+    answer = PeerReport(peer=peer.org, answered=True, checkpoint=checkpoint, time_ms=offers.sent_ms)
+    return answer, charter
+
+
+def _open(offer: OfferedList, origin: Origin, root: PinnedRoot) -> Checkpoint | None:
+    if not offer.checkpoint:
+        return None
+    verifiers = root.document.log_verifiers(origin)
+    return open_checkpoint(offer.checkpoint, str(origin), verifiers)

@@ -1,0 +1,6 @@
+"""What a node says of itself while it runs.
+
+Rooms:
+    logs     structured events on stderr
+    metrics  Prometheus metrics and their port
+"""

@@ -1,8 +1,0 @@
-"""Runs nodes under seeded faults in virtual time. See `scripts/simulate`."""
-
-import sys
-
-from command import main
-
-if __name__ == "__main__":
-    sys.exit(main())

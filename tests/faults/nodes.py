@@ -1,0 +1,257 @@
+"""Nodes that are broken: their processes are forked, and what they hold is read without a command.
+
+What is read here is read by the program's own code, in a process that nothing was planted in.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import BinaryIO, Final
+
+from federation.names import Origin, parse_org
+from federation.recovery import Mark, Obstacle
+from node.clock import SystemClock
+from node.fsck import check as fsck_check
+from node.home import Home
+from node.publish.high_water import HighWater
+from node.query.status import read_log
+from node.store import damage as store_damage
+from node.store import lists
+from node.store.connection import Store
+from tests.cli.forkserver import ForkServer, Process
+from tests.endtoend import nodes
+from tests.endtoend.nodes import Result, Server
+from tests.faults.invariants import require_documented
+from tests.faults.part import Broken
+from tests.node.support import damaged_node
+
+_MAX_BYTES: Final = 64 * 1024 * 1024
+"""What a command writes at most."""
+
+
+_END_SECONDS: Final = 180.0
+"""How long a command may take: much more than it does, as the machine may be busy."""
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A position of a list, as a node holds it.
+
+    Attributes:
+        delta: the hash of what was signed.
+        time_ms: the time that was signed.
+    """
+
+    delta: str
+    time_ms: int
+
+
+class Running:
+    """A command that runs, and what it writes."""
+
+    def __init__(self, node: Node, args: tuple[str | Path, ...], stdin: str) -> None:
+        self.what = f"{node.org} {' '.join(map(str, args))}"
+        self._of = node.running
+        self._out: BinaryIO = TemporaryFile()  # noqa: SIM115  # closed in `end`
+        self._err: BinaryIO = TemporaryFile()  # noqa: SIM115
+        self.process: Process = node.start(
+            *args, stdin=stdin, out=self._out.fileno(), err=self._err.fileno()
+        )
+        self._of.append(self)
+
+    def written(self) -> bytes:
+        """Return what it has written to stderr so far."""
+        return os.pread(self._err.fileno(), _MAX_BYTES, 0)
+
+    def kill_after(self, seconds: float) -> Result:
+        """Kill it after a while, unless it has ended by then."""
+        time.sleep(seconds)
+        self.process.kill()
+        return self.end(killed=True)
+
+    def end(self, *, killed: bool = False, timeout: float = _END_SECONDS) -> Result:
+        """Wait for its end.
+
+        Args:
+            killed: whether it may have been killed.
+            timeout: how long it may take, in seconds.
+
+        Raises:
+            Broken: it has not ended as the documents say, or not at all.
+        """
+        try:
+            code = self.process.wait(timeout)
+        except TimeoutError:
+            raise Broken(f"{self.what} did not end within {timeout:g} s") from None
+        texts = [os.pread(file.fileno(), _MAX_BYTES, 0).decode() for file in (self._out, self._err)]
+        self.abandon()
+        result = Result(code, *texts)
+        require_documented(code, result.err, of=self.what, killed=killed)
+        return result
+
+    def abandon(self) -> None:
+        """Kill it if it runs still, and let go of what it has written."""
+        self._of.remove(self)
+        self.process.kill()
+        self.process.wait()
+        self._out.close()
+        self._err.close()
+
+
+class Node(nodes.Node):
+    """A node that is broken.
+
+    Attributes:
+        running: its commands that have not ended.
+    """
+
+    patience = _END_SECONDS
+
+    def __init__(
+        self, folder: Path, org: str, forks: ForkServer, env: Mapping[str, str] | None = None
+    ) -> None:
+        self.running: list[Running] = []
+        super().__init__(folder, org, forks, env)
+
+    def begin(self, *args: str | Path, stdin: str = "") -> Running:
+        """Start a command."""
+        return Running(self, args, stdin)
+
+    def run(self, *args: str | Path, stdin: str = "") -> Result:
+        """Run a command to whatever documented end."""
+        return self.begin(*args, stdin=stdin).end()
+
+    def copied(self, folder: Path) -> Node:
+        """Return the same node with a folder of its own, which is a copy of this one's."""
+        twin = copy.copy(self)
+        twin.home = folder / self.home.name
+        twin.server = None
+        twin.running = []
+        twin._log = folder / self._log.name  # of the same class
+        shutil.copytree(self.home, twin.home, symlinks=True, ignore=_no_sockets)
+        return twin
+
+    def damage(self) -> None:
+        """Flip a bit of what was signed, in the file of a node that does not run."""
+        path = Home(self.home).store
+        connection = sqlite3.connect(path)
+        try:
+            # All of it into one file.
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            connection.close()
+        damaged_node.flip("body", "bytes", "1", 60)(path)
+
+    def abandon(self) -> None:
+        """Kill all that was started here and runs still."""
+        for running in tuple(self.running):
+            running.abandon()
+        self.kill()
+
+    def _start_server(self, wrap: Iterable[str], settings: Mapping[str, str], log: int) -> Server:
+        assert not wrap  # a fork has no other program around it
+        return self.start("serve", out=log, err=log, settings=settings)
+
+    # --- what is here, read without a command -------------------------------------------------
+
+    @contextmanager
+    def reading(self) -> Iterator[Store]:
+        """Open the store for reading."""
+        store = Store.open_reader(Home(self.home).store, SystemClock())
+        try:
+            yield store
+        finally:
+            store.close()
+
+    def has_store(self) -> bool:
+        """Say whether there is a store: a restore that was killed may have left none."""
+        return Home(self.home).store.exists()
+
+    def leaves(self, origin: str) -> dict[int, Leaf]:
+        """Return what the node holds of a list's log, by position; nothing without a store."""
+        if not self.has_store():
+            return {}
+        with self.reading() as store, store.snapshot() as connection:
+            record = lists.load_list(connection, Origin.parse(origin))
+            if record is None or store_damage.load(store.path).of(origin):
+                return {}
+            return {
+                line.position: Leaf(line.delta_hash.hex(), line.header.time_ms)
+                for line in read_log(store, record, None)
+            }
+
+    def headers(self, origin: str) -> dict[int, str]:
+        """Return the hash of each position by position."""
+        return {position: leaf.delta for position, leaf in self.leaves(origin).items()}
+
+    def live(self, origin: str) -> int:
+        """Return how many entries of a list are in force."""
+        with self.reading() as store:
+            record = lists.load_list(store.connection, Origin.parse(origin))
+            return 0 if record is None else record.log.live_count
+
+    def size(self, origin: str) -> int:
+        """Return how many positions of a list's log are here."""
+        with self.reading() as store:
+            record = lists.load_list(store.connection, Origin.parse(origin))
+            return 0 if record is None else record.log.size
+
+    def mark(self, origin: str) -> Mark | Obstacle:
+        """Return the high-water mark of a list of this node."""
+        return HighWater(Home(self.home).mark, parse_org(self.org)).load(Origin.parse(origin))
+
+    def check(self) -> None:
+        """Require that all that is stored is what was signed.
+
+        Raises:
+            Broken: something is not.
+        """
+        with self.reading() as store:
+            require_sound(store, self.org)
+
+
+def _no_sockets(folder: str, names: list[str]) -> list[str]:
+    return [name for name in names if (Path(folder) / name).is_socket()]
+
+
+def require_sound(store: Store, whose: str) -> None:
+    """Require that all that is in a store is what was signed.
+
+    Raises:
+        Broken: something is not.
+    """
+    damages = [damage.message for damage in fsck_check.fsck(store)]
+    if damages:
+        raise Broken(f"{whose}: fsck finds {len(damages)} damages: {damages[0]}")
+
+
+def require_sound_file(path: Path, whose: str) -> None:
+    """Require of a file that it is a whole store, such as a backup.
+
+    Raises:
+        Broken: it is not.
+    """
+    store = Store.open_reader(path, SystemClock())
+    try:
+        require_sound(store, f"{whose} {path.name}")
+    finally:
+        store.close()
+
+
+@contextmanager
+def ending(*made: Node) -> Iterator[None]:
+    """End all that nodes have started after the block."""
+    try:
+        yield
+    finally:
+        for node in made:
+            node.abandon()

@@ -1,0 +1,10 @@
+"""Imported by the fork server: buckets of snapshots are small for as long as the process runs."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+from tests.faults.small_buckets import small_buckets
+
+_held = ExitStack()
+_held.enter_context(small_buckets())

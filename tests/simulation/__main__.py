@@ -1,0 +1,8 @@
+"""Runs nodes under seeded faults in virtual time. See `scripts/simulate`."""
+
+import sys
+
+from tests.simulation.command import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,195 @@
+"""The tables of docs/scale.md, in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from tests.simulation.scale.bounds import Profile, Serving, line_ops
+from tests.simulation.scale.costs import COSTS, MEMORY
+from tests.simulation.scale.stories import Outcome, Plan
+
+_BEGIN = "<!-- tables: begin (written by scripts/scale, do not edit) -->"
+_END = "<!-- tables: end -->"
+_FAN_OUTS = (8, 32, 200, 999)
+
+
+def render(outcomes: Sequence[Outcome], plan: Plan, profile: Profile, command: str) -> str:
+    """Return all tables of a run."""
+    verified = sum(outcome.verified for outcome in outcomes)
+    summary = (
+        f"`{command}`: {plan.members} members, {plan.lists} lists, seed {plan.seed}; "
+        f"{verified:,} deltas verified by production replicas."
+    )
+    parts = [summary]
+    for title, lines in (
+        ("A retraction, from its owner's commit to a member's (simulated)", _spread(outcomes)),
+        ("One retraction, at the busiest member and on average (simulated)", _load(outcomes)),
+        (f"One member with {_count(profile.entries)} entries (derived)", member_table(profile)),
+        (f"Serving {_count(profile.entries)} entries to others (derived)", serving_table(profile)),
+        ("What the simulation and these tables take from elsewhere", cost_table()),
+    ):
+        parts += ["", f"### {title}", "", *lines]
+    return "\n".join(parts) + "\n"
+
+
+def has_place(path: Path) -> bool:
+    """Say whether a file is a document with a place for the tables."""
+    return path.is_file() and _BEGIN in (text := path.read_text(encoding="utf-8")) and _END in text
+
+
+def write_into(path: Path, tables: str) -> None:
+    """Put the tables into their place in a document."""
+    before, begin, rest = path.read_text(encoding="utf-8").partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    path.write_text(f"{before}{begin}\n\n{tables}\n{end}{after}", encoding="utf-8")
+
+
+def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    return ["| " + " | ".join(line) + " |" for line in (headers, ["---"] * len(headers), *rows)]
+
+
+def _spread(outcomes: Sequence[Outcome]) -> list[str]:
+    headers = [
+        "network",
+        "hops",
+        "quiet: p50 / p99 / last",
+        "during an import of another list",
+        "some members down: the others",
+        "some members down: after their way is whole again",
+    ]
+    return _table(
+        headers,
+        (
+            [
+                outcome.network.name,
+                str(_depth(outcome)),
+                *(
+                    _percentiles(outcome.spreads[name].seconds)
+                    for name in ("quiet", "loaded", "down")
+                ),
+                _percentiles(outcome.spreads["down"].healed),
+            ]
+            for outcome in outcomes
+        ),
+    )
+
+
+def _depth(outcome: Outcome) -> int:
+    deepest = 0
+    for origin in outcome.members[0].lists:
+        owner = outcome.members[0].lists[origin].source.owner
+        via = outcome.network.routes(owner)
+        for member in range(len(via)):
+            hops, at = 0, member
+            while at != owner:
+                hops, at = hops + 1, via[at]
+            deepest = max(deepest, hops)
+    return deepest
+
+
+def _load(outcomes: Sequence[Outcome]) -> list[str]:
+    headers = ["network", "bytes sent: most / mean", "processor time: most / mean"]
+    rows = []
+    for outcome in outcomes:
+        sent, worked = outcome.quiet_bytes, outcome.quiet_seconds
+        rows.append(
+            [
+                outcome.network.name,
+                f"{_bytes(max(sent))} / {_bytes(sum(sent) / len(sent))}",
+                f"{_time(max(worked))} / {_time(sum(worked) / len(worked))}",
+            ]
+        )
+    return _table(headers, rows)
+
+
+def member_table(profile: Profile) -> list[str]:
+    """Return what one member needs that serves nobody."""
+    uplink = 100e6 / 8
+    changes = f"{_count(profile.ops_per_day)} operations in {_count(profile.deltas_per_day)} deltas"
+    return _table(
+        ["what", "how much"],
+        [
+            ["database", _bytes(profile.disk_bytes)],
+            ["memory of a process at its peak", f"{MEMORY.value / 2**20:.0f} MiB"],
+            ["first sync: bytes", _bytes(profile.first_sync_bytes)],
+            ["first sync: a line of 100 Mbit/s", _time(profile.first_sync_bytes / uplink)],
+            ["first sync: processor, until all is found", _time(profile.first_sync_seconds)],
+            ["checks behind it, or one `fsck`", _time(profile.check_seconds)],
+            [f"a day, {changes}: bytes", _bytes(profile.day_bytes)],
+            ["a day: processor", _time(profile.day_seconds)],
+            ["all owners together, once: import and publish", _time(profile.publish_seconds)],
+            ["a day: pages of the index written, at most", _bytes(profile.day_pages_bytes)],
+        ],
+    )
+
+
+def serving_table(profile: Profile) -> list[str]:
+    """Return what it takes to serve others."""
+    rows = []
+    for subscribers in _FAN_OUTS:
+        serving = Serving(profile=profile, subscribers=subscribers)
+        rows.append(
+            [
+                str(subscribers),
+                _bytes(serving.day_bytes),
+                f"{_time(serving.day_seconds)} ({serving.day_seconds / 864:.2g} % of a core)",
+                f"{serving.deltas_per_second:.3g}",
+                _time(serving.join_processor_seconds),
+                _time(serving.join_line_seconds),
+            ]
+        )
+    headers = [
+        "subscribers",
+        "sent in a day",
+        "processor in a day",
+        "small deltas a second, at most",
+        "all of them join: processor",
+        "all of them join: 1 Gbit/s",
+    ]
+    slow, fast = (f"{line_ops(bits / 8):,.0f}" for bits in (100e6, 1e9))
+    limit = (
+        f"To send a delta takes a line longer than a core from {fast} operations on at 1 Gbit/s, "
+        f"and from {slow} at 100 Mbit/s."
+    )
+    return [*_table(headers, rows), "", limit]
+
+
+def cost_table() -> list[str]:
+    """Return every cost with its source."""
+    return _table(
+        ["cost", "value", "source"],
+        ([cost.what, f"{cost.value * cost.scale:.3g} {cost.unit}", cost.source] for cost in COSTS),
+    )
+
+
+# --- numbers ----------------------------------------------------------------------------------
+
+
+def _percentiles(values: Sequence[float]) -> str:
+    ordered = sorted(values)
+    if not ordered:
+        return "-"
+    picked = (ordered[int(len(ordered) * share)] for share in (0.5, 0.99))
+    return " / ".join(_time(value) for value in (*picked, ordered[-1]))
+
+
+def _time(seconds: float) -> str:
+    for unit, size in (("d", 86_400.0), ("h", 3_600.0), ("min", 60.0), ("s", 1.0)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds * 1000:.3g} ms"
+
+
+def _bytes(count: float) -> str:
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count:.3g} B"
+
+
+def _count(number: float) -> str:
+    for unit, size in (("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.3g}"
