@@ -12,17 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import machine
-import report
-import smoke
-from bench import Bench
-from plan import PARTS, Plan, Tools
-from processes import BenchError, run, stop_all
-from results import Book
-from shell import Shell
-from signing import Signing
-from workers import work
-
+from scripts.benchmarks import machine, report, smoke
+from scripts.benchmarks.bench import Bench
+from scripts.benchmarks.plan import PARTS, Plan, Tools
+from scripts.benchmarks.processes import BenchError, run, stop_all
+from scripts.benchmarks.results import Book
+from scripts.benchmarks.shell import Shell
+from scripts.benchmarks.signing import Signing
+from scripts.benchmarks.workers import work
 from scripts.ending import end_on_signals
 
 _SIZES: Final = "1k,10k,100k,1M,10M"
@@ -83,13 +80,13 @@ def _parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there too")
     parser.add_argument(
-        "--write", type=Path, metavar="FILE", help="put tables and curves into this document"
+        "--write", type=Path, metavar="FILE", help="put the tables into this document"
     )
     parser.add_argument(
         "--again",
         type=Path,
         metavar="FILE",
-        help="measure nothing; tell anew what --json has kept there",
+        help="measure nothing; print again what --json has kept there",
     )
     parser.add_argument(
         "--smoke", action="store_true", help="a short run that fails when a ratio has collapsed"
@@ -192,7 +189,7 @@ def _tell(done: _Run, document: Path | None) -> None:
     tables = report.render(done.book, done.plan, done.machine, done.command)
     print(tables)
     if document is not None:
-        report.write_into(document, tables, done.book, done.plan, done.machine)
+        report.write_into(document, tables)
 
 
 def main() -> int:

@@ -9,20 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-import deltas
-import fanout
-import kinds
-import live
-import loading
-import lookups
-import profiles
-import series
-import snapshots
-from git import Git
-from lists import Changes, ListFiles, write_list
-from plan import Plan, Stage, Tools
-from results import Book, Results, short
-from workers import Conversation, conversing
+from scripts.benchmarks import deltas, fanout, kinds, live, loading, lookups, series, snapshots
+from scripts.benchmarks.git import Git
+from scripts.benchmarks.lists import Changes, ListFiles, write_list
+from scripts.benchmarks.plan import Plan, Stage, Tools
+from scripts.benchmarks.results import Book, Results, short
+from scripts.benchmarks.workers import Conversation, conversing
 
 _AT_SIZES: Final = ("load", "git", "lookup", "delta", "live")
 """The parts that are measured at sizes; all need what `load` measures."""
@@ -167,7 +159,3 @@ class Bench:
             self.say("lists with a history")
             with self._stage(once) as stage:
                 snapshots.measure(stage)
-        if plan.has("profile"):
-            self.say("profiles")
-            with self._stage(once) as stage:
-                profiles.measure(stage)

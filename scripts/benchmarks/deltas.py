@@ -6,15 +6,15 @@ from contextlib import ExitStack
 from statistics import median
 from typing import Final
 
-from git import Git
-from lists import Changes, DeltaFiles, write_list
-from live import Session, session
-from nodes import Coalition, Party
-from plan import Plan, Stage
-from processes import total
-from results import Book, Results, short, spread
-from signed_csv import hand_over
-from tables import ratio, section, table, time
+from scripts.benchmarks.git import Git
+from scripts.benchmarks.lists import Changes, DeltaFiles, write_list
+from scripts.benchmarks.live import Session, session
+from scripts.benchmarks.nodes import Coalition, Party
+from scripts.benchmarks.plan import Plan, Stage
+from scripts.benchmarks.processes import total
+from scripts.benchmarks.results import Book, Results, short, spread
+from scripts.benchmarks.signed_csv import hand_over
+from scripts.benchmarks.tables import ratio, section, table, time
 
 _OPS: Final = 1_000
 _SMALL_LIST: Final = 1_000

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from lists import Changes, DeltaFiles, write_list
-from live import Session, session
-from nodes import LIST
-from plan import Plan, Stage
-from results import Book, Results, milliseconds, short
-from tables import percentiles, section, table
-from workers import Conversation, conversing
+from scripts.benchmarks.lists import Changes, DeltaFiles, write_list
+from scripts.benchmarks.live import Session, session
+from scripts.benchmarks.nodes import LIST
+from scripts.benchmarks.plan import Plan, Stage
+from scripts.benchmarks.results import Book, Results, milliseconds, short
+from scripts.benchmarks.tables import percentiles, section, table
+from scripts.benchmarks.workers import Conversation, conversing
 
 _LIST: Final = 100_000
 

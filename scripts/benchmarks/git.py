@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from processes import Usage, run
-from shell import Shell
-from signing import SIGNER, Signing
+from scripts.benchmarks.processes import Usage, run
+from scripts.benchmarks.shell import Shell
+from scripts.benchmarks.signing import SIGNER, Signing
 
 _ENVIRONMENT: Final = {
     # Nobody's own settings.

@@ -8,15 +8,14 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from hashfed import hashfed
-from tasks import converse
-
 from node.admin import lists
 from node.clock import SystemClock
 from node.ingest import checks
 from node.query import status
 from node.store.connection import Store
 from node.store.sqlite import sqlite3
+from scripts.benchmarks.hashfed import hashfed
+from scripts.benchmarks.tasks import converse
 
 
 class Commands:

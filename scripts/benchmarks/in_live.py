@@ -6,12 +6,11 @@ import time
 from pathlib import Path
 from typing import Final
 
-from hashfed import hashfed
-from tasks import converse
-
 from node.clock import SystemClock
 from node.query import lookup
 from node.store.connection import Store
+from scripts.benchmarks.hashfed import hashfed
+from scripts.benchmarks.tasks import converse
 
 _GIVE_UP_SECONDS: Final = 60.0
 _POLL_SECONDS: Final = 0.0003

@@ -9,13 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from tasks import converse
-
 from node.admin import lists
 from node.clock import SystemClock
 from node.query import lookup, provenance
 from node.store.connection import Store
 from node.store.sqlite import sqlite3
+from scripts.benchmarks.tasks import converse
 
 Find = Callable[[str], object]
 

@@ -8,9 +8,8 @@ import time
 from pathlib import Path
 from typing import Final
 
-from tasks import perform
-
 from node.store.sqlite import sqlite3
+from scripts.benchmarks.tasks import perform
 
 _ROWS_PER_TRANSACTION: Final = 100_000
 

@@ -16,8 +16,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from tasks import converse
-
 from federation.checkpoint import read_checkpoint
 from federation.follow import Cursor
 from federation.names import parse_org
@@ -25,6 +23,7 @@ from node.errors import NodeError
 from node.home import Home
 from node.store.orgs import Peer
 from node.sync.client import Delivered, Opened, TlsIdentity, fetch_logs, follow, open_channel
+from scripts.benchmarks.tasks import converse
 
 _T = TypeVar("_T")
 

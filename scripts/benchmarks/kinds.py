@@ -11,13 +11,13 @@ from hashlib import md5, sha1, sha256
 from pathlib import Path
 from typing import Final
 
-from counting import counting
-from lists import digest, label, sort_lines
-from loading import append_rows
-from nodes import Coalition
-from plan import Plan, Stage
-from results import Book, short
-from tables import rate, ratio, section, table
+from scripts.benchmarks.counting import counting
+from scripts.benchmarks.lists import digest, label, sort_lines
+from scripts.benchmarks.loading import append_rows
+from scripts.benchmarks.nodes import Coalition
+from scripts.benchmarks.plan import Plan, Stage
+from scripts.benchmarks.results import Book, short
+from scripts.benchmarks.tables import rate, ratio, section, table
 
 REAL_LIST: Final = (
     Path(__file__).parents[3] / "shared" / "data" / "eset-malware-ioc" / "replay.jsonl.gz"

@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
-from processes import BenchError, run
+from scripts.benchmarks.processes import BenchError, run
 
 _LABELS: Final = tuple(f"category-{number:02}" for number in range(12))
 _BLOCK: Final = 1_000

@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from lists import Changes, DeltaFiles
-from nodes import LIST, Party
-from plan import Plan, Stage
-from processes import Running
-from results import Book, Results, short
-from signed_csv import hand_over
-from tables import percentiles, section, table
-from workers import Conversation, conversing, work
+from scripts.benchmarks.lists import Changes, DeltaFiles
+from scripts.benchmarks.nodes import LIST, Party
+from scripts.benchmarks.plan import Plan, Stage
+from scripts.benchmarks.processes import Running
+from scripts.benchmarks.results import Book, Results, short
+from scripts.benchmarks.signed_csv import hand_over
+from scripts.benchmarks.tables import percentiles, section, table
+from scripts.benchmarks.workers import Conversation, conversing, work
 
 _FLOOR_COMMITS: Final = 200
 

@@ -6,14 +6,14 @@ import json
 from statistics import median
 from typing import Final
 
-from git import Git
-from lists import ListFiles, spread_numbers, write_wanted
-from nodes import LIST, ORIGIN, Coalition, Party, start_time
-from plan import Plan, Stage
-from processes import total
-from results import Book, Results, short, spread
-from tables import rate, ratio, section, table, time
-from workers import work
+from scripts.benchmarks.git import Git
+from scripts.benchmarks.lists import ListFiles, spread_numbers, write_wanted
+from scripts.benchmarks.nodes import LIST, ORIGIN, Coalition, Party, start_time
+from scripts.benchmarks.plan import Plan, Stage
+from scripts.benchmarks.processes import total
+from scripts.benchmarks.results import Book, Results, short, spread
+from scripts.benchmarks.tables import rate, ratio, section, table, time
+from scripts.benchmarks.workers import work
 
 FLOOR_ROWS: Final = 1_000_000
 """The most rows of the append floor, whose rate does not depend on their number."""

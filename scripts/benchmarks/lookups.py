@@ -8,13 +8,20 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
-from lists import REVISED, Changes, DeltaFiles, spread_numbers, write_list, write_wanted
-from loading import FLOOR_ROWS
-from nodes import ORIGIN, PUBLISHER, Coalition, Party, start_time
-from plan import Plan, Stage
-from results import Book, short
-from tables import percentiles, rate, section, table, time
-from workers import Conversation, conversing
+from scripts.benchmarks.lists import (
+    REVISED,
+    Changes,
+    DeltaFiles,
+    spread_numbers,
+    write_list,
+    write_wanted,
+)
+from scripts.benchmarks.loading import FLOOR_ROWS
+from scripts.benchmarks.nodes import ORIGIN, PUBLISHER, Coalition, Party, start_time
+from scripts.benchmarks.plan import Plan, Stage
+from scripts.benchmarks.results import Book, short
+from scripts.benchmarks.tables import percentiles, rate, section, table, time
+from scripts.benchmarks.workers import Conversation, conversing
 
 _LEAST_S: Final = 0.001
 """What is left of a short command, when under load its start alone takes longer than all of it."""

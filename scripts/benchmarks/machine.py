@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-from processes import BenchError
+from scripts.benchmarks.processes import BenchError
 
 _PACKAGES: Final = ("grpcio", "protobuf", "pynacl", "pysqlite3")
 _BYTES_PER_ENTRY: Final = 900

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from processes import BenchError, Running, Usage, free_port, run, serving
-from workers import Conversation
+from scripts.benchmarks.processes import BenchError, Running, Usage, free_port, run, serving
+from scripts.benchmarks.workers import Conversation
 
 PUBLISHER: Final = "hotline.example"
 LIST: Final = "known"

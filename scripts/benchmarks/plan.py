@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from nodes import Coalition
-from results import Results
-from shell import Shell
-from signing import Signing
-from workers import Conversation
+from scripts.benchmarks.nodes import Coalition
+from scripts.benchmarks.results import Results
+from scripts.benchmarks.shell import Shell
+from scripts.benchmarks.signing import Signing
+from scripts.benchmarks.workers import Conversation
 
 PARTS: Final = {
     "load": "import, publish and first sync at every size; the others at sizes need it",
@@ -23,7 +23,6 @@ PARTS: Final = {
     "series": "50 changes of 10,000 operations",
     "fanout": "many live subscribers",
     "snapshot": "bootstrap by snapshot and by deltas",
-    "profile": "where the time goes",
 }
 """What can be measured alone."""
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
-from processes import Usage
+from scripts.benchmarks.processes import Usage
 
 
 @dataclass(slots=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from statistics import median
 from typing import Final
 
-import lookups
-from lists import Changes, write_list
-from live import session
-from plan import Plan, Stage
-from results import Book, short
-from signed_csv import hand_over
-from tables import percentiles, section, table
+from scripts.benchmarks import lookups
+from scripts.benchmarks.lists import Changes, write_list
+from scripts.benchmarks.live import session
+from scripts.benchmarks.plan import Plan, Stage
+from scripts.benchmarks.results import Book, short
+from scripts.benchmarks.signed_csv import hand_over
+from scripts.benchmarks.tables import percentiles, section, table
 
 _END: Final = 0.2
 """The share of a series whose middle is compared with that of its other end."""

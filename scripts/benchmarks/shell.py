@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from processes import BenchError, Usage, run
+from scripts.benchmarks.processes import BenchError, Usage, run
 
 # As much cache as a node has: the shell's own 2 MB would make it slower.
 _CACHE: Final = "PRAGMA cache_size = -65536;\n"

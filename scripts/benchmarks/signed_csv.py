@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lists import DeltaFiles
-from plan import Tools
-from processes import Usage, total
+from scripts.benchmarks.lists import DeltaFiles
+from scripts.benchmarks.plan import Tools
+from scripts.benchmarks.processes import Usage, total
 
 
 def hand_over(tools: Tools, delta: DeltaFiles, table: Path) -> Usage:

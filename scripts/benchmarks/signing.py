@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from processes import BenchError, Usage, run
+from scripts.benchmarks.processes import BenchError, Usage, run
 
 SIGNER: Final = "publisher@hotline.example"
 """Whom the allowed signers name."""

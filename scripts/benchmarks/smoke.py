@@ -5,14 +5,14 @@ from __future__ import annotations
 from statistics import median
 from typing import Final
 
-from kinds import SINGLE
-from plan import PARTS, Plan
-from results import Book, Results, short
+from scripts.benchmarks.kinds import SINGLE
+from scripts.benchmarks.plan import PARTS, Plan
+from scripts.benchmarks.results import Book, Results, short
 
 PLAN: Final = Plan(
     sizes=(1_000, 20_000),
     rounds=1,
-    parts=frozenset(PARTS) - {"profile"},
+    parts=frozenset(PARTS),
     single_ops=4,
     batches=1,
     deltas=1,

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Final
 
-from lists import Changes, DeltaFiles, write_list
-from nodes import LIST, Coalition
-from plan import Plan, Stage
-from results import Book, milliseconds, short
-from tables import section, table
+from scripts.benchmarks.lists import Changes, DeltaFiles, write_list
+from scripts.benchmarks.nodes import LIST, Coalition
+from scripts.benchmarks.plan import Plan, Stage
+from scripts.benchmarks.results import Book, milliseconds, short
+from scripts.benchmarks.tables import section, table
 
 _LIST: Final = 100_000
 _SMALL_OPS: Final = 20

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from results import Results, milliseconds, short, spread
+from scripts.benchmarks.results import Results, milliseconds, short, spread
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from processes import BenchError, Running, run, running, tail
+from scripts.benchmarks.processes import BenchError, Running, run, running, tail
 
 
 def work(folder: Path, module: str, task: str, **arguments: object) -> Any:  # noqa: ANN401  # JSON
@@ -19,7 +19,7 @@ def work(folder: Path, module: str, task: str, **arguments: object) -> Any:  # n
     given = folder / f"{task}.json"
     given.write_text(json.dumps(arguments))
     try:
-        return json.loads(run([sys.executable, _program(module), task], stdin=given).output)
+        return json.loads(run([*_program(module), task], stdin=given).output)
     finally:
         given.unlink()
 
@@ -74,7 +74,7 @@ def conversing(module: str, **arguments: object) -> Iterator[Conversation]:
     with (
         tempfile.NamedTemporaryFile() as errors,
         running(
-            [sys.executable, _program(module)],
+            _program(module),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors.file,
@@ -85,5 +85,5 @@ def conversing(module: str, **arguments: object) -> Iterator[Conversation]:
         yield conversation
 
 
-def _program(module: str) -> Path:
-    return Path(__file__).with_name(f"{module}.py")
+def _program(module: str) -> tuple[str, ...]:
+    return sys.executable, "-P", "-m", f"scripts.benchmarks.{module}"
