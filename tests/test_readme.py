@@ -23,7 +23,7 @@ from node import errors
 from node.errors import NodeError
 from node.formats.csvfile import CsvReader
 from node.formats.jsonl import parse_change
-from tests.endtoend.nodes import free_port
+from tests.harness.node import free_port
 
 _ROOT: Final = Path(__file__).parents[1]
 _README: Final = (_ROOT / "README.md").read_text(encoding="utf-8")

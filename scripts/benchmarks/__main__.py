@@ -20,7 +20,7 @@ from scripts.benchmarks.results import Book
 from scripts.benchmarks.shell import Shell
 from scripts.benchmarks.signing import Signing
 from scripts.benchmarks.workers import work
-from scripts.ending import end_on_signals
+from tests.harness.signals import end_on_signals
 
 _SIZES: Final = "1k,10k,100k,1M,10M"
 _LEAST_SIZE: Final = 1_000

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
-from scripts.ending import signals_held
+from tests.harness.signals import signals_held
 
 _MIB: Final = 1024 * 1024
 _READY_SECONDS: Final = 30.0

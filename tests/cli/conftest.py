@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cli import forkserver
-from tests.cli.forkserver import ForkServer
+from tests.harness import forkserver
+from tests.harness.forkserver import ForkServer
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.forkserver import ForkServer
+from tests.harness.forkserver import ForkServer
 
 Terminal = Callable[..., tuple[int, str]]
 

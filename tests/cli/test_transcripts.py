@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.forkserver import ForkServer
+from tests.harness.forkserver import ForkServer
 
 PLACEHOLDERS = {
     "time": r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z",

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli import forkserver
-from tests.cli.forkserver import ForkServer
-from tests.endtoend.nodes import Node
+from tests.harness import forkserver
+from tests.harness.forkserver import ForkServer
+from tests.harness.node import Node
 
 Orgs = Callable[..., list[Node]]
 

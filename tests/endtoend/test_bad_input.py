@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from node.store.sqlite import sqlite3
-from tests.cli.forkserver import ForkServer
-from tests.endtoend.nodes import Node, assertion, digest
+from tests.harness.forkserver import ForkServer
+from tests.harness.node import Node, assertion, digest
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow]
 

@@ -23,7 +23,7 @@ from node.staging.file import Staging
 from node.store import lists
 from node.store.connection import Store
 from tests.endtoend.conftest import Orgs
-from tests.endtoend.nodes import Node, assertion, digest
+from tests.harness.node import Node, assertion, digest
 
 
 class SlowClock:

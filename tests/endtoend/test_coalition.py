@@ -10,7 +10,7 @@ import time
 import pytest
 
 from tests.endtoend.conftest import Orgs
-from tests.endtoend.nodes import Node, assertion, digest, eventually
+from tests.harness.node import Node, assertion, digest, eventually
 
 LIVE_SECONDS = 2.0
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.endtoend.conftest import Orgs
-from tests.endtoend.nodes import Node, assertion, digest, eventually
 from tests.endtoend.test_snapshots import joined_pair, revise, sign_in_small_buckets
+from tests.harness.node import Node, assertion, digest, eventually
 from tests.node.support import damaged_node
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.endtoend.conftest import Orgs
-from tests.endtoend.nodes import PROGRAM, Node, assertion
+from tests.harness.node import PROGRAM, Node, assertion
 
 pytestmark = [
     pytest.mark.fault,

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.forkserver import ForkServer
 from tests.endtoend.conftest import Orgs
-from tests.endtoend.nodes import PROGRAM, Node, assertion, eventually
+from tests.harness.forkserver import ForkServer
+from tests.harness.node import PROGRAM, Node, assertion, eventually
 
 pytestmark = pytest.mark.fault
 

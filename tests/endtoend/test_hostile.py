@@ -18,7 +18,7 @@ from node.clock import SystemClock
 from node.store.connection import Store
 from tests.endtoend.conftest import Orgs
 from tests.endtoend.hostile import FOREIGN, FORGERIES, FORKED, FUTURE, HONEST
-from tests.endtoend.nodes import Node, assertion, digest, eventually
+from tests.harness.node import Node, assertion, digest, eventually
 
 _ROOT = Path(__file__).parents[2]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.endtoend.conftest import Orgs
-from tests.endtoend.nodes import Node, assertion, eventually
+from tests.harness.node import Node, assertion, eventually
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow]
 

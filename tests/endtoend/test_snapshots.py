@@ -21,9 +21,8 @@ from node.publish import permit, snapshot
 from node.publish.high_water import HighWater
 from node.publish.sign import PublishingKeys
 from node.store.connection import Store
-from tests.cli.forkserver import Process
 from tests.endtoend.conftest import Orgs
-from tests.endtoend.nodes import Node, assertion, digest
+from tests.harness.node import Node, Process, assertion, digest
 from tests.node.support.small_buckets import small_buckets
 
 _KILLED = -9

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.endtoend.conftest import Orgs
-from tests.endtoend.nodes import PROGRAM, Node, assertion, eventually
+from tests.harness.node import PROGRAM, Node, assertion, eventually
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow]
 

@@ -17,11 +17,11 @@ from node.ingest import deltas as ingest_deltas
 from node.store import lists, log
 from node.store.connection import Store
 from node.store.lists import ListRecord
-from tests.endtoend.nodes import assertion
 from tests.faults.calling import call
 from tests.faults.holdings import read_holdings
 from tests.faults.part import Broken
 from tests.faults.stories import LIST, Tape, Told
+from tests.harness.node import assertion
 
 _NEW: Final = 9_000
 """The entry that is published after the cut."""

@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Final
 
 from node.store.sqlite import sqlite3
-from tests.cli import forkserver
-from tests.cli.forkserver import ForkServer
-from tests.endtoend.nodes import assertion, digest
 from tests.faults.calling import call, call_apart
 from tests.faults.nodes import Node
 from tests.faults.part import Broken, Part, Share, judged
 from tests.faults.report import Outcome
+from tests.harness import forkserver
+from tests.harness.forkserver import ForkServer
+from tests.harness.node import assertion, digest
 
 _PAGE: Final = 4096
 _DAMAGED: Final = 12

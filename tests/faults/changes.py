@@ -6,7 +6,7 @@ import json
 import random
 from dataclasses import dataclass, field
 
-from tests.endtoend.nodes import assertion, digest
+from tests.harness.node import assertion, digest
 
 
 def entry_id(number: int) -> str:

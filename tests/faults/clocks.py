@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Final
 
 from federation import limits
-from tests.cli import forkserver
-from tests.cli.forkserver import ForkServer
 from tests.faults.clock_setting import VARIABLE, Setting
 from tests.faults.coalition import LIST, Coalition
 from tests.faults.nodes import Leaf, Node
 from tests.faults.part import Broken, Part, Share, judged
 from tests.faults.report import Outcome
+from tests.harness import forkserver
+from tests.harness.forkserver import ForkServer
 
 FAULTS_A_LIFE: Final = 12
 _MINUTE: Final = 60_000

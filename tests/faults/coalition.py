@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from tests.cli.forkserver import ForkServer
 from tests.faults.changes import Model, exported
 from tests.faults.invariants import Ledger
 from tests.faults.nodes import Node
 from tests.faults.part import Broken
+from tests.harness.forkserver import ForkServer
 
 LIST: Final = "main"
 _CONVERGE_SECONDS: Final = 180.0

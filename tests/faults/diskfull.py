@@ -21,15 +21,15 @@ from federation.errors import FederationError
 from node.errors import NodeError
 from node.home import Home
 from node.store.sqlite import sqlite3
-from tests.cli import forkserver
-from tests.cli.forkserver import ForkServer
-from tests.endtoend.nodes import assertion
 from tests.faults.calling import Ended, call, call_apart
 from tests.faults.holdings import read_holdings
 from tests.faults.nodes import Node
 from tests.faults.part import Broken, Part, Share
 from tests.faults.report import Outcome
 from tests.faults.smalldisk import have_own_mounts, small_disk
+from tests.harness import forkserver
+from tests.harness.forkserver import ForkServer
+from tests.harness.node import assertion
 
 _LIST: Final = "main"
 _OLD: Final = range(300)

@@ -16,9 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from tests.cli import forkserver
-from tests.cli.forkserver import ForkServer
-from tests.endtoend.nodes import Result, assertion
 from tests.faults import older
 from tests.faults.coalition import LIST, Coalition, wait_until
 from tests.faults.invariants import KILLED
@@ -27,6 +24,9 @@ from tests.faults.older import OlderNode
 from tests.faults.part import Broken, Part, Share, judged
 from tests.faults.report import Outcome
 from tests.faults.small_buckets import PLANTED, small_buckets
+from tests.harness import forkserver
+from tests.harness.forkserver import ForkServer
+from tests.harness.node import Result, assertion
 
 KILLS_A_LIFE: Final = 25
 _REVISED: Final = 1_500

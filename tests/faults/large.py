@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Final
 
 from node.home import Home
-from tests.cli import forkserver
-from tests.cli.forkserver import ForkServer
 from tests.faults.invariants import KILLED
 from tests.faults.nodes import Node, Running, ending
 from tests.faults.part import Broken, Part, Share, judged
 from tests.faults.report import Outcome
+from tests.harness import forkserver
+from tests.harness.forkserver import ForkServer
 
 ENTRIES: Final = 10_000_000
 KILLS: Final = 8

@@ -6,7 +6,6 @@ What is read here is read by the program's own code, in a process that nothing w
 from __future__ import annotations
 
 import copy
-import os
 import shutil
 import sqlite3
 import time
@@ -14,8 +13,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryFile
-from typing import BinaryIO, Final
 
 from federation.names import Origin, parse_org
 from federation.recovery import Mark, Obstacle
@@ -27,19 +24,11 @@ from node.query.status import read_log
 from node.store import damage as store_damage
 from node.store import lists
 from node.store.connection import Store
-from tests.cli.forkserver import ForkServer, Process
-from tests.endtoend import nodes
-from tests.endtoend.nodes import Result, Server
 from tests.faults.invariants import require_documented
 from tests.faults.part import Broken
+from tests.harness import node
+from tests.harness.node import END_SECONDS, Process, Result
 from tests.node.support import damaged_node
-
-_MAX_BYTES: Final = 64 * 1024 * 1024
-"""What a command writes at most."""
-
-
-_END_SECONDS: Final = 180.0
-"""How long a command may take: much more than it does, as the machine may be busy."""
 
 
 @dataclass(frozen=True)
@@ -55,22 +44,8 @@ class Leaf:
     time_ms: int
 
 
-class Running:
-    """A command that runs, and what it writes."""
-
-    def __init__(self, node: Node, args: tuple[str | Path, ...], stdin: str) -> None:
-        self.what = f"{node.org} {' '.join(map(str, args))}"
-        self._of = node.running
-        self._out: BinaryIO = TemporaryFile()  # noqa: SIM115  # closed in `end`
-        self._err: BinaryIO = TemporaryFile()  # noqa: SIM115
-        self.process: Process = node.start(
-            *args, stdin=stdin, out=self._out.fileno(), err=self._err.fileno()
-        )
-        self._of.append(self)
-
-    def written(self) -> bytes:
-        """Return what it has written to stderr so far."""
-        return os.pread(self._err.fileno(), _MAX_BYTES, 0)
+class Running(node.Running):
+    """A command that is watched: it has to end as the documents say."""
 
     def kill_after(self, seconds: float) -> Result:
         """Kill it after a while, unless it has ended by then."""
@@ -78,49 +53,28 @@ class Running:
         self.process.kill()
         return self.end(killed=True)
 
-    def end(self, *, killed: bool = False, timeout: float = _END_SECONDS) -> Result:
+    def end(self, timeout: float = END_SECONDS, *, killed: bool = False) -> Result:
         """Wait for its end.
 
         Args:
-            killed: whether it may have been killed.
             timeout: how long it may take, in seconds.
+            killed: whether it may have been killed.
 
         Raises:
             Broken: it has not ended as the documents say, or not at all.
         """
         try:
-            code = self.process.wait(timeout)
-        except TimeoutError:
-            raise Broken(f"{self.what} did not end within {timeout:g} s") from None
-        texts = [os.pread(file.fileno(), _MAX_BYTES, 0).decode() for file in (self._out, self._err)]
-        self.abandon()
-        result = Result(code, *texts)
-        require_documented(code, result.err, of=self.what, killed=killed)
+            result = super().end(timeout)
+        except TimeoutError as error:
+            raise Broken(str(error)) from None
+        require_documented(result.code, result.err, of=self.what, killed=killed)
         return result
 
-    def abandon(self) -> None:
-        """Kill it if it runs still, and let go of what it has written."""
-        self._of.remove(self)
-        self.process.kill()
-        self.process.wait()
-        self._out.close()
-        self._err.close()
 
+class Node(node.Node):
+    """A node that is broken."""
 
-class Node(nodes.Node):
-    """A node that is broken.
-
-    Attributes:
-        running: its commands that have not ended.
-    """
-
-    patience = _END_SECONDS
-
-    def __init__(
-        self, folder: Path, org: str, forks: ForkServer, env: Mapping[str, str] | None = None
-    ) -> None:
-        self.running: list[Running] = []
-        super().__init__(folder, org, forks, env)
+    patience = END_SECONDS
 
     def begin(self, *args: str | Path, stdin: str = "") -> Running:
         """Start a command."""
@@ -151,13 +105,7 @@ class Node(nodes.Node):
             connection.close()
         damaged_node.flip("body", "bytes", "1", 60)(path)
 
-    def abandon(self) -> None:
-        """Kill all that was started here and runs still."""
-        for running in tuple(self.running):
-            running.abandon()
-        self.kill()
-
-    def _start_server(self, wrap: Iterable[str], settings: Mapping[str, str], log: int) -> Server:
+    def _start_server(self, wrap: Iterable[str], settings: Mapping[str, str], log: int) -> Process:
         assert not wrap  # a fork has no other program around it
         return self.start("serve", out=log, err=log, settings=settings)
 

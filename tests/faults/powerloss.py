@@ -24,7 +24,6 @@ from federation.errors import FederationError
 from node.errors import NodeError
 from node.home import Home
 from node.store.sqlite import sqlite3
-from tests.cli import forkserver
 from tests.faults import strace
 from tests.faults.aftermath import Aftermath, require_beginning
 from tests.faults.disk import Disk, Image, Sync
@@ -36,6 +35,7 @@ from tests.faults.recording import recording
 from tests.faults.report import Outcome
 from tests.faults.running import HarnessError
 from tests.faults.stories import ALONE, SUBSCRIBER, Step, Tape, subscriber
+from tests.harness import forkserver
 
 _MEMORY: Final = Path("/dev/shm")  # images are written there by the thousand
 _BROKEN: Final = (Broken, NodeError, FederationError, sqlite3.Error)

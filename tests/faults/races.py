@@ -19,15 +19,15 @@ from typing import Final
 
 from node.errors import LockedError
 from node.home import Home
-from tests.cli import forkserver
-from tests.cli.forkserver import ForkServer
-from tests.endtoend.nodes import Result
 from tests.faults.changes import Model, exported
 from tests.faults.coalition import LIST, wait_until
 from tests.faults.invariants import Ledger
 from tests.faults.nodes import Node, Running
 from tests.faults.part import Broken, Part, Share, judged
 from tests.faults.report import Outcome
+from tests.harness import forkserver
+from tests.harness.forkserver import ForkServer
+from tests.harness.node import Result
 
 RACES_A_LIFE: Final = 20
 _LOCKED: Final = 11

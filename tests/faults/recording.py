@@ -11,10 +11,10 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Final, TextIO
 
-from tests.cli import forkserver
-from tests.cli.forkserver import ForkServer
 from tests.faults.disk import Link, Make, Operation, Rename, Sync, Truncate, Unlink, Write
 from tests.faults.running import HarnessError
+from tests.harness import forkserver
+from tests.harness.forkserver import ForkServer
 
 _CALLS: Final = (
     "open,openat,openat2,creat,lseek,write,writev,pwrite64,pwritev,pwritev2,copy_file_range,"

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Final
 
 from node.home import Home
-from tests.endtoend.nodes import Node, assertion, digest
 from tests.faults.disk import Make, Operation, Sync
 from tests.faults.later import LATER
 from tests.faults.leaving import LEAVING, LEFT
 from tests.faults.recording import Recorded, Recorder
 from tests.faults.running import HarnessError
+from tests.harness.node import Node, assertion, digest
 
 LIST: Final = "main"
 _PUBLISHER: Final = "hotline.example"

@@ -22,9 +22,6 @@ from federation.names import Origin
 from federation.recovery import Mark
 from node.store import lists, snapshots
 from node.store.release import released_size
-from tests.cli import forkserver
-from tests.cli.forkserver import ForkServer
-from tests.endtoend.nodes import assertion
 from tests.faults import older
 from tests.faults.coalition import LIST
 from tests.faults.invariants import KILLED, Ledger, require_documented
@@ -35,6 +32,9 @@ from tests.faults.part import Broken, Part, Share, judged
 from tests.faults.report import Outcome
 from tests.faults.small_buckets import PLANTED, small_buckets
 from tests.faults.strace import Call, Traced, why_not
+from tests.harness import forkserver
+from tests.harness.forkserver import ForkServer
+from tests.harness.node import assertion
 
 _FAULTS: Final = {"EIO": "error=EIO", "ENOSPC": "error=ENOSPC", "KILL": "signal=KILL"}
 _REVISED: Final = 300

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import os
 import random
 import signal
 import subprocess
@@ -390,7 +389,6 @@ def test_a_killed_import_leaves_what_was_staged(tmp_path: Path, large_csv: Path,
         [sys.executable, "-c", _IMPORT, str(tmp_path)],
         stdout=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(Path.cwd())},
     )
     assert process.stdout is not None
     for line in process.stdout:
@@ -442,7 +440,6 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, large_csv: Path) -> 
             stdout=subprocess.PIPE,
             text=True,
             check=True,
-            env=os.environ | {"PYTHONPATH": str(Path.cwd())},
         ).stdout
         peaks.append(int(output.split("peak ")[1]) // 1024)
         staging = Staging.open(folder / "main.staged")

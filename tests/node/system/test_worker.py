@@ -18,7 +18,7 @@ import pytest
 from node.errors import NodeError, StoreError
 from node.system import worker
 from node.system.worker import START_BYTES, Function, Pair, Task, Worker
-from tests.endtoend.nodes import eventually
+from tests.harness.node import eventually
 
 
 @pytest.fixture
@@ -178,7 +178,6 @@ def test_a_worker_ends_with_the_process_that_started_it_whatever_ends_that_one(
         [sys.executable, "-c", _ASK, str(tmp_path)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": str(Path.cwd())},
     ) as process:
         assert process.stdout is not None
         pid = int(process.stdout.readline())

@@ -1,4 +1,8 @@
-"""Nodes as their operators have them: folders, `hashfed serve` as processes, commands."""
+"""A node as its operator has it: a folder, `hashfed serve` as a process, commands.
+
+Tests, faults and the demonstration drive nodes with it. Commands are forked by a fork server where
+there is one, which takes a hundredth of the time, and are processes of their own otherwise.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +21,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, BinaryIO, Final, Protocol, TypeVar
 
-from tests.cli.forkserver import ForkServer, Process
+from tests.harness.forkserver import ForkServer
+from tests.harness.signals import signals_held
 
 _T = TypeVar("_T")
 
 SECONDS = 30.0
+END_SECONDS: Final = 180.0
+"""How long a command may take: much more than it does, as the machine may be busy."""
+_MAX_BYTES: Final = 64 * 1024 * 1024
+"""What a command writes at most."""
 PROGRAM = Path(sys.executable).with_name("hashfed")
 # Below the ports that the system gives to outgoing connections: one of those could take a node's
 # port while the node is down.
@@ -73,14 +82,20 @@ class _Reserved:
 _reserved = cache(_Reserved)
 
 
-def free_port() -> int:
-    """Return a port that nobody has now, and that no other test is given."""
+def unused_port() -> int:
+    """Return a port that nobody listens on now. Another process may be given the same."""
     while True:
         port = random.SystemRandom().choice(_PORTS)
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
-            if _reserved().take(port):
-                return port
+            return port
+
+
+def free_port() -> int:
+    """Return a port that nobody has now, and that no other test is given."""
+    while not _reserved().take(port := unused_port()):
+        pass
+    return port
 
 
 @dataclass(frozen=True)
@@ -98,8 +113,8 @@ class Result:
         return [json.loads(line) for line in self.out.splitlines()]
 
 
-class Server(Protocol):
-    """A running `hashfed serve`."""
+class Process(Protocol):
+    """A process of the program that runs."""
 
     @property
     def pid(self) -> int:
@@ -111,8 +126,60 @@ class Server(Protocol):
     def send_signal(self, number: int, /) -> None:
         """Send it a signal."""
 
+    def kill(self) -> None:
+        """Send it SIGKILL."""
+
     def wait(self, timeout: float | None = None) -> int:
         """Return its exit code once it has ended."""
+
+
+class Running:
+    """A command that runs, and what it writes.
+
+    Attributes:
+        what: the command line, for messages.
+        process: its process.
+    """
+
+    def __init__(self, node: Node, args: tuple[str | Path, ...], stdin: str) -> None:
+        self.what = f"{node.org} {' '.join(map(str, args))}"
+        self._of = node.running
+        self._out: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115  # closed in `abandon`
+        self._err: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115
+        self.process = node.start(
+            *args, stdin=stdin, out=self._out.fileno(), err=self._err.fileno()
+        )
+        self._of.append(self)
+
+    def written(self) -> bytes:
+        """Return what it has written to stderr so far."""
+        return os.pread(self._err.fileno(), _MAX_BYTES, 0)
+
+    def end(self, timeout: float = END_SECONDS) -> Result:
+        """Wait for its end, and return how it ended.
+
+        Args:
+            timeout: how long it may take, in seconds.
+
+        Raises:
+            TimeoutError: it has not ended.
+        """
+        try:
+            code = self.process.wait(timeout)
+        except (TimeoutError, subprocess.TimeoutExpired):
+            raise TimeoutError(f"{self.what} did not end within {timeout:g} s") from None
+        texts = [os.pread(file.fileno(), _MAX_BYTES, 0).decode() for file in (self._out, self._err)]
+        self.abandon()
+        return Result(code, *texts)
+
+    def abandon(self) -> None:
+        """Kill it if it runs still, and let go of what it has written."""
+        self._of.remove(self)
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self._out.close()
+        self._err.close()
 
 
 class Node:
@@ -123,33 +190,55 @@ class Node:
         home: the node's folder.
         port: where it serves.
         server: its `hashfed serve`, if there is one.
+        running: its commands that have not ended.
         patience: how long its server may take to start and to end, in seconds.
+        settings: what the environment of its server says beside HOME and PATH.
     """
 
     patience = SECONDS
+    settings: Mapping[str, str] = _QUICK
 
     def __init__(
-        self, folder: Path, org: str, forks: ForkServer, env: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        org: str,
+        forks: ForkServer | None = None,
+        env: Mapping[str, str] | None = None,
+        *,
+        port: int | None = None,
+        init: bool = True,
     ) -> None:
+        """Make a node.
+
+        Args:
+            folder: where its folder and its log are to lie.
+            org: its organization.
+            forks: starts its commands; None for processes of their own.
+            env: what its environment has besides HOME and PATH.
+            port: where it serves; None for one that no other test is given.
+            init: whether to run `hashfed init`.
+        """
         self.org = org
         self.home = folder / org.partition(".")[0]
-        self.port = free_port()
-        self.server: Server | None = None
+        self.port = free_port() if port is None else port
+        self.server: Process | None = None
+        self.running: list[Running] = []
         self._forks = forks
         self._log = folder / f"{self.home.name}.log"
         self._env = {"HOME": str(folder), "PATH": os.defpath, **(env or {})}
-        self("init", "--org", org, "--listen", f"127.0.0.1:{self.port}")
+        if init:
+            self("init", "--org", org, "--listen", f"127.0.0.1:{self.port}")
 
     # --- commands -----------------------------------------------------------------------------
 
     def __call__(self, *args: str | Path, stdin: str = "", code: int = 0) -> Result:
         """Run a command to its end, which is to be this exit code."""
-        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-            process = self.start(*args, stdin=stdin, out=out.fileno(), err=err.fileno())
-            ended = process.wait()
-            out.seek(0)
-            err.seek(0)
-            result = Result(ended, out.read().decode(), err.read().decode())
+        running = Running(self, args, stdin)
+        try:
+            result = running.end()
+        finally:
+            if running in self.running:
+                running.abandon()
         assert result.code == code, (args, result)
         assert "Traceback" not in result.err, result.err
         return result
@@ -166,15 +255,35 @@ class Node:
         with tempfile.TemporaryFile() as source, Path(os.devnull).open("wb") as nowhere:
             source.write(stdin.encode())
             source.seek(0)
-            return self._forks.start(
-                ["--home", str(self.home), *map(str, args)],
+            streams = (
+                source.fileno(),
+                nowhere.fileno() if out is None else out,
+                nowhere.fileno() if err is None else err,
+            )
+            argv = ["--home", str(self.home), *map(str, args)]
+            env = {**self._env, **(settings or {})}
+            if self._forks is None:
+                return self._spawn(argv, env, streams)
+            return self._forks.start(argv, cwd=self.home.parent, env=env, streams=streams)
+
+    def _spawn(
+        self,
+        argv: Iterable[str],
+        env: Mapping[str, str],
+        streams: tuple[int, int, int],
+        wrap: Iterable[str] = (),
+    ) -> subprocess.Popen[bytes]:
+        """Start the program as a process of its own, out of reach of the terminal's Ctrl-C."""
+        stdin, stdout, stderr = streams
+        with signals_held():
+            return subprocess.Popen(
+                [*wrap, str(PROGRAM), *argv],
                 cwd=self.home.parent,
-                env={**self._env, **(settings or {})},
-                streams=(
-                    source.fileno(),
-                    nowhere.fileno() if out is None else out,
-                    nowhere.fileno() if err is None else err,
-                ),
+                env=env,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                start_new_session=True,
             )
 
     def error(self, *args: str | Path, code: int, stdin: str = "") -> dict[str, Any]:
@@ -232,7 +341,7 @@ class Node:
         assert self.server is None
         start = self._log.stat().st_size if self._log.exists() else 0
         with self._log.open("ab") as log:
-            self.server = self._start_server(wrap, {**_QUICK, **settings}, log.fileno())
+            self.server = self._start_server(wrap, {**self.settings, **settings}, log.fileno())
 
         def is_ready() -> bool:
             assert self.server is not None
@@ -241,14 +350,12 @@ class Node:
 
         eventually(is_ready, self.log, seconds=self.patience)
 
-    def _start_server(self, wrap: Iterable[str], settings: Mapping[str, str], log: int) -> Server:
-        return subprocess.Popen(
-            [*wrap, str(PROGRAM), "--home", str(self.home), "serve"],
-            cwd=self.home.parent,
-            env={**self._env, **settings},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
+    def _start_server(self, wrap: Iterable[str], settings: Mapping[str, str], log: int) -> Process:
+        return self._spawn(
+            ["--home", str(self.home), "serve"],
+            {**self._env, **settings},
+            (subprocess.DEVNULL, log, log),
+            wrap,
         )
 
     def log(self) -> str:
@@ -262,6 +369,12 @@ class Node:
     def stop(self) -> int:
         """End the server as a service manager would; return its exit code."""
         return self._signal(signal.SIGTERM)
+
+    def abandon(self) -> None:
+        """Kill all that was started here and runs still."""
+        for running in tuple(self.running):
+            running.abandon()
+        self.kill()
 
     def _signal(self, number: int) -> int:
         if self.server is None:

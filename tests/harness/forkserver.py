@@ -1,7 +1,7 @@
 """Starts the program under test quickly: each command is a process of its own, forked from one that
 has done the imports.
 
-    forkserver.py SOCKET [MODULE ...]      serve until stdin ends
+    python -P forkserver.py SOCKET [MODULE ...]      serve until stdin ends
 
 The modules are imported after the program's own: each changes the program under test, such as the
 clock that it has.
@@ -139,7 +139,7 @@ def running(*modules: str, wrap: Sequence[str] = ()) -> Iterator[ForkServer]:
         shim.write_text(SHIM.format(python=sys.executable, address=address))
         shim.chmod(0o700)
         process = subprocess.Popen(
-            [*wrap, sys.executable, __file__, address, *modules],
+            [*wrap, sys.executable, "-P", __file__, address, *modules],
             cwd=_ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
