@@ -175,7 +175,7 @@ def _report(context: Context, repaired: Repaired) -> None:
                         "what": item.what,
                         "peer": item.peer,
                     }
-                    for item in repaired.gained
+                    for item in repaired.fetched
                 ],
                 "refused": list(repaired.refused),
                 "failed": list(repaired.failed),
@@ -184,7 +184,7 @@ def _report(context: Context, repaired: Repaired) -> None:
             }
         )
     else:
-        for item in repaired.gained:
+        for item in repaired.fetched:
             at = "" if item.position is None else f" position {item.position}"
             click.echo(f"{item.origin}{at}: {item.what} fetched from {item.peer}, verified")
         for text in (*repaired.refused, *repaired.failed):

@@ -1,19 +1,22 @@
-"""Finds which single bit of some bytes has flipped, by asking a check of the whole."""
+"""Finds the one bit that has flipped in some bytes, by trying each bit.
+
+The caller gives a check that holds for the right bytes alone, such as a signature.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Final
 
-_LONGEST_MENDED: Final = 4_096
-"""Bytes in which a flipped bit is looked for: each is a signature that is tried."""
+_LONGEST: Final = 4_096
+"""Bytes in which a flipped bit is looked for: each bit may cost the check of a signature."""
 
 
-def mend(data: bytes, holds: Callable[[bytes], bool]) -> bytes | None:
-    """Return bytes as they were before at most one bit of them flipped, or None."""
+def correct_bit(data: bytes, holds: Callable[[bytes], bool]) -> bytes | None:
+    """Return the bytes for which `holds` is true: as they are, or with one bit flipped, or None."""
     if holds(data):
         return data
-    if len(data) > _LONGEST_MENDED:
+    if len(data) > _LONGEST:
         return None
     for at in range(len(data)):
         for bit in range(8):
@@ -24,12 +27,12 @@ def mend(data: bytes, holds: Callable[[bytes], bool]) -> bytes | None:
     return None
 
 
-def mend_text(text: str, holds: Callable[[str], bool]) -> str | None:
-    """Return an ASCII text as it was before at most one bit of it flipped, or None."""
+def correct_bit_of_text(text: str, holds: Callable[[str], bool]) -> str | None:
+    """Return the ASCII text for which `holds` is true, as `correct_bit` does for bytes."""
     if holds(text):
         return text
     for at, letter in enumerate(text):
-        # A byte that is no text any more can have been any.
+        # The replacement character stands for a byte that is not ASCII now, whatever it was.
         codes = range(128) if letter == "\ufffd" else (ord(letter) ^ 1 << bit for bit in range(7))
         for code in codes:
             tried = f"{text[:at]}{chr(code)}{text[at + 1 :]}"

@@ -1,13 +1,13 @@
-"""Brings what is recorded beside the lists from a damaged store into a new one.
+"""Copies what belongs to no list from a damaged store into a new one.
 
 What was signed is verified; what nobody signs is taken as it stands. A single flipped bit in bytes
-that no peer can give back (pinned keys, certificates, names) is found by trying each: what verifies
-again is what was signed.
+that no peer can give back (pinned keys, certificates, names) is corrected: only the right bytes
+verify.
 """
 
 from __future__ import annotations
 
-from contextlib import suppress
+from dataclasses import dataclass
 from typing import Final
 
 from federation import wire
@@ -16,19 +16,24 @@ from federation.names import OrgName
 from federation.trust.orgroot import PinnedRoot
 from node.errors import ConfigError
 from node.identity.certificate import certificate_sha256
-from node.repair.bitflips import mend, mend_text
-from node.repair.salvage import Wreck, as_bytes, as_int, as_text
+from node.repair import salvage
+from node.repair.bitflips import correct_bit, correct_bit_of_text
+from node.repair.salvage import Wreck
+from node.store import rebuild
 from node.store.connection import Store
+from node.store.orgs import ORG_KEY
+from node.store.rebuild import OrgRow, PeerRow, VersionRow
 from node.store.sqlite import sqlite3
 
-_TOKEN_DIGITS: Final = 32
+_INCARNATION: Final = "incarnation"
+_INCARNATION_DIGITS: Final = 32
 
 _MOST_LOST: Final = 1 << 20
 """Versions that can be lost between two that are not: a number beyond that is damaged."""
 
 
 def copy_records(wreck: Wreck, store: Store, org: OrgName) -> None:
-    """Copy everything that is not of one list: the node, organizations, peers, versions.
+    """Copy everything that belongs to no list: the node, organizations, peers, versions.
 
     Args:
         wreck: the damaged store.
@@ -46,76 +51,69 @@ def copy_records(wreck: Wreck, store: Store, org: OrgName) -> None:
 
 
 def _copy_node(wreck: Wreck, connection: sqlite3.Connection, org: OrgName) -> None:
-    for key, value in wreck.rows("node", ("key", "value")):
-        if key == "org":
-            value = org  # noqa: PLW2901  # it never changes
-        if key == "incarnation" and not _is_token(as_text(value)):
-            # The new store's own: then our lists are signed for when peers have been asked.
-            continue
-        if key in ("org", "incarnation"):
-            connection.execute(
-                "INSERT INTO node (key, value) VALUES (?1, ?2) "
-                "ON CONFLICT (key) DO UPDATE SET value = ?2",
-                (key, value),
-            )
-    connection.execute("INSERT OR IGNORE INTO node (key, value) VALUES ('org', ?)", (org,))
+    rebuild.store_node(connection, ORG_KEY, org)
+    for key, value in salvage.node_facts(wreck):
+        # Without the old token, the new store has its own: then our lists are signed again only
+        # when peers have been asked.
+        if key == _INCARNATION and _is_incarnation(value):
+            rebuild.store_node(connection, key, value)
 
 
-def _is_token(text: str) -> bool:
-    return len(text) == _TOKEN_DIGITS and all(letter in "0123456789abcdef" for letter in text)
+def _is_incarnation(text: str) -> bool:
+    return len(text) == _INCARNATION_DIGITS and all(letter in "0123456789abcdef" for letter in text)
+
+
+# --- organizations ------------------------------------------------------------------------------
 
 
 def _copy_orgs(wreck: Wreck, connection: sqlite3.Connection) -> None:
-    for number, name, root, pinned_ms in wreck.rows("org", ("org", "name", "root", "pinned_ms")):
-        data, said = as_bytes(root), as_text(name)
-        mended = mend(data, lambda tried, said=said: _opens(tried, said))  # type: ignore[misc]
-        if mended is None:
-            # Perhaps the name alone is damaged.
-            opened = _open(data)
-            said = said if opened is None else opened.document.org
-        else:
-            data = mended
-        with suppress(sqlite3.IntegrityError):
-            connection.execute(
-                "INSERT INTO org (org, name, root, pinned_ms) VALUES (?, ?, ?, ?)",
-                (number, said, data, as_int(pinned_ms)),
-            )
+    for row in salvage.orgs(wreck):
+        rebuild.add_if_possible(connection, _correct_org(row))
 
 
-def _open(data: bytes) -> PinnedRoot | None:
+def _correct_org(row: OrgRow) -> OrgRow:
+    """Return an organization with the bit corrected that has flipped in its root or its name."""
+    root = correct_bit(row.root, lambda tried: _is_root_of(tried, row.name))
+    if root is not None:
+        return row._replace(root=root)
+    # Perhaps only the name is damaged: the root states it too.
+    opened = _open(row.root)
+    return row if opened is None else row._replace(name=opened.document.org)
+
+
+def _open(root: bytes) -> PinnedRoot | None:
     try:
-        return wire.open_org_root(data)
+        return wire.open_org_root(root)
     except FederationError:
         return None
 
 
-def _opens(data: bytes, name: str) -> bool:
-    root = _open(data)
-    return root is not None and root.document.org == name
+def _is_root_of(root: bytes, org: str) -> bool:
+    opened = _open(root)
+    return opened is not None and opened.document.org == org
+
+
+# --- peers --------------------------------------------------------------------------------------
 
 
 def _copy_peers(wreck: Wreck, connection: sqlite3.Connection) -> None:
-    for number, address, certificate, digest, added_ms in wreck.rows(
-        "peer", ("org", "address", "certificate", "certificate_sha256", "added_ms")
-    ):
-        row = connection.execute("SELECT root FROM org WHERE org = ?", (number,)).fetchone()
-        root = None if row is None else _open(row[0])
-        allowed = set() if root is None else set(root.document.tls_certificates)
-        # A document of keys that names no certificate leaves what was recorded with it.
-        allowed = allowed or {as_bytes(digest)}
-        pem = mend_text(as_text(certificate), lambda tried: _digest(tried) in allowed)  # noqa: B023
-        with suppress(sqlite3.IntegrityError):
-            connection.execute(
-                "INSERT INTO peer (org, address, certificate, certificate_sha256, added_ms) "
-                "VALUES (?, ?, ?, ?, ?)",
-                (
-                    number,
-                    as_text(address),
-                    as_text(certificate) if pem is None else pem,
-                    as_bytes(digest) if pem is None else _digest(pem),
-                    as_int(added_ms),
-                ),
-            )
+    for row in salvage.peers(wreck):
+        org = rebuild.load_org(connection, row.org)
+        root = None if org is None else _open(org[1])
+        named = set() if root is None else set(root.document.tls_certificates)
+        # A root that names no certificate leaves the digest that was recorded.
+        rebuild.add_if_possible(connection, _correct_peer(row, named or {row.certificate_sha256}))
+
+
+def _correct_peer(row: PeerRow, digests: set[bytes]) -> PeerRow:
+    """Return a peer with the bit corrected that has flipped in its certificate or the digest.
+
+    Args:
+        row: the peer as it was read.
+        digests: the digests that its certificate may have.
+    """
+    pem = correct_bit_of_text(row.certificate, lambda tried: _digest(tried) in digests)
+    return row if pem is None else row._replace(certificate=pem, certificate_sha256=_digest(pem))
 
 
 def _digest(pem: str) -> bytes:
@@ -125,35 +123,38 @@ def _digest(pem: str) -> bytes:
         return b""
 
 
+# --- versions -----------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Times:
+    """Times of the versions that were copied.
+
+    Attributes:
+        newest: the time of the newest version.
+        earlier: the time that the versions before it do not exceed.
+    """
+
+    newest: int = 0
+    earlier: int = 0
+
+
 def _copy_versions(wreck: Wreck, connection: sqlite3.Connection) -> None:
-    """Copy the versions; one that was lost is noted as such, and times never decrease."""
-    earlier = newest = known = 0
-    for version, committed_ms, kind, detail in wreck.rows(
-        "version", ("version", "committed_ms", "kind", "detail")
-    ):
-        number, now_ms = as_int(version), as_int(committed_ms)
-        if not known < number <= known + _MOST_LOST:
+    """Copy the versions; one that is lost is recorded as lost, and times never decrease."""
+    times = _Times()
+    known = 0
+    for row in salvage.versions(wreck):
+        if not known < row.version <= known + _MOST_LOST:
             continue
-        for lost in range(known + 1, number):
-            _put_version(connection, lost, newest, "lost", "")
-        if now_ms >= newest:
-            earlier, newest = newest, now_ms
-        elif now_ms >= earlier:
-            # The one before is the one that is not in order.
-            connection.execute(
-                "UPDATE version SET committed_ms = ? WHERE version = ?", (earlier, number - 1)
-            )
-            newest = now_ms
+        for lost in range(known + 1, row.version):
+            rebuild.add(connection, VersionRow(lost, times.newest, "lost", ""))
+        if row.committed_ms >= times.newest:
+            times = _Times(newest=row.committed_ms, earlier=times.newest)
+        elif row.committed_ms >= times.earlier:
+            # The version before this one has a time that is too late.
+            rebuild.store_committed(connection, row.version - 1, times.earlier)
+            times.newest = row.committed_ms
         else:
-            earlier = newest
-        _put_version(connection, number, newest, as_text(kind), as_text(detail))
-        known = number
-
-
-def _put_version(
-    connection: sqlite3.Connection, version: int, now_ms: int, kind: str, detail: str
-) -> None:
-    connection.execute(
-        "INSERT INTO version (version, committed_ms, kind, detail) VALUES (?, ?, ?, ?)",
-        (version, now_ms, kind, detail),
-    )
+            times.earlier = times.newest
+        rebuild.add(connection, row._replace(committed_ms=times.newest))
+        known = row.version

@@ -1,9 +1,9 @@
-"""Repairing: a damaged store is made anew from its signed bytes, and takes the old one's place.
+"""Repairs a store: a new one is made from the signed bytes of the damaged one, and takes its place.
 
-What is derived is made by the code that makes it when deltas are accepted. Signed bytes that are
-damaged come from peers, and are verified as always before they are kept. The old store stays as it
-is, under another name. There is one way for every damage, whatever page it is on: of the old file,
-nothing is believed that was not verified, but for what nobody signs.
+What is derived is derived again, by the code that does it when deltas are accepted. Signed bytes
+that are damaged come from peers, and are verified before they are kept. The old store stays as it
+is, under another name. Every damage is repaired in this one way, whatever page it is on. Nothing in
+the old file is believed until it is verified, except what nobody signs.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ from node.fsck import journal as fsck_journal
 from node.fsck.check import fsck
 from node.home import Home
 from node.publish import snapshot
-from node.repair.lists import OldList, carry_over, copy_fetched, iter_lists
-from node.repair.rebuild import Gained, ListRebuild, RepairSource, UnrepairableError
+from node.repair.lists import DamagedList, carry_over, copy_fetched, iter_lists
+from node.repair.peers import FetchedPart, PartsFromPeers, RepairSource, UnrepairableError
+from node.repair.rebuild import rebuild_list
 from node.repair.records import copy_records
 from node.repair.salvage import Wreck, open_wreck
+from node.repair.work import ListWork
 from node.store import damage as store_damage
-from node.store import lists, orgs
+from node.store import lists, orgs, rebuild
 from node.store.connection import Store
 from node.store.copies import name_copy, put_aside, put_back, remove_copies
 from node.store.damage import Damage, DamageKind, Findings
@@ -34,7 +36,7 @@ from node.store.orgs import Peer
 from node.store.sqlite import sqlite_errors
 from node.system import durable
 
-__all__ = ["Gained", "RepairSource", "Repaired", "repair"]
+__all__ = ["FetchedPart", "RepairSource", "Repaired", "repair"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,16 +45,16 @@ class Repaired:
 
     Attributes:
         damages: what was damaged.
-        gained: what came from peers.
+        fetched: what came from peers.
         refused: what peers sent that does not verify, in a sentence each.
-        failed: why a list could not be made whole, in a sentence each.
-        left: what is damaged still.
-        aside: the old store, under its new name; None when nothing was changed: because nothing
-            is damaged, or because nothing could be repaired.
+        failed: why a list could not be rebuilt, in a sentence each.
+        left: what is still damaged.
+        aside: the old store, under its new name. None when nothing was changed, because nothing
+            is damaged or nothing could be repaired.
     """
 
     damages: tuple[Damage, ...]
-    gained: tuple[Gained, ...] = ()
+    fetched: tuple[FetchedPart, ...] = ()
     refused: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
     left: tuple[Damage, ...] = ()
@@ -72,17 +74,17 @@ def repair(
     Args:
         home: the node's folder.
         org: whose node it is.
-        connect: gives the source of damaged signed bytes, from the peers that the store knows
+        connect: given the peers that the store knows, returns what asks them for signed bytes
             (`node.sync.repair_source.PeerSource`).
         clock: tells the time.
         on_progress: told (what, done, of how much).
 
     Raises:
-        StoreError: the store made anew could not be written; nothing was changed.
+        StoreError: the new store could not be written; nothing was changed.
     """
     store = home.store.resolve()
     put_back(store)
-    # Also where nothing is left to repair: a repair may be killed after it was done.
+    # Even when nothing is left to repair: the last repair may have been killed after it was done.
     remove_copies(store, "repairing", "wreck")
     damages = _check(store, clock, on_progress)
     if all(damage.kind is DamageKind.CLAIM for damage in damages):
@@ -104,7 +106,7 @@ def repair(
             aside, left = None, damages
     return Repaired(
         damages=damages,
-        gained=tuple(work.gained),
+        fetched=tuple(work.fetched),
         refused=tuple(work.refused),
         failed=tuple(work.failed),
         left=left,
@@ -127,7 +129,7 @@ def _check(
 
 
 def _is_better(before: Sequence[Damage], after: Sequence[Damage]) -> bool:
-    """Say whether at least one list, or what is of no list, is whole that was not."""
+    """Say whether at least one list, or what belongs to no list, became sound."""
     bad = {damage.origin for damage in before if damage.kind is not DamageKind.CLAIM}
     return bool(bad - {damage.origin for damage in after if damage.kind is not DamageKind.CLAIM})
 
@@ -139,7 +141,7 @@ def _note(home: Home, store: Path, left: Sequence[Damage], clock: Clock) -> None
 
 
 class _Repair:
-    """Makes a store anew. One use."""
+    """Makes the new store. For one use."""
 
     def __init__(
         self,
@@ -150,7 +152,7 @@ class _Repair:
         clock: Clock,
         on_progress: Callable[[str, int, int], None],
     ) -> None:
-        self.gained: list[Gained] = []
+        self.fetched: list[FetchedPart] = []
         self.refused: list[str] = []
         self.failed: list[str] = []
         self._wreck = wreck
@@ -161,7 +163,7 @@ class _Repair:
         self._on_progress = on_progress
 
     def run(self) -> None:
-        """Make it.
+        """Make the new store.
 
         Raises:
             StoreError: it could not be written.
@@ -174,51 +176,48 @@ class _Repair:
             store.close()
 
     def _fill(self, store: Store) -> None:
-        # Synced as a whole at the end: before that it is nobody's store.
-        store.connection.execute("PRAGMA synchronous = OFF")
+        rebuild.fill_unsynced(store)
         copy_records(self._wreck, store, self._org)
-        source = self._connect(_load_peers(store))
-        for old in list(iter_lists(self._wreck, store, self._org)):
-            self._rebuild(store, source, old)
-        with store.write("repair", f"{len(self.gained)} parts from peers"):
+        source = self._connect(list(orgs.iter_peers(store.connection)))
+        for damaged in list(iter_lists(self._wreck, store, self._org)):
+            self._fill_list(store, source, damaged)
+        with store.write("repair", f"{len(self.fetched)} parts from peers"):
             pass
-        # One file, complete in itself, so that it can be renamed.
-        store.connection.execute("PRAGMA journal_mode = DELETE")
+        rebuild.complete(store)
 
-    def _rebuild(self, store: Store, source: RepairSource, old: OldList) -> None:
+    def _fill_list(self, store: Store, source: RepairSource, damaged: DamagedList) -> None:
+        """Rebuild a list, or carry it over as it is."""
+        origin = damaged.origin
         try:
-            root = orgs.load_root(store.connection, old.origin.org)
+            root = orgs.load_root(store.connection, origin.org)
         except DamageError as error:
             root = None
-            self.failed.append(f"{old.origin}: {error}")
+            self.failed.append(f"{origin}: {error}")
         if root is None:
-            carry_over(self._wreck, store, old)
+            carry_over(self._wreck, store, damaged)
             return
-        work = ListRebuild(
+        peers = PartsFromPeers(origin, root, source)
+        work = ListWork(
             wreck=self._wreck,
             store=store,
-            number=old.number,
-            origin=old.origin,
-            own=old.own,
+            number=damaged.number,
+            origin=origin,
+            own=damaged.own,
             root=root,
-            source=source,
+            peers=peers,
             now_ms=self._clock.now_ms(),
-            on_leaf=lambda done, total: self._on_progress(f"repairing {old.origin}", done, total),
+            on_progress=lambda done, total: self._on_progress(f"repairing {origin}", done, total),
         )
         try:
-            work.run()
+            rebuild_list(work)
         except UnrepairableError as error:
-            self.failed.append(f"{old.origin}: {error}")
-            carry_over(self._wreck, store, old)
+            self.failed.append(f"{origin}: {error}")
+            carry_over(self._wreck, store, damaged)
         else:
-            copy_fetched(self._wreck, store, old)
-            # One that is damaged, and is served beside the deltas, is made from them again.
+            copy_fetched(self._wreck, store, damaged)
+            # A snapshot that is served beside the deltas and is damaged is built from them again.
             with suppress(NodeError, FederationError):
-                snapshot.rebuild(store, lists.load_list_by_number(store.connection, old.number))
+                snapshot.rebuild(store, lists.load_list_by_number(store.connection, damaged.number))
         finally:
-            self.gained += work.gained
-            self.refused += work.refused
-
-
-def _load_peers(store: Store) -> list[Peer]:
-    return list(orgs.iter_peers(store.connection))
+            self.fetched += peers.fetched
+            self.refused += peers.refused

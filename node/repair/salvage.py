@@ -1,31 +1,52 @@
-"""Reads a store that may be damaged anywhere: whatever can be read of it, and nothing by force.
+"""Reads what can be read of a store that may be damaged anywhere.
 
-The file itself is never written. When SQLite cannot even open it, a copy is opened whose first page
-is that of an empty store: it says where each table begins, which is the same in every store.
+The file itself is never written. When SQLite cannot even open it, a copy is opened that has another
+first page (`node.repair.first_page`).
+
+A value of a damaged row may be of any type. What is a number, bytes or text here was made one by
+`as_int`, `as_bytes` or `as_text`; what is an `object` stands as it was read. Some values of a row
+may be readable and others not: so no function reads a large value that it does not need.
 """
 
 from __future__ import annotations
 
-import shutil
-import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
+from federation.replica import SignedDelta
+from federation.snapshot import SnapshotOffer
 from node.clock import Clock
-from node.store.connection import Store
+from node.repair import first_page
 from node.store.copies import name_copy
+from node.store.log import delta_id
+from node.store.rebuild import (
+    BodyRow,
+    BucketRow,
+    DeltaRow,
+    FetchedRow,
+    FollowStateRow,
+    ListStateRow,
+    OrgRow,
+    PeerRow,
+    ReleasedRow,
+    SignedExtentRow,
+    SnapshotRow,
+    SpanRow,
+    VersionRow,
+)
+from node.store.schema import POSITION_BITS
+from node.store.snapshots import bucket_id
 from node.store.sqlite import sqlite3
 from node.system import durable
 
-_PAGE_SIZE: Final = struct.Struct(">H")
-_PAGE_SIZE_AT: Final = 16
-_PAGE_COUNT: Final = struct.Struct(">I")
-_PAGE_COUNT_AT: Final = 28
-_CHANGES_AT: Final = 24
-_VALID_FOR_AT: Final = 92
-"""Where these stand in the first page (sqlite.org/fileformat.html, section 1.3)."""
+_IDS: Final = "id >= ? AND id < ?"
+_HELD: Final = "list = ? AND state = 'held'"
+
+LARGEST_SIZE: Final = (1 << POSITION_BITS) - 1
+"""Leaves that a log can have."""
 
 
 class Wreck:
@@ -43,6 +64,10 @@ class Wreck:
         except (sqlite3.Error, OverflowError):
             return None
         return found
+
+    def of_list(self, table: str, columns: Sequence[str], number: int) -> tuple[object, ...] | None:
+        """Return the row of a list in a table that has one for each list, or None."""
+        return self.row(f"SELECT {', '.join(columns)} FROM {table} WHERE list = ?", number)  # noqa: S608
 
     def rows(
         self, table: str, columns: Sequence[str], where: str = "1", *values: object
@@ -90,12 +115,341 @@ def as_text(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
+# --- the node, organizations, versions ----------------------------------------------------------
+
+
+class ListName(NamedTuple):
+    """What names a list, and where it is fetched from.
+
+    Attributes:
+        list: its number.
+        org: the number of its organization.
+        name: its name without the organization.
+        via: the number of the peer that it is fetched from; 0 for none.
+    """
+
+    list: int
+    org: object
+    name: str
+    via: int
+
+
+def node_facts(wreck: Wreck) -> Iterator[tuple[str, str]]:
+    """Yield each fact about the node: its key and its value."""
+    for key, value in wreck.rows("node", ("key", "value")):
+        yield as_text(key), as_text(value)
+
+
+def orgs(wreck: Wreck) -> Iterator[OrgRow]:
+    """Yield the organizations."""
+    for row in map(OrgRow._make, wreck.rows("org", OrgRow._fields)):
+        yield OrgRow(
+            org=row.org,
+            name=as_text(row.name),
+            root=as_bytes(row.root),
+            pinned_ms=as_int(row.pinned_ms),
+        )
+
+
+def peers(wreck: Wreck) -> Iterator[PeerRow]:
+    """Yield the peers."""
+    for row in map(PeerRow._make, wreck.rows("peer", PeerRow._fields)):
+        yield PeerRow(
+            org=row.org,
+            address=as_text(row.address),
+            certificate=as_text(row.certificate),
+            certificate_sha256=as_bytes(row.certificate_sha256),
+            added_ms=as_int(row.added_ms),
+        )
+
+
+def versions(wreck: Wreck) -> Iterator[VersionRow]:
+    """Yield the versions of the store, oldest first."""
+    for row in map(VersionRow._make, wreck.rows("version", VersionRow._fields)):
+        yield VersionRow(
+            version=as_int(row.version),
+            committed_ms=as_int(row.committed_ms),
+            kind=as_text(row.kind),
+            detail=as_text(row.detail),
+        )
+
+
+# --- lists --------------------------------------------------------------------------------------
+
+
+def list_names(wreck: Wreck) -> Iterator[ListName]:
+    """Yield the name of each list."""
+    for row in map(ListName._make, wreck.rows("list", ListName._fields)):
+        yield ListName(
+            list=as_int(row.list), org=row.org, name=as_text(row.name), via=as_int(row.via)
+        )
+
+
+def list_state(wreck: Wreck, number: int) -> ListStateRow | None:
+    """Return where a list stands, or None if any of it cannot be read."""
+    row = wreck.of_list("list", ListStateRow._fields, number)
+    return None if row is None else ListStateRow._make(row)
+
+
+def span_in_force(wreck: Wreck, number: int) -> object:
+    """Return the number of the span that a list names; None if it cannot be read."""
+    row = wreck.of_list("list", ("span",), number)
+    return None if row is None else row[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogEnd:
+    """Where the log of a list ends, as it is recorded.
+
+    Attributes:
+        size: how many leaves it has.
+        frontier: its tree, encoded.
+        last_leaf: the hash of its newest leaf.
+    """
+
+    size: int
+    frontier: bytes
+    last_leaf: bytes
+
+
+def log_end(wreck: Wreck, number: int) -> LogEnd:
+    """Return where the log of a list ends; of size 0 if that cannot be read."""
+    row = wreck.of_list("list", ("size", "frontier", "last_leaf"), number)
+    size, frontier, last_leaf = (None, None, None) if row is None else row
+    return LogEnd(
+        size=as_int(size, most=LARGEST_SIZE),
+        frontier=as_bytes(frontier),
+        last_leaf=as_bytes(last_leaf),
+    )
+
+
+def charter(wreck: Wreck, number: int) -> tuple[bytes | None, int]:
+    """Return the charter of a list and its version; None and 0 for what is not recorded."""
+    row = wreck.of_list("list", ("charter", "charter_version"), number)
+    envelope, version = (None, None) if row is None else row
+    return None if envelope is None else as_bytes(envelope), as_int(version)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListFacts:
+    """What is recorded of a list that nobody signs.
+
+    Attributes:
+        checked: how many deltas had their ops tree and state digest checked.
+        deltas_only: 1 when no snapshot is wanted in the place of deltas, else 0.
+        since_snapshot: what was published since the newest snapshot.
+    """
+
+    checked: int
+    deltas_only: int
+    since_snapshot: int
+
+
+def list_facts(wreck: Wreck, number: int) -> ListFacts:
+    """Return what nobody signs of a list; zeros if it cannot be read."""
+    row = wreck.of_list("list", ("checked", "deltas_only", "since_snapshot"), number)
+    checked, deltas_only, since_snapshot = (None, None, None) if row is None else row
+    return ListFacts(
+        checked=as_int(checked),
+        deltas_only=as_int(deltas_only) & 1,
+        since_snapshot=as_int(since_snapshot),
+    )
+
+
+def follow_state(wreck: Wreck, number: int) -> FollowStateRow:
+    """Return how following a list goes; empty if it cannot be read."""
+    read = wreck.of_list("follow_state", FollowStateRow._fields, number)
+    if read is None:
+        return FollowStateRow(number, "", "", "", 0, 0, 0)
+    row = FollowStateRow._make(read)
+    return FollowStateRow(
+        list=number,
+        state=as_text(row.state),
+        reason=as_text(row.reason),
+        detail=as_text(row.detail),
+        since_ms=as_int(row.since_ms),
+        contact_ms=as_int(row.contact_ms),
+        head=as_int(row.head),
+    )
+
+
+def signed_extent(wreck: Wreck, number: int) -> SignedExtentRow | None:
+    """Return what was signed last of what is staged for a list, or None."""
+    row = wreck.of_list("signed_extent", SignedExtentRow._fields, number)
+    return None if row is None else SignedExtentRow._make(row)
+
+
+def released(wreck: Wreck, number: int) -> ReleasedRow | None:
+    """Return how much of a list of ours may leave this machine, or None."""
+    row = wreck.of_list("released", ReleasedRow._fields, number)
+    return None if row is None else ReleasedRow(list=number, size=row[1])
+
+
+def spans(wreck: Wreck, number: int) -> Iterator[SpanRow]:
+    """Yield the spans of a list."""
+    yield from map(SpanRow._make, wreck.rows("span", SpanRow._fields, "list = ?", number))
+
+
+def fetched(wreck: Wreck, number: int) -> Iterator[FetchedRow]:
+    """Yield the deltas of a list that were fetched one by one."""
+    yield from map(FetchedRow._make, wreck.rows("fetched", FetchedRow._fields, _IDS, *_ids(number)))
+
+
+# --- leaves -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SalvagedLeaf:
+    """A leaf as it is stored, and how it came.
+
+    Attributes:
+        signed: its bytes; a part that is missing or cannot be read is empty.
+        version: the store version that it came in with; 0 if that cannot be read.
+        received_ms: when it came; 0 if that cannot be read.
+        via: the number of the peer that it came from; 0 for none.
+    """
+
+    signed: SignedDelta
+    version: int
+    received_ms: int
+    via: int
+
+
+def leaf(wreck: Wreck, number: int, position: int) -> SalvagedLeaf | None:
+    """Return a leaf, or None if neither its header nor its body can be read."""
+    at = delta_id(number, position)
+    row = wreck.row("SELECT bytes FROM body WHERE id = ?", at)
+    body = None if row is None else as_bytes(row[0])
+    read = wreck.row(
+        f"SELECT {', '.join(DeltaRow._fields)} FROM delta WHERE id = ?",  # noqa: S608
+        at,
+    )
+    if read is None:
+        if body is None:
+            return None
+        return SalvagedLeaf(signed=SignedDelta(b"", body, b""), version=0, received_ms=0, via=0)
+    delta = DeltaRow._make(read)
+    return SalvagedLeaf(
+        signed=SignedDelta(as_bytes(delta.header), body or b"", as_bytes(delta.checkpoint)),
+        version=as_int(delta.version),
+        received_ms=as_int(delta.received_ms),
+        via=as_int(delta.via),
+    )
+
+
+def leaf_header(wreck: Wreck, number: int, position: int) -> bytes | None:
+    """Return the header of a leaf, or None."""
+    row = wreck.row("SELECT header FROM delta WHERE id = ?", delta_id(number, position))
+    return None if row is None else as_bytes(row[0])
+
+
+def has_leaf(wreck: Wreck, number: int, position: int) -> bool:
+    """Say whether a leaf is stored at a position, readable or not."""
+    return wreck.row("SELECT 1 FROM delta WHERE id = ?", delta_id(number, position)) is not None
+
+
+def newest_position(wreck: Wreck, number: int) -> int:
+    """Return the newest position of which a leaf is stored; -1 for none."""
+    row = wreck.row(f"SELECT max(id) FROM delta WHERE {_IDS}", *_ids(number))  # noqa: S608
+    newest = None if row is None else row[0]
+    return as_int(newest) - delta_id(number, 0) if isinstance(newest, int) else -1
+
+
+def leaves(wreck: Wreck, number: int) -> Iterator[DeltaRow]:
+    """Yield the leaves of a list without their bodies."""
+    yield from map(DeltaRow._make, wreck.rows("delta", DeltaRow._fields, _IDS, *_ids(number)))
+
+
+def bodies(wreck: Wreck, number: int) -> Iterator[BodyRow]:
+    """Yield the bodies of a list's leaves."""
+    yield from map(BodyRow._make, wreck.rows("body", BodyRow._fields, _IDS, *_ids(number)))
+
+
+def _ids(number: int) -> tuple[int, int]:
+    """Return the first row id of a list's deltas, and the first after them."""
+    return delta_id(number, 0), delta_id(number + 1, 0)
+
+
+# --- snapshots ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SalvagedSnapshot:
+    """A snapshot without its buckets, as it is stored.
+
+    Attributes:
+        offer: its bytes; a part that cannot be read is empty.
+        position: the position of its leaf.
+    """
+
+    offer: SnapshotOffer
+    position: int
+
+
+def snapshot(wreck: Wreck, number: int) -> SalvagedSnapshot | None:
+    """Return a snapshot, or None."""
+    read = wreck.row(
+        f"SELECT {', '.join(SnapshotRow._fields)} FROM snapshot WHERE snapshot = ?",  # noqa: S608
+        number,
+    )
+    if read is None:
+        return None
+    row = SnapshotRow._make(read)
+    offer = SnapshotOffer(
+        header=as_bytes(row.header),
+        checkpoint=as_bytes(row.checkpoint),
+        frontier=as_bytes(row.frontier),
+        bucket_hashes=as_bytes(row.bucket_hashes),
+    )
+    return SalvagedSnapshot(offer=offer, position=as_int(row.position))
+
+
+def snapshot_header(wreck: Wreck, number: int) -> bytes:
+    """Return the header of a snapshot; empty if it cannot be read."""
+    row = wreck.row("SELECT header FROM snapshot WHERE snapshot = ?", number)
+    return as_bytes(None if row is None else row[0])
+
+
+def oldest_held_snapshot(wreck: Wreck, number: int) -> int | None:
+    """Return the number of the oldest snapshot of a list of which all is here, or None."""
+    row = wreck.row(
+        "SELECT snapshot FROM snapshot WHERE list = ? AND state = 'held' ORDER BY position LIMIT 1",
+        number,
+    )
+    return None if row is None else as_int(row[0])
+
+
+def held_snapshot_numbers(wreck: Wreck, number: int) -> list[int]:
+    """Return the numbers of the snapshots of a list of which all is here."""
+    return [as_int(held) for (held,) in wreck.rows("snapshot", ("snapshot",), _HELD, number)]
+
+
+def held_snapshots(wreck: Wreck, number: int) -> Iterator[SnapshotRow]:
+    """Yield the snapshots of a list of which all is here."""
+    yield from map(SnapshotRow._make, wreck.rows("snapshot", SnapshotRow._fields, _HELD, number))
+
+
+def bucket(wreck: Wreck, snapshot: int, number: int) -> bytes | None:
+    """Return one bucket of a snapshot, or None."""
+    row = wreck.row("SELECT bytes FROM bucket WHERE id = ?", bucket_id(snapshot, number))
+    return None if row is None else as_bytes(row[0])
+
+
+def buckets(wreck: Wreck, snapshot: int) -> Iterator[BucketRow]:
+    """Yield the buckets of a snapshot."""
+    first, last = bucket_id(snapshot, 0), bucket_id(snapshot + 1, 0)
+    yield from map(BucketRow._make, wreck.rows("bucket", BucketRow._fields, _IDS, first, last))
+
+
+# --- the file -----------------------------------------------------------------------------------
+
+
 @contextmanager
 def open_wreck(path: Path, clock: Clock) -> Iterator[Wreck]:
-    """Open a store for reading what can be read of it.
+    """Open a damaged store for reading.
 
     Raises:
-        StoreError: a copy that is needed for it cannot be written.
+        StoreError: the copy that is needed cannot be written.
     """
     connection = _connect(path)
     if connection is not None:
@@ -106,7 +460,7 @@ def open_wreck(path: Path, clock: Clock) -> Iterator[Wreck]:
         return
     with name_copy(path, "wreck") as copy:
         with durable.disk_errors(copy):
-            _copy_mended(path, copy, clock)
+            first_page.copy_with_new(path, copy, clock)
         connection = _connect(copy) or sqlite3.connect(":memory:")
         try:
             yield Wreck(connection)
@@ -122,7 +476,7 @@ def _connect(path: Path) -> sqlite3.Connection | None:
         return None
     try:
         connection.text_factory = _decode
-        # Goes on although the file is shorter than it says.
+        # Lets SQLite read on when the file is shorter than its first page says.
         connection.execute("PRAGMA writable_schema = ON")
         connection.execute("PRAGMA query_only = ON")
         names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
@@ -138,29 +492,3 @@ def _connect(path: Path) -> sqlite3.Connection | None:
 
 def _decode(data: bytes) -> str:
     return data.decode("utf-8", "replace")
-
-
-def _copy_mended(path: Path, copy: Path, clock: Clock) -> None:
-    """Copy a store, with the first page of an empty one."""
-    # Goes with the copy.
-    model = copy.with_name(f"{copy.name}.model")
-    store = Store.create(model, clock)
-    store.connection.execute("PRAGMA journal_mode = DELETE")
-    store.close()
-    first = model.read_bytes()
-    (size,) = _PAGE_SIZE.unpack_from(first, _PAGE_SIZE_AT)
-    page = bytearray(first[:size])
-    shutil.copyfile(path, copy)
-    copy.chmod(0o600)
-    wal = Path(f"{path}-wal")
-    if wal.exists():
-        shutil.copyfile(wal, Path(f"{copy}-wal"))
-    with copy.open("r+b") as file:
-        file.seek(0, 2)
-        # The pages that are there, in a file that no writer has left unfinished.
-        _PAGE_COUNT.pack_into(page, _PAGE_COUNT_AT, max(1, file.tell() // size))
-        page[_VALID_FOR_AT : _VALID_FOR_AT + 4] = page[_CHANGES_AT : _CHANGES_AT + 4]
-        if wal.exists():
-            page[18:20] = b"\x02\x02"
-        file.seek(0)
-        file.write(page)

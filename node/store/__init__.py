@@ -21,4 +21,5 @@ Rooms:
     snapshots     snapshots that are here, and their buckets
     fetched       deltas fetched one by one, with their proofs
     history       a list at a position; what changed between two
+    rebuild       fills a new store from the rows of a damaged one
 """

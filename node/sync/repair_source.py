@@ -1,6 +1,6 @@
 """Asks peers, one after the other, for signed bytes that are damaged here.
 
-What comes is not verified: who asked knows what it has to be (`node.repair.rebuild`).
+What comes is not verified: who asked knows what it has to be (`node.repair.peers`).
 """
 
 from __future__ import annotations

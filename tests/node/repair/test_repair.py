@@ -84,7 +84,7 @@ class World:
                 damaged_node.settle(self.path)
                 harm(self.path)
                 self.harmed = self.path.read_bytes() if self.path.exists() else b""
-                return await asyncio.to_thread(damaged_node.mend, self.node)
+                return await asyncio.to_thread(damaged_node.repair_site, self.node)
             finally:
                 for server in running:
                     await server.__aexit__(None, None, None)
@@ -201,7 +201,7 @@ def test_signed_bytes_come_back_from_a_peer_byte_for_byte(world: World, case: Ca
         (damage.kind, damage.origin, damage.position) for damage in repaired.damages
     }
     assert {damage.origin for damage in repaired.damages} == {MAIN}
-    assert [gained.origin for gained in repaired.gained] == [MAIN]
+    assert [part.origin for part in repaired.fetched] == [MAIN]
     assert (repaired.left, repaired.failed) == ((), ())
     assert world.look() == world.before
     assert list(fsck(world.node.store)) == []
@@ -218,7 +218,7 @@ def test_what_is_derived_or_signs_itself_is_repaired_without_any_peer(
 
     assert case.kind in {damage.kind for damage in repaired.damages}
     assert case.position in {damage.position for damage in repaired.damages}
-    assert (repaired.left, repaired.failed, repaired.gained) == ((), (), ())
+    assert (repaired.left, repaired.failed, repaired.fetched) == ((), (), ())
     after = world.look()
     assert after[:2] == world.before[:2]
     if case.name not in {"a version", "a state"}:
@@ -309,7 +309,7 @@ def test_a_peer_that_sends_something_else_is_refused_and_the_next_one_asked(worl
     with _lying(world, world.main, 1):
         repaired = world.repair(SIGNED[0].harm, world.owner, world.relay)
 
-    assert [gained.peer for gained in repaired.gained] == ["ngo.example"]
+    assert [part.peer for part in repaired.fetched] == ["ngo.example"]
     assert [text.partition(":")[0] for text in repaired.refused] == ["hotline.example"]
     assert repaired.left == ()
     assert world.look() == world.before
@@ -352,7 +352,7 @@ def test_more_leaves_come_back_than_a_peer_answers_calls_at_once(tmp_path: Path)
     repaired = world.repair(spoil, world.owner)
 
     assert (repaired.left, repaired.failed) == ((), ())
-    assert len(repaired.gained) >= CALL_BURST + 30
+    assert len(repaired.fetched) >= CALL_BURST + 30
     assert world.look() == world.before
     world.close()
 
@@ -369,7 +369,7 @@ def test_nodes_that_are_damaged_at_different_places_mend_each_other(
     repaired = world.repair(harm, world.relay)
 
     assert (repaired.left, repaired.failed) == ((), ())
-    assert {gained.peer for gained in repaired.gained} == {world.relay.org}
+    assert {part.peer for part in repaired.fetched} == {world.relay.org}
     assert world.look() == world.before
     assert store_damage.load(world.relay.store.path).damages == (there,)
 
@@ -380,7 +380,7 @@ def test_what_is_damaged_at_a_peer_too_is_not_taken_from_it(world: World) -> Non
     repaired = world.repair(flip("body", "bytes", _id(1), 10), world.relay)
 
     assert any("no peer has it" in text for text in repaired.failed)
-    assert (repaired.gained, repaired.refused, repaired.aside) == ((), (), None)
+    assert (repaired.fetched, repaired.refused, repaired.aside) == ((), (), None)
 
 
 @pytest.mark.parametrize("kind", [DamageKind.CHARTER, DamageKind.RECORD, DamageKind.FILE])
@@ -393,7 +393,7 @@ def test_a_peer_that_cannot_tell_who_may_have_a_list_gives_nothing_of_it(
 
     repaired = world.repair(flip("body", "bytes", _id(1), 10), world.relay)
 
-    assert (repaired.gained, repaired.aside) == ((), None)
+    assert (repaired.fetched, repaired.aside) == ((), None)
 
 
 def test_a_bucket_of_a_damaged_list_is_served_as_long_as_it_is_what_was_signed(

@@ -129,7 +129,7 @@ def settle(path: Path) -> None:
     connection.close()
 
 
-def mend(site: Site) -> Repaired:
+def repair_site(site: Site) -> Repaired:
     """Repair a site's store as the command does."""
     sources: list[PeerSource] = []
 

@@ -1,0 +1,177 @@
+"""Gets signed bytes that are damaged here from peers, and verifies what they send.
+
+One peer after the other is asked. What a peer sends is taken only if it verifies, as if it were
+stored here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from federation.bucket import Bucket
+from federation.errors import FederationError
+from federation.follow import Cursor
+from federation.header import leaf_hash
+from federation.names import OrgName, Origin
+from federation.replica import Candidate, Replica, SignedDelta
+from federation.snapshot import Snapshot
+from federation.trust.orgroot import PinnedRoot
+from node.errors import NodeError
+from node.repair.verify import open_charter, open_leaf
+from node.telemetry.logs import get_logger
+
+_log = get_logger()
+
+
+class UnrepairableError(NodeError):
+    """Signed bytes are damaged here, and no peer that could be asked has them."""
+
+
+class RepairSource(Protocol):
+    """Asks peers for signed bytes that are damaged here."""
+
+    def deltas(
+        self, origin: Origin, cursor: Cursor, count: int
+    ) -> Iterator[tuple[OrgName, Sequence[SignedDelta]]]:
+        """Yield, for each peer that has them, up to `count` deltas after a cursor, not verified."""
+
+    def buckets(
+        self, origin: Origin, position: int, numbers: Sequence[int]
+    ) -> Iterator[tuple[OrgName, Sequence[tuple[int, bytes]]]]:
+        """Yield, for each peer that has them, buckets of the snapshot at a position."""
+
+    def charters(self, origin: Origin) -> Iterator[tuple[OrgName, bytes]]:
+        """Yield, for each peer that has one, the envelope of a list's charter."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchedPart:
+    """Signed bytes that came from a peer.
+
+    Attributes:
+        origin: the list, as text.
+        position: the position of the leaf or of the snapshot; None for a charter.
+        what: `leaf`, `bucket 0`, `charter`.
+        peer: the peer that sent them.
+    """
+
+    origin: str
+    position: int | None
+    what: str
+    peer: str
+
+
+class PartsFromPeers:
+    """Gets the parts of one list.
+
+    Attributes:
+        fetched: what came from peers, and verified.
+        refused: what peers sent that does not verify, in a sentence each.
+    """
+
+    def __init__(self, origin: Origin, root: PinnedRoot, source: RepairSource) -> None:
+        self.fetched: list[FetchedPart] = []
+        self.refused: list[str] = []
+        self._origin = origin
+        self._root = root
+        self._source = source
+        # Leaves, by position, that came in one answer with one that was asked for.
+        self._spare: dict[int, tuple[SignedDelta, OrgName]] = {}
+
+    def take_spare_leaf(
+        self, replica: Replica, expected: bytes | None
+    ) -> tuple[Candidate, OrgName] | None:
+        """Return the next leaf of a log, if it came with an earlier one, and the peer it is from.
+
+        Args:
+            replica: the log before the leaf.
+            expected: the hash of the leaf; None when it is not known.
+        """
+        spare = self._spare.pop(replica.state.size, None)
+        if spare is None:
+            return None
+        leaf, peer = spare
+        candidate = open_leaf(replica, leaf)
+        if candidate is None or expected not in (None, leaf_hash(leaf.header)):
+            return None
+        self._note(replica.state.size, "leaf", peer)
+        return candidate, peer
+
+    def fetch_leaf(
+        self, replica: Replica, expected: bytes | None, count: int
+    ) -> tuple[Candidate, OrgName]:
+        """Return the next leaf of a log, from the first peer that has it, and that peer.
+
+        Args:
+            replica: the log before the leaf.
+            expected: the hash of the leaf; None when it is not known.
+            count: leaves to ask for, as the ones after it are missing too.
+
+        Raises:
+            UnrepairableError: no peer has it.
+        """
+        position = replica.state.size
+        cursor = Cursor(
+            origin=str(self._origin),
+            size=position,
+            root_hash=replica.state.frontier.root() if position else b"",
+            charter_version=0,
+            deltas_only=True,
+        )
+        for peer, deltas in self._source.deltas(self._origin, cursor, count):
+            candidate = open_leaf(replica, deltas[0]) if deltas else None
+            if candidate is None or expected not in (None, leaf_hash(deltas[0].header)):
+                self._refuse(peer, f"position {position}")
+                continue
+            self._spare = {
+                position + at: (delta, peer) for at, delta in enumerate(deltas[1:], start=1)
+            }
+            self._note(position, "leaf", peer)
+            return candidate, peer
+        raise UnrepairableError(f"position {position} is damaged, and no peer has it")
+
+    def fetch_bucket(self, snapshot: Snapshot, number: int) -> tuple[bytes, Bucket]:
+        """Return one bucket of a snapshot, from the first peer that has it.
+
+        Raises:
+            UnrepairableError: no peer has it.
+        """
+        for peer, buckets in self._source.buckets(self._origin, snapshot.position, [number]):
+            for at, sent in buckets:
+                try:
+                    bucket = snapshot.open_bucket(number, sent)
+                except FederationError:
+                    self._refuse(peer, f"bucket {at}")
+                    continue
+                self._note(snapshot.position, f"bucket {number}", peer)
+                return sent, bucket
+        raise UnrepairableError(
+            f"bucket {number} of the snapshot at position {snapshot.position} is damaged, and no "
+            "peer has it"
+        )
+
+    def fetch_charter(self, *, least_version: int) -> tuple[bytes, int]:
+        """Return the charter of the list and its version, from the first peer that has it.
+
+        Raises:
+            UnrepairableError: no peer has it.
+        """
+        for peer, envelope in self._source.charters(self._origin):
+            version = open_charter(self._origin, self._root, envelope, least_version=least_version)
+            if version is None:
+                self._refuse(peer, "the charter")
+                continue
+            self._note(None, "charter", peer)
+            return envelope, version
+        raise UnrepairableError("the charter is damaged, and no peer has it")
+
+    def _note(self, position: int | None, what: str, peer: OrgName) -> None:
+        self.fetched.append(
+            FetchedPart(origin=str(self._origin), position=position, what=what, peer=peer)
+        )
+
+    def _refuse(self, peer: OrgName, what: str) -> None:
+        self.refused.append(f"{peer}: its copy of {what} of {self._origin} does not verify")
+        _log.warning("repair_refused", origin=str(self._origin), peer=peer, what=what)

@@ -1,0 +1,51 @@
+"""What counts as signed, whether it is stored here or came from a peer.
+
+Each function returns None for what does not verify. The time at which a part arrived is not known
+any more. So the time that the part itself states is taken, and none is in the future.
+"""
+
+from __future__ import annotations
+
+from federation import wire
+from federation.errors import FederationError
+from federation.header import Header
+from federation.names import Origin
+from federation.replica import Candidate, LogState, Replica, SignedDelta
+from federation.snapshot import Snapshot, SnapshotOffer
+from federation.trust.charter import verify_charter
+from federation.trust.orgroot import PinnedRoot
+
+
+def open_leaf(replica: Replica, leaf: SignedDelta) -> Candidate | None:
+    """Return a leaf that follows on the log as the replica has it."""
+    try:
+        return replica.receive(leaf, now_ms=Header.parse(leaf.header).time_ms)
+    except FederationError:
+        return None
+
+
+def open_snapshot(origin: Origin, root: PinnedRoot, offer: SnapshotOffer) -> Snapshot | None:
+    """Return a snapshot of a list."""
+    try:
+        replica = Replica(origin, root, LogState.empty())
+        return replica.receive_snapshot(offer, now_ms=Header.parse(offer.header).time_ms)
+    except FederationError:
+        return None
+
+
+def open_charter(
+    origin: Origin, root: PinnedRoot, envelope: bytes, *, least_version: int
+) -> int | None:
+    """Return the version of a list's charter, which is at least `least_version`."""
+    try:
+        opened = wire.decode_envelope(envelope)
+        charter = verify_charter(
+            wire.decode_charter(opened.payload),
+            opened,
+            origin=origin,
+            root=root.document,
+            newest=least_version,
+        )
+    except FederationError:
+        return None
+    return charter.version
