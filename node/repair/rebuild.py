@@ -15,6 +15,7 @@ from federation.replica import LogState
 from federation.snapshot import Snapshot
 from node.repair import salvage, snapshots
 from node.repair.leaves import LogRebuild
+from node.repair.peers import UnrepairableError
 from node.repair.salvage import LARGEST_SIZE, as_int
 from node.repair.verify import open_charter
 from node.repair.work import ListWork
@@ -132,8 +133,15 @@ def _begin_span(work: ListWork, span: _Span, start: int, base: Snapshot | None) 
 
 
 def _find_stop(work: ListWork, span: _Span, start: int, following: _Span) -> int:
-    """Return the size at which a span ended, when the snapshot of the next one took its place."""
-    assert following.snapshot is not None  # noqa: S101  # only a snapshot takes the place of a span
+    """Return the size at which a span ended, when the snapshot of the next one took its place.
+
+    Raises:
+        UnrepairableError: it is not recorded which snapshot that was.
+    """
+    if following.snapshot is None:
+        raise UnrepairableError(
+            f"the snapshot that took the place of the deltas from position {start} on is lost"
+        )
     limit = LARGEST_SIZE
     with suppress(FederationError):
         limit = Header.parse(salvage.snapshot_header(work.wreck, following.snapshot)).position

@@ -288,6 +288,24 @@ def test_of_two_lists_the_one_that_can_be_is_repaired_and_the_other_stays_withhe
         damaged_node.exported(world.node.store, MAIN)
 
 
+def test_a_list_of_which_a_later_span_has_lost_its_snapshot_is_left_and_others_are_repaired(
+    world: World,
+) -> None:
+    def harm(path: Path) -> None:
+        in_sql("UPDATE span SET stop = 3 WHERE span = 1")(path)
+        in_sql("INSERT INTO span (span, list, start) VALUES (9, 1, 3)")(path)
+        in_sql("UPDATE list SET span = 9 WHERE list = 1")(path)
+        in_sql("DELETE FROM superseded WHERE span = 2 AND by_position = 3")(path)
+
+    repaired = world.repair(harm, world.owner, world.relay)
+
+    assert repaired.failed == (
+        f"{MAIN}: the snapshot that took the place of the deltas from position 0 on is lost",
+    )
+    assert {damage.origin for damage in repaired.left} == {MAIN}
+    assert damaged_node.exported(world.node.store, OTHER) == world.before[1]
+
+
 def _lying(world: World, publisher: Publisher, position: int) -> mock._patch[object]:
     """Let the owner send another leaf, well signed but at another place, or changed bytes."""
     read_frame = logs.read_frame
