@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from signal import SIGKILL
 from typing import Final
 
 from tests.museum.exhibits import Exhibit
@@ -92,24 +93,30 @@ class Copy:
     def run(self, command: str, timeout_seconds: float) -> Run:
         """Run a command from the root of the copy."""
         began = time.monotonic()
-        try:
-            done = subprocess.run(
-                shlex.split(command),
-                cwd=self._folder,
-                env=self._environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                check=False,
-                timeout=timeout_seconds,
-            )
-        except subprocess.TimeoutExpired as error:
-            # Bytes, also where text was asked for.
-            text = (error.stdout or b"").decode(errors="replace")
-            return Run(Outcome.BROKEN, timeout_seconds, f"{text}\nno end after {timeout_seconds} s")
-        outcome = {0: Outcome.PASSED, _FAILED: Outcome.FAILED}.get(done.returncode, Outcome.BROKEN)
-        return Run(outcome, time.monotonic() - began, done.stdout)
+        with subprocess.Popen(
+            shlex.split(command),
+            cwd=self._folder,
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        ) as process:
+            try:
+                output, _ = process.communicate(timeout=timeout_seconds)
+            except subprocess.TimeoutExpired:
+                # All that the command has started: it must not write to the copy any more.
+                os.killpg(process.pid, SIGKILL)
+                output, _ = process.communicate()
+                output += f"\nno end after {timeout_seconds} s"
+            except BaseException:
+                os.killpg(process.pid, SIGKILL)
+                raise
+        outcome = {0: Outcome.PASSED, _FAILED: Outcome.FAILED}.get(
+            process.returncode, Outcome.BROKEN
+        )
+        return Run(outcome, time.monotonic() - began, output)
 
 
 def _copy_files(root: Path, folder: Path) -> None:
