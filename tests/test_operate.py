@@ -12,16 +12,13 @@ from typing import Final
 import pytest
 
 from federation.errors import Reason
-from federation.names import parse_org
 from federation.recovery import Obstacle
-from node import config as configs
 from node import errors
-from node.address import parse_address
-from node.config import Config, NodeConfig, describe
 from node.errors import NodeError
 from node.store.follow_state import FollowState
 from node.sync import intake, scheduler
 from node.telemetry.metrics import Metrics
+from tests import gen_docs
 
 _ROOT: Final = Path(__file__).parents[1]
 _PAGE: Final = (_ROOT / "docs" / "operate.md").read_text(encoding="utf-8")
@@ -46,23 +43,8 @@ def _words(cell: str) -> list[str]:
     return re.findall(r"`([^`]+)`", cell)
 
 
-def test_the_table_of_settings_is_that_of_the_program() -> None:
-    listen = parse_address("127.0.0.1:7443")
-    node = NodeConfig(org=parse_org("hotline.example"), listen=listen, advertise=listen)
-    defaults = {row.key: row.value for row in describe(Config(node=node))}
-    stated = {"node.org": "required", "node.listen": "required", "metrics.listen": "off"}
-    stated["node.advertise"] = "as `node.listen`"
-    stated |= {"node.allow_filesystem": "none", "publish.mark_dir": "`mark/`"}
-    expected = [
-        [
-            f"`{setting.name}`",
-            f"`{setting.variable}`",
-            stated.get(setting.name, f"`{defaults[setting.name]}`"),
-        ]
-        for setting in configs._SETTINGS
-    ]
-
-    assert [row[:3] for row in _rows("Configuration")] == expected
+def test_the_tables_of_settings_and_metrics_are_those_of_the_program() -> None:
+    assert gen_docs.written(_PAGE) == _PAGE, "run scripts/gen-docs"
 
 
 def test_every_state_of_a_list_has_a_row_that_says_what_to_do() -> None:

@@ -9,17 +9,18 @@ What can change is compared at the end of a pass, in one read of one version of 
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final, Self
 
-from federation.merkle import CompactRange
+import msgspec
+
+from federation.errors import FederationError
 from federation.replica import LogState
 from node.store.damage import Damage, replace_file
 
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 
 
 @dataclass(slots=True, kw_only=True)
@@ -71,6 +72,20 @@ class ListCursor:
     lost: bool = False
 
 
+class _Stored(msgspec.Struct, frozen=True, kw_only=True):
+    """The file of a journal: its fields as JSON, bytes in base64."""
+
+    format: int
+    incarnation: str
+    version: int
+    began_ms: int
+    file_checked: bool
+    damages: list[Damage]
+    spans: dict[int, SpanCursor]
+    snapshots: dict[int, SnapshotCursor]
+    lists: dict[int, ListCursor]
+
+
 @dataclass(slots=True, kw_only=True)
 class Journal:
     """How far a pass over the whole store has come.
@@ -103,29 +118,14 @@ class Journal:
     def load(cls, path: Path) -> Self | None:
         """Return what an interrupted pass has left, or None if there is nothing of use."""
         try:
-            said = json.loads(path.read_bytes())
-            if said["format"] != _FORMAT:
-                return None
-            return cls(
-                incarnation=str(said["incarnation"]),
-                version=int(said["version"]),
-                began_ms=int(said["began_ms"]),
-                file_checked=bool(said["file_checked"]),
-                damages=dict.fromkeys(map(Damage.read, said["damages"])),
-                spans={int(key): _read_span(value) for key, value in said["spans"].items()},
-                snapshots={
-                    int(key): SnapshotCursor(
-                        header=bytes.fromhex(value["header"]),
-                        bucket=int(value["bucket"]),
-                        digest=bytes.fromhex(value["digest"]),
-                        rows=value["rows"],
-                    )
-                    for key, value in said["snapshots"].items()
-                },
-                lists={int(key): ListCursor(**value) for key, value in said["lists"].items()},
-            )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            stored = msgspec.json.decode(path.read_bytes(), type=_Stored)
+        except (OSError, msgspec.MsgspecError, FederationError, UnicodeDecodeError):
             return None
+        if stored.format != _FORMAT:
+            return None
+        fields = {name: getattr(stored, name) for name in _Stored.__struct_fields__}
+        del fields["format"]
+        return cls(**{**fields, "damages": dict.fromkeys(stored.damages)})
 
     def store(self, path: Path) -> None:
         """Put it into a file.
@@ -133,75 +133,14 @@ class Journal:
         Raises:
             StoreError: it could not be written.
         """
-        said = {
-            "format": _FORMAT,
-            "incarnation": self.incarnation,
-            "version": self.version,
-            "began_ms": self.began_ms,
-            "file_checked": self.file_checked,
-            "damages": [damage.describe() for damage in self.damages],
-            "spans": {key: _describe_span(cursor) for key, cursor in self.spans.items()},
-            "snapshots": {
-                key: {
-                    "header": cursor.header.hex(),
-                    "bucket": cursor.bucket,
-                    "digest": cursor.digest.hex(),
-                    "rows": cursor.rows,
-                }
-                for key, cursor in self.snapshots.items()
-            },
-            "lists": {
-                key: {
-                    "fetched": cursor.fetched,
-                    "rebuilt": cursor.rebuilt,
-                    "lost": cursor.lost,
-                }
-                for key, cursor in self.lists.items()
-            },
+        fields = {
+            name: getattr(self, name) for name in _Stored.__struct_fields__ if name != "format"
         }
-        replace_file(path, json.dumps(said).encode())
+        stored = _Stored(format=_FORMAT, **{**fields, "damages": list(self.damages)})
+        replace_file(path, msgspec.json.encode(stored))
 
 
 def forget(path: Path) -> None:
     """Have the next pass begin anew."""
     with suppress(OSError):
         path.unlink()
-
-
-def _describe_span(cursor: SpanCursor) -> dict[str, object]:
-    state = cursor.state
-    return {
-        "position": cursor.position,
-        "rows": cursor.rows,
-        "snapshot": cursor.snapshot,
-        "state": None
-        if state is None
-        else {
-            "size": state.size,
-            "frontier": state.frontier.encode().hex(),
-            "last_leaf": state.last_leaf.hex(),
-            "last_time_ms": state.last_time_ms,
-            "live_count": state.live_count,
-            "state_digest": state.state_digest.hex(),
-            "start": state.start,
-        },
-    }
-
-
-def _read_span(said: dict[str, Any]) -> SpanCursor:
-    state = said["state"]
-    return SpanCursor(
-        position=int(said["position"]),
-        rows=said["rows"],
-        snapshot=said["snapshot"],
-        state=None
-        if state is None
-        else LogState(
-            frontier=CompactRange.decode(state["size"], bytes.fromhex(state["frontier"])),
-            last_leaf=bytes.fromhex(state["last_leaf"]),
-            last_time_ms=int(state["last_time_ms"]),
-            live_count=int(state["live_count"]),
-            state_digest=bytes.fromhex(state["state_digest"]),
-            start=int(state["start"]),
-        ),
-    )

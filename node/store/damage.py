@@ -9,13 +9,15 @@ from __future__ import annotations
 import json
 import secrets
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
+
+import msgspec
 
 from node.errors import DamageError
 from node.system import durable
@@ -102,23 +104,30 @@ class Damage:
             "message": self.message,
         }
 
-    @classmethod
-    def read(cls, described: Mapping[str, object]) -> Self:
-        """Return what `describe` described.
 
-        Raises:
-            KeyError, TypeError, ValueError: it describes none.
-        """
-        position, row = described["position"], described["op"]
-        if not all(value is None or isinstance(value, int) for value in (position, row)):
-            raise TypeError("a position is no number")
-        return cls(
-            kind=DamageKind(str(described["kind"])),
-            origin=str(described["list"] or ""),
-            position=position,  # type: ignore[arg-type]  # checked above
-            row=row,  # type: ignore[arg-type]  # as above
-            message=str(described["message"]),
+class StoredDamage(msgspec.Struct, frozen=True):
+    """A damage as files beside the store have it: the form of `Damage.describe`."""
+
+    kind: DamageKind
+    list: str | None
+    position: int | None
+    op: int | None
+    message: str
+
+    def read(self) -> Damage:
+        """Return the damage."""
+        return Damage(
+            kind=self.kind,
+            origin=self.list or "",
+            position=self.position,
+            row=self.op,
+            message=self.message,
         )
+
+
+class _StoredFindings(msgspec.Struct, frozen=True):
+    ended_ms: int | None
+    damages: list[StoredDamage]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,14 +214,11 @@ def load(store: Path) -> Findings:
 
 def _parse(path: Path) -> Findings:
     try:
-        said = json.loads(path.read_bytes())
-        ended_ms = said["ended_ms"]
-        return Findings(
-            ended_ms=None if ended_ms is None else int(ended_ms),
-            damages=tuple(map(Damage.read, said["damages"])),
-        )
-    except (OSError, ValueError, KeyError, TypeError):
+        stored = msgspec.json.decode(path.read_bytes(), type=_StoredFindings)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return Findings(damages=(_UNREADABLE,))
+    damages = tuple(damage.read() for damage in stored.damages)
+    return Findings(ended_ms=stored.ended_ms, damages=damages)
 
 
 def store(path: Path, findings: Findings) -> None:

@@ -10,9 +10,11 @@ import platform
 import threading
 from collections import Counter as Counted
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from types import TracebackType
-from typing import Final, Self
+from typing import Annotated, Final, Self, get_args, get_type_hints
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import (
@@ -68,29 +70,111 @@ class MetricsServer:
         self.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """What is said of one metric where it is declared.
+
+    Attributes:
+        name: the name that is served, without the suffix that a kind adds.
+        help: one sentence.
+        labels: the names of its labels.
+    """
+
+    name: str
+    help: str
+    labels: tuple[str, ...] = ()
+
+
 class Metrics:
     """The metrics of one node, in a registry of their own.
 
     Attributes:
         registry: what is served.
-        rpc_requests: answered calls, by method and gRPC status code.
-        rpc_duration: seconds that calls took, by method.
-        frames_made: frames read from the store and serialized; many streams send the same one.
-        frames_sent: frames sent, by peer.
-        deltas_accepted: deltas verified and stored, by origin.
-        ops_accepted: operations in them, by origin.
-        deltas_refused: deltas refused, by origin and `federation.errors.Reason`.
-        buckets_accepted: buckets of snapshots verified and stored, by origin.
-        snapshots_joined: snapshots put in force in the place of deltas, by origin.
-        list_position: deltas of a list that are here, by origin.
-        list_live_entries: entries in force, by origin.
-        list_lag_deltas: deltas that a peer is known to have and this node has not, by origin.
-        list_last_contact: when a peer last answered for a list, in seconds since 1970, by origin.
-        scrub_part: how much of its pass the background scrub has done, from 0 to 1.
-        last_check: when the last whole check of the store ended, in seconds since 1970.
-        damages: what is known to be damaged, by kind.
-        followers: open streams of subscribers.
     """
+
+    build: Annotated[Info, Declared("hashfed_build", "Version of this program and of Python.")]
+    list_state: Annotated[
+        Gauge,
+        Declared("hashfed_list_state", "1 for the state that the list is in.", ("origin", "state")),
+    ]
+    list_position: Annotated[
+        Gauge, Declared("hashfed_list_position", "Deltas of the list that are here.", ("origin",))
+    ]
+    list_live_entries: Annotated[
+        Gauge, Declared("hashfed_list_live_entries", "Entries in force.", ("origin",))
+    ]
+    list_lag_deltas: Annotated[
+        Gauge,
+        Declared(
+            "hashfed_list_lag_deltas",
+            "Deltas that a peer is known to have and this node does not.",
+            ("origin",),
+        ),
+    ]
+    list_last_contact: Annotated[
+        Gauge,
+        Declared(
+            "hashfed_list_last_contact_timestamp_seconds",
+            "When a peer last answered for the list; kept to half a minute.",
+            ("origin",),
+        ),
+    ]
+    deltas_accepted: Annotated[
+        Counter, Declared("hashfed_deltas_accepted", "Deltas verified and stored.", ("origin",))
+    ]
+    ops_accepted: Annotated[
+        Counter, Declared("hashfed_ops_accepted", "Operations in these deltas.", ("origin",))
+    ]
+    buckets_accepted: Annotated[
+        Counter,
+        Declared(
+            "hashfed_snapshot_buckets_accepted",
+            "Buckets of snapshots verified and stored.",
+            ("origin",),
+        ),
+    ]
+    snapshots_joined: Annotated[
+        Counter,
+        Declared(
+            "hashfed_snapshots_joined",
+            "Snapshots put in force in the place of deltas.",
+            ("origin",),
+        ),
+    ]
+    deltas_refused: Annotated[
+        Counter, Declared("hashfed_deltas_refused", "Deltas refused.", ("origin", "reason"))
+    ]
+    damages: Annotated[
+        Gauge, Declared("hashfed_damages", "What is known to be damaged.", ("kind",))
+    ]
+    last_check: Annotated[
+        Gauge,
+        Declared(
+            "hashfed_last_check_timestamp_seconds",
+            "When the last whole check of the store ended, by `serve` or by `fsck`; 0 before the "
+            "first.",
+        ),
+    ]
+    scrub_part: Annotated[
+        Gauge,
+        Declared("hashfed_scrub_part", "Part of its pass that the scrub has done, from 0 to 1."),
+    ]
+    followers: Annotated[Gauge, Declared("hashfed_followers", "Open streams of subscribers.")]
+    frames_made: Annotated[
+        Counter,
+        Declared(
+            "hashfed_frames_made",
+            "Frames read from the store and serialized; many streams send the same one.",
+        ),
+    ]
+    frames_sent: Annotated[Counter, Declared("hashfed_frames_sent", "Frames sent.", ("peer",))]
+    rpc_requests: Annotated[
+        Counter, Declared("hashfed_rpc_requests", "Calls answered.", ("method", "code"))
+    ]
+    rpc_duration: Annotated[
+        Histogram,
+        Declared("hashfed_rpc_duration_seconds", "Time that calls took.", ("method",)),
+    ]
 
     def __init__(self, version: str | None = None) -> None:
         """Create the metrics, all at zero.
@@ -100,104 +184,30 @@ class Metrics:
         """
         # A second series for every counter, of no use here. The switch is the process's.
         disable_created_metrics()  # type: ignore[no-untyped-call]  # the library left it out
-        self.registry = registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-        build = Info("hashfed_build", "What this program is.", registry=registry)
-        build.info(
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        for name, (kind, said) in declared().items():
+            more = {"buckets": _DURATION_BUCKETS} if kind is Histogram else {}
+            made = kind(said.name, said.help, said.labels, registry=self.registry, **more)
+            setattr(self, name, made)
+        self.build.info(
             {
                 "version": _installed_version() if version is None else version,
                 "python": platform.python_version(),
             }
         )
-        self.rpc_requests = Counter(
-            "hashfed_rpc_requests", "Calls answered.", ["method", "code"], registry=registry
-        )
-        self.rpc_duration = Histogram(
-            "hashfed_rpc_duration_seconds",
-            "Time that calls took.",
-            ["method"],
-            buckets=_DURATION_BUCKETS,
-            registry=registry,
-        )
-        self.frames_made = Counter(
-            "hashfed_frames_made",
-            "Frames of deltas read from the store and serialized.",
-            registry=registry,
-        )
-        self.frames_sent = Counter(
-            "hashfed_frames_sent", "Frames of deltas sent.", ["peer"], registry=registry
-        )
-        self.deltas_accepted = Counter(
-            "hashfed_deltas_accepted", "Deltas verified and stored.", ["origin"], registry=registry
-        )
-        self.ops_accepted = Counter(
-            "hashfed_ops_accepted", "Operations in them.", ["origin"], registry=registry
-        )
-        self.deltas_refused = Counter(
-            "hashfed_deltas_refused", "Deltas refused.", ["origin", "reason"], registry=registry
-        )
-        self.buckets_accepted = Counter(
-            "hashfed_snapshot_buckets_accepted",
-            "Buckets of snapshots verified and stored.",
-            ["origin"],
-            registry=registry,
-        )
-        self.snapshots_joined = Counter(
-            "hashfed_snapshots_joined",
-            "Snapshots put in force in the place of deltas.",
-            ["origin"],
-            registry=registry,
-        )
-        self.list_position = Gauge(
-            "hashfed_list_position", "Deltas that are here.", ["origin"], registry=registry
-        )
-        self.list_live_entries = Gauge(
-            "hashfed_list_live_entries", "Entries in force.", ["origin"], registry=registry
-        )
-        self.list_lag_deltas = Gauge(
-            "hashfed_list_lag_deltas",
-            "Deltas that a peer is known to have and this node has not.",
-            ["origin"],
-            registry=registry,
-        )
-        self.list_last_contact = Gauge(
-            "hashfed_list_last_contact_timestamp_seconds",
-            "When a peer last answered for the list.",
-            ["origin"],
-            registry=registry,
-        )
-        self._list_state = Gauge(
-            "hashfed_list_state",
-            "1 for the state that the list is in.",
-            ["origin", "state"],
-            registry=registry,
-        )
+        for damage in DamageKind:
+            self.damages.labels(damage).set(0)
         self._states: dict[str, str] = {}
-        self.scrub_part = Gauge(
-            "hashfed_scrub_part", "Part of its pass that the scrub has done.", registry=registry
-        )
-        self.last_check = Gauge(
-            "hashfed_last_check_timestamp_seconds",
-            "When the last whole check of the store ended.",
-            registry=registry,
-        )
-        self.damages = Gauge(
-            "hashfed_damages", "What is known to be damaged.", ["kind"], registry=registry
-        )
-        for kind in DamageKind:
-            self.damages.labels(kind).set(0)
-        self.followers = Gauge(
-            "hashfed_followers", "Open streams of subscribers.", registry=registry
-        )
 
     def set_list_state(self, origin: str, state: str) -> None:
         """Show the state of a list, in place of the one before."""
         before = self._states.get(origin)
         self._states[origin] = state
         # In this order, so that the list is never without a state.
-        self._list_state.labels(origin, state).set(1)
+        self.list_state.labels(origin, state).set(1)
         if before is not None and before != state:
-            self._list_state.remove(origin, before)
+            self.list_state.remove(origin, before)
 
     def show_findings(self, known: Findings) -> None:
         """Show what the checks of the store have found."""
@@ -209,22 +219,14 @@ class Metrics:
 
     def forget_list(self, origin: str) -> None:
         """Show nothing any more of a list that is not followed any more."""
-        for metric in (
-            self.deltas_accepted,
-            self.ops_accepted,
-            self.buckets_accepted,
-            self.snapshots_joined,
-            self.list_position,
-            self.list_live_entries,
-            self.list_lag_deltas,
-            self.list_last_contact,
-        ):
-            _remove(metric, origin)
+        for name, (_, said) in declared().items():
+            if said.labels == ("origin",):
+                _remove(getattr(self, name), origin)
         for reason in Reason:
             _remove(self.deltas_refused, origin, reason)
         state = self._states.pop(origin, None)
         if state is not None:
-            _remove(self._list_state, origin, state)
+            _remove(self.list_state, origin, state)
 
     def serve(self, address: Address) -> MetricsServer:
         """Serve the metrics over plain HTTP, in threads of their own, until closed.
@@ -246,6 +248,13 @@ class Metrics:
                 "no metrics",
             ) from error
         return MetricsServer(Address(address.host, server.server_port), server, thread)
+
+
+@cache
+def declared() -> dict[str, tuple[type, Declared]]:
+    """Return kind and declaration of each metric, by its name in `Metrics`."""
+    hints = get_type_hints(Metrics, include_extras=True)
+    return {name: get_args(hint)[:2] for name, hint in hints.items() if get_args(hint)}
 
 
 def _remove(metric: Counter | Gauge, *labels: str) -> None:

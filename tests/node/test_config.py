@@ -203,8 +203,8 @@ def test_the_environment_can_turn_metrics_off(home: Home) -> None:
 @pytest.mark.parametrize(
     ("key", "text", "message"),
     [
-        ("publish.mark_dir", "mark", "no folder's full name"),
-        ("publish.mark_dir", "/a\x7fb", "no folder's full name"),
+        ("publish.mark_dir", "mark", "is not the full name of a folder"),
+        ("publish.mark_dir", "/a\x7fb", "is not the full name of a folder"),
         ("publish.peers_needed", "most", "expected all, or a number"),
         ("publish.peers_needed", "-1", "expected all, or a number"),
         ("node.allow_filesystem", "ext4", "expected one of 9p, afs"),
@@ -349,7 +349,11 @@ def test_the_organization_must_be_a_dns_name(home: Home, org: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "missing"),
-    [("", "node.listen"), ('[node]\nlisten = "a:1"\n', "node.org")],
+    [
+        ("", "node.org"),
+        ('[node]\norg = "a.example"\n', "node.listen"),
+        ('[node]\nlisten = "a:1"\n', "node.org"),
+    ],
 )
 def test_a_missing_required_value_is_named_with_its_variable(
     home: Home, text: str, missing: str

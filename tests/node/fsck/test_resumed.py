@@ -134,7 +134,7 @@ def test_a_journal_of_another_store_or_of_a_later_version_is_not_gone_on_with(
     theirs.fsck_journal.write_bytes(kept)
     assert _check(other, theirs) == ([], _expected())
     other.close()
-    for harm in (b"", b"{}", kept[: len(kept) // 2], kept.replace(b'"version": ', b'"version": 9')):
+    for harm in (b"", b"{}", kept[: len(kept) // 2], kept.replace(b'"version":', b'"version":9')):
         home.fsck_journal.write_bytes(harm)
         assert _check(followed, home) == ([], _expected())
 
