@@ -138,12 +138,3 @@ def test_the_unit_file_is_one_that_systemd_understands(tmp_path: Path) -> None:
     # Remarks on other units of the machine are not about this one.
     assert "hashfed.service" not in done.stderr, done.stderr
     assert done.returncode == 0, done.stderr
-
-
-def test_every_link_leads_somewhere() -> None:
-    for target in re.findall(r"\]\(([^)]+)\)", _PAGE):
-        path, _, anchor = target.partition("#")
-        page = (_ROOT / "docs" / path).read_text(encoding="utf-8") if path else _PAGE
-        headings = re.findall(r"^#+ (.*)$", page, re.MULTILINE)
-        slugs = {re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-") for line in headings}
-        assert not anchor or anchor in slugs, target

@@ -187,13 +187,3 @@ def test_every_exit_code_of_an_error_stands_in_the_table() -> None:
     documented = set(map(int, re.findall(r"^\| (\d+) \|", _chapter("Exit codes"), re.MULTILINE)))
 
     assert documented == codes | {0, 3, 130}
-
-
-def test_every_link_leads_somewhere() -> None:
-    for target in re.findall(r"\]\(([^)]+)\)", _README):
-        path, _, anchor = target.partition("#")
-        text = _ROOT / path / "README.md" if (_ROOT / path).is_dir() else _ROOT / path
-        page = text.read_text(encoding="utf-8") if path else _README
-        headings = re.findall(r"^#+ (.*)$", page, re.MULTILINE)
-        slugs = {re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-") for line in headings}
-        assert not anchor or anchor in slugs, target

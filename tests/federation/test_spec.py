@@ -6,8 +6,6 @@ import re
 from hashlib import sha256
 from pathlib import Path
 
-import pytest
-
 from federation import header, limits
 from federation.errors import Reason
 from federation.hashtypes import HASH_TYPES
@@ -177,12 +175,6 @@ def test_every_reason_that_a_page_names_exists() -> None:
     }
     assert words
     assert words <= set(Reason)
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_link_of_a_page_leads_to_a_page(page: Path) -> None:
-    links = re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8"))
-    assert all((SPEC / link).is_file() for link in links)
 
 
 def test_the_index_names_every_page() -> None:
