@@ -13,7 +13,7 @@ from federation.replica import Replica
 from node.repair import salvage
 from node.repair.bitflips import correct_bit_of_text
 from node.repair.salvage import Wreck, as_int
-from node.store import fetched, lists, orgs, rebuild, trees
+from node.store import fetched, lists, orgs, rebuild, snapshots, trees
 from node.store.connection import Store
 from node.store.follow_state import FollowState
 
@@ -154,7 +154,9 @@ def carry_over(wreck: Wreck, store: Store, damaged: DamagedList) -> None:
             for bucket in salvage.buckets(wreck, as_int(snapshot.snapshot)):
                 rebuild.add_if_possible(connection, bucket)
         for span in salvage.spans(wreck, number):
-            rebuild.add_if_possible(connection, span)
+            known = snapshots.load(connection, as_int(span.snapshot)) is not None
+            snapshot_number = span.snapshot if known else None
+            rebuild.add_if_possible(connection, span._replace(snapshot=snapshot_number))
         for leaf in salvage.leaves(wreck, number):
             known = rebuild.load_org(connection, leaf.via) is not None
             rebuild.add_if_possible(connection, leaf._replace(via=leaf.via if known else None))

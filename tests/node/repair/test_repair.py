@@ -306,6 +306,20 @@ def test_a_list_of_which_a_later_span_has_lost_its_snapshot_is_left_and_others_a
     assert damaged_node.exported(world.node.store, OTHER) == world.before[1]
 
 
+def test_a_list_that_begins_with_a_snapshot_that_is_lost_is_left_and_others_are_repaired(
+    world: World,
+) -> None:
+    def harm(path: Path) -> None:
+        in_sql("UPDATE span SET snapshot = 77 WHERE span = 1")(path)
+        in_sql("DELETE FROM superseded WHERE span = 2 AND by_position = 3")(path)
+
+    repaired = world.repair(harm, world.owner, world.relay)
+
+    assert repaired.failed == (f"{MAIN}: snapshot 77, which the list begins with, is lost",)
+    assert {damage.origin for damage in repaired.left} == {MAIN}
+    assert damaged_node.exported(world.node.store, OTHER) == world.before[1]
+
+
 def _lying(world: World, publisher: Publisher, position: int) -> mock._patch[object]:
     """Let the owner send another leaf, well signed but at another place, or changed bytes."""
     read_frame = logs.read_frame
