@@ -56,7 +56,7 @@ class Wreck:
         self._connection = connection
 
     def row(self, statement: str, *values: object) -> tuple[object, ...] | None:
-        """Return the first row of a query; None when there is none, or it cannot be read."""
+        """Return the first row of a query, or None if there is no row or it cannot be read."""
         try:
             found: tuple[object, ...] | None = self._connection.execute(
                 statement, values
@@ -72,7 +72,10 @@ class Wreck:
     def rows(
         self, table: str, columns: Sequence[str], where: str = "1", *values: object
     ) -> Iterator[tuple[object, ...]]:
-        """Yield the rows of a table that can be read, each once: from both of its ends."""
+        """Yield the rows of a table that can be read, each once.
+
+        Where a row in between cannot be read, the table is read from its other end too.
+        """
         chosen = ", ".join(columns)
         last, stopped = -(1 << 63), False
         forward = f"SELECT rowid, {chosen} FROM {table} WHERE {where} ORDER BY rowid"  # noqa: S608
@@ -101,12 +104,12 @@ class Wreck:
 
 
 def as_bytes(value: object) -> bytes:
-    """Return bytes as they were stored; none for what damage made something else of."""
+    """Return bytes that were stored; empty ones for anything else."""
     return value if isinstance(value, bytes) else b""
 
 
 def as_int(value: object, default: int = 0, *, most: int = (1 << 63) - 1) -> int:
-    """Return a number that was stored, if it is one from 0 to `most`."""
+    """Return a number from 0 to `most` that was stored; `default` for anything else."""
     return value if isinstance(value, int) and 0 <= value <= most else default
 
 

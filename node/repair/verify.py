@@ -1,7 +1,7 @@
 """What counts as signed, whether it is stored here or came from a peer.
 
-Each function returns None for what does not verify. The time at which a part arrived is not known
-any more. So the time that the part itself states is taken, and none is in the future.
+Each function returns None for what does not verify. When a part arrived is not known any more. So
+it is checked as if it arrived at the time that it states: no time counts as in the future.
 """
 
 from __future__ import annotations
