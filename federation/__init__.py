@@ -24,7 +24,6 @@ Rooms:
     checkpoint   C2SP checkpoints: origin, size and root of a log as a note
     keys         Ed25519 by libsodium; which public keys are admitted
     dsse         envelopes: type and bytes are signed, never a re-encoding
-    follow       what a follower asks for a list, and how it is answered
     replica      a list's log as a subscriber checks it
     diagnosis    which parts of a stored leaf are not what was signed
     author       makes signed deltas and snapshots

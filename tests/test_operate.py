@@ -12,10 +12,10 @@ from typing import Final
 import pytest
 
 from federation.errors import Reason
+from federation.follow import FollowState
 from federation.recovery import Obstacle
 from node import errors
 from node.errors import NodeError
-from node.store.follow_state import FollowState
 from node.sync import intake, scheduler
 from node.telemetry.metrics import Metrics
 from tests import gen_docs

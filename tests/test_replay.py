@@ -19,6 +19,7 @@ from typing import Any, Final
 import pytest
 
 from federation import wire
+from federation.follow import FollowState
 from federation.names import OrgName, Origin, parse_org
 from node.address import Address
 from node.admin import lists, peers
@@ -39,7 +40,6 @@ from node.staging.file import Staging
 from node.staging.import_file import import_changes
 from node.store import orgs
 from node.store.connection import Store
-from node.store.follow_state import FollowState
 from node.sync.client import TlsIdentity
 from node.sync.scheduler import Follower, sync_once
 from node.sync.session import ListResult, Tools

@@ -12,12 +12,12 @@ from contextlib import closing
 from typing import Final
 
 from federation.errors import FederationError
+from federation.follow import FollowState
 from federation.names import Origin
 from node.errors import ConfigError, DamageError
 from node.identity.certificate import certificate_sha256
 from node.store import lists, migrations, orgs
 from node.store.damage import Damage, DamageKind
-from node.store.follow_state import FollowState
 from node.store.schema import NUMBERS, POSITION_BITS, Schema
 from node.store.sqlite import sqlite3
 

@@ -14,13 +14,13 @@ from typing import Final
 from federation import state as states
 from federation.checkpoint import open_checkpoint
 from federation.errors import FederationError, ProofError, Reason
+from federation.follow import FollowState
 from federation.header import NO_LEAF, Header, LeafKind, leaf_hash, verify_header
 from federation.trust.orgroot import PinnedRoot
 from node.clock import Clock
 from node.errors import DamageError
 from node.store import follow_state, index, lists, log, orgs, snapshots
 from node.store.connection import Store
-from node.store.follow_state import FollowState
 from node.store.lists import ListRecord
 from node.store.log import DeltaRecord
 from node.store.snapshots import SnapshotRecord

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from federation import wire
 from federation.errors import FederationError, ForkError, OperationError, PeerError, Reason
+from federation.follow import FollowState
 from federation.header import Header
 from federation.names import OrgName, Origin
 from federation.replica import Replica, SignedDelta
@@ -20,7 +21,6 @@ from node.errors import CommandError, DamageError
 from node.ingest import checks
 from node.store import follow_state, index, lists, log, orgs
 from node.store.connection import Store, Transaction
-from node.store.follow_state import FollowState
 from node.store.lists import ListRecord
 from node.store.sqlite import sqlite3
 

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Final
 
 from federation import limits, recovery
+from federation.follow import FollowState
 from federation.names import OrgName, Origin
 from federation.trust.orgroot import Role
 from node.admin import peers
@@ -23,7 +24,6 @@ from node.query import status as query_status
 from node.staging.file import Staging
 from node.store import lists, orgs
 from node.store.connection import Store
-from node.store.follow_state import FollowState
 from node.store.lists import ListRecord
 from node.store.sqlite import sqlite3, sqlite_errors
 from node.system import filesystem

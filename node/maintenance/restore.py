@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from federation.follow import FollowState
 from federation.names import OrgName
 from federation.recovery import Obstacle
 from node.clock import Clock
@@ -25,7 +26,6 @@ from node.store import follow_state, lists, orgs
 from node.store.connection import Store
 from node.store.copies import name_copy, put_aside
 from node.store.damage import DamageKind
-from node.store.follow_state import FollowState
 from node.store.release import rotate_incarnation
 from node.store.sqlite import sqlite_errors
 from node.system import durable

@@ -18,6 +18,7 @@ from typing import Final
 from federation import limits, wire
 from federation.checkpoint import Checkpoint, open_checkpoint
 from federation.errors import FederationError, ProofError
+from federation.follow import FollowState
 from federation.names import OrgName, Origin
 from federation.recovery import (
     DIVERGED,
@@ -39,7 +40,7 @@ from node.ingest import deltas as ingest_deltas
 from node.publish.high_water import HighWater, MarkMovedError, PreparedRaise
 from node.store import damage, follow_state, lists, log, orgs
 from node.store.connection import Store
-from node.store.follow_state import FollowState, FollowStatus
+from node.store.follow_state import FollowStatus
 from node.store.lists import ListRecord
 from node.store.release import load_incarnation, release, released_size, settled_size
 

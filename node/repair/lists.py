@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from federation.errors import FederationError
+from federation.follow import FollowState
 from federation.header import Header
 from federation.names import OrgName, Origin
 from federation.replica import Replica
@@ -15,7 +16,6 @@ from node.repair.bitflips import correct_bit_of_text
 from node.repair.salvage import Wreck, as_int
 from node.store import fetched, lists, orgs, rebuild, snapshots, trees
 from node.store.connection import Store
-from node.store.follow_state import FollowState
 
 _NAMED_LEAVES: Final = 1_000
 """Leaves that are tried until one says what the hash of the list's name is."""

@@ -3,37 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from enum import StrEnum
 
+from federation.follow import FollowState
 from node.errors import DamageError
 from node.store.damage import Damage
 from node.store.sqlite import sqlite3
-
-
-class FollowState(StrEnum):
-    """How following a list goes, as an operator sees it."""
-
-    OWN = "own"
-    """Ours: nothing to follow."""
-    RECOVERING = "recovering"
-    """Ours, and not signed for now: something newer of it may have been released."""
-    CATCHING_UP = "catching-up"
-    """Deltas are known to be missing, or the peer has not been asked yet."""
-    CURRENT = "current"
-    """All that the peer has is here."""
-    STALE = "stale"
-    """The peer cannot be reached, or does not have the list for us; what is here still counts."""
-    QUARANTINED = "quarantined"
-    """The peer sent what does not verify; nothing of it was kept."""
-    DESYNCHRONISED = "desynchronised"
-    """The peer has less of the list than we do."""
-    STOPPED = "stopped"
-    """Not followed any more; what is here still counts."""
-    FORKED = "forked"
-    """The list has two signed histories; it stays where it is until a person decides."""
-    DAMAGED = "damaged"
-    """What is stored of it is known not to be what was signed: nothing is answered from it. It is
-    never recorded in the store, which is what is damaged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from federation import wire
+from federation.follow import FollowState
 from federation.merkle import CompactRange
 from federation.names import OrgName, Origin
 from federation.replica import LogState
@@ -13,7 +14,7 @@ from federation.trust.charter import Charter
 from node.errors import CommandError, DamageError, as_damage
 from node.store import spans
 from node.store.connection import Transaction
-from node.store.follow_state import FollowState, store_follow_state
+from node.store.follow_state import store_follow_state
 from node.store.sqlite import sqlite3
 
 

@@ -13,5 +13,4 @@ Rooms:
     ask            asks peers which checkpoints of our lists they hold
     recover        fetches from peers what is missing of our own lists
     own_lists      keeps our own lists fit to be signed for while `serve` runs
-    backoff        how long to wait before trying again
 """

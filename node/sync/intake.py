@@ -11,7 +11,7 @@ from typing import Final
 
 from federation.checkpoint import open_checkpoint
 from federation.errors import FederationError, ForkError, OperationError, PeerError, Reason
-from federation.follow import Cursor, Outcome
+from federation.follow import Cursor, FollowState, Outcome
 from federation.header import Header
 from federation.names import OrgName, Origin
 from federation.replica import SignedDelta
@@ -24,7 +24,7 @@ from node.ingest import deltas as ingest_deltas
 from node.ingest.snapshot import Arrival
 from node.store import damage, follow_state, lists, orgs, spans, trees
 from node.store.connection import Store
-from node.store.follow_state import FollowState, FollowStatus
+from node.store.follow_state import FollowStatus
 from node.store.lists import ListRecord
 from node.sync.client import Alive, Delivered, Event, Opened
 from node.telemetry.logs import get_logger

@@ -7,12 +7,12 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Final
 
+from federation.follow import FollowState
 from federation.names import OrgName, Origin
 from node.errors import DamageError, LockedError, UnreachableError
 from node.ingest import deltas
 from node.store import damage, follow_state, lists, orgs
 from node.store.connection import Store
-from node.store.follow_state import FollowState
 from node.store.orgs import Peer
 from node.sync.intake import Progress, is_frozen
 from node.sync.session import ListResult, Session, Tools

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 import grpc
 
 from federation.errors import PeerError, Reason
+from federation.follow import Backoff, FollowState
 from federation.names import OrgName, Origin
 from node.clock import Clock
 from node.errors import (
@@ -31,9 +32,7 @@ from node.errors import (
 )
 from node.store import orgs
 from node.store.connection import Store
-from node.store.follow_state import FollowState
 from node.store.orgs import Peer
-from node.sync.backoff import Backoff
 from node.sync.buffer import Buffer
 from node.sync.client import Alive, IdleError, PeerBusyError, TlsIdentity, follow, open_channel
 from node.sync.intake import CURSOR_TOO_OLD, UNAVAILABLE, Applied, Intake, Progress

@@ -18,13 +18,12 @@ from federation.errors import (
     ProofError,
     Reason,
 )
-from federation.follow import Cursor, Outcome
+from federation.follow import Backoff, Cursor, Outcome
 from federation.header import Header, LeafKind
 from federation.names import Origin
 from federation.replica import Replica, SignedDelta
 from federation.snapshot import Snapshot
 from federation.trust.charter import verify_charter
-from node.sync.backoff import Backoff
 from tests.simulation.disk import Arriving, Held, HeldSnapshot, Leaf
 from tests.simulation.messages import Alive, Bucket, Delivered, End, Open, Opened, WantBucket
 from tests.simulation.publishing import rebuild_snapshot

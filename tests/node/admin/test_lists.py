@@ -10,6 +10,7 @@ import pytest
 
 from federation import limits
 from federation.errors import LimitError, MalformedError
+from federation.follow import FollowState
 from federation.names import Origin, parse_org
 from federation.trust.charter import Audience
 from federation.trust.orgroot import PinnedRoot, Role
@@ -21,7 +22,6 @@ from node.store import follow_state
 from node.store import lists as list_store
 from node.store import orgs as org_store
 from node.store.connection import Store
-from node.store.follow_state import FollowState
 from node.store.lists import ListRecord
 from tests.federation.worlds import T0, pin_root, role_key, signing_key
 from tests.node.support.own_list import TickingClock

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]  # no types
 
-from node.store.follow_state import FollowState
+from federation.follow import FollowState
 from node.system import wake
 from tests.federation.worlds import assertion
 from tests.node.support.peering import Site, Sites, acquaint, eventually, published, run

@@ -11,6 +11,7 @@ import pytest
 from federation.bucket import decode_bucket, encode_bucket
 from federation.entry import Cause, Operation
 from federation.errors import Reason
+from federation.follow import FollowState
 from federation.replica import SignedDelta
 from node.errors import DamageError
 from node.fsck.check import Damage, fsck
@@ -18,7 +19,6 @@ from node.ingest import checks, single_delta, snapshot
 from node.maintenance.backup import backup
 from node.store import follow_state, lists, snapshots
 from node.store.connection import Store
-from node.store.follow_state import FollowState
 from node.store.snapshots import SnapshotState
 from tests.federation.offers import OfferForgery, forge_offer
 from tests.federation.worlds import Forgery, Publisher, assertion, fingerprint

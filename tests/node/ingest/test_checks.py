@@ -15,6 +15,7 @@ from federation import wire
 from federation.body import build_body, pack
 from federation.entry import Cause, Operation, OpKind
 from federation.errors import Reason
+from federation.follow import FollowState
 from federation.header import Header
 from federation.replica import LogState
 from node.errors import DamageError
@@ -22,7 +23,6 @@ from node.fsck.check import Damage, fsck
 from node.ingest import checks, deltas
 from node.store import lists, log
 from node.store.connection import Store
-from node.store.follow_state import FollowState
 from tests.federation.worlds import (
     Forgery,
     HeaderFields,

@@ -17,12 +17,12 @@ from federation.errors import (
     SequenceError,
     SignatureError,
 )
+from federation.follow import FollowState
 from federation.names import Origin
 from node.errors import CommandError
 from node.fsck.check import fsck
 from node.ingest import deltas
 from node.store import log
-from node.store.follow_state import FollowState
 from tests.federation.worlds import (
     T0,
     Forgery,

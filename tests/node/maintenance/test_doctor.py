@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from federation import limits, wire
+from federation.follow import FollowState
 from federation.names import OrgName, Origin, parse_org
 from federation.trust.orgroot import PinnedRoot
 from node.address import Address
@@ -20,7 +21,6 @@ from node.identity.invitation import Invitation
 from node.ingest import deltas
 from node.maintenance.doctor import Finding, examine
 from node.store.connection import Store
-from node.store.follow_state import FollowState
 from tests.federation.worlds import pin_root
 from tests.node.support.own_list import TickingClock
 

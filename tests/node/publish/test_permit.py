@@ -12,7 +12,7 @@ import pytest
 
 from federation import wire
 from federation.checkpoint import Checkpoint, read_checkpoint
-from federation.follow import Cursor, Outcome
+from federation.follow import Cursor, FollowState, Outcome
 from federation.names import OrgName
 from federation.recovery import Action, Obstacle, PeerReport
 from federation.replica import SignedDelta
@@ -26,7 +26,6 @@ from node.publish.permit import look, obtain_permit, take_back
 from node.rpc import access
 from node.store import follow_state, lists, log, snapshots
 from node.store.connection import Store
-from node.store.follow_state import FollowState
 from node.store.release import load_unreleased, released_size, rotate_incarnation
 from node.system import durable
 from tests.federation.worlds import assertion, make_charter, seal_charter

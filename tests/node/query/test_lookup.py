@@ -17,6 +17,7 @@ import pytest
 from federation.entry import Annotation, Cause, EntryId, Operation
 from federation.errors import FederationError, FingerprintError, Reason
 from federation.fingerprint import Fingerprint
+from federation.follow import FollowState
 from federation.header import leaf_hash
 from node.errors import CommandError, DamageError
 from node.ingest import deltas
@@ -24,7 +25,6 @@ from node.publish.high_water import HighWater
 from node.query import diff, lookup, provenance, status
 from node.query.provenance import describe_operation
 from node.store.connection import Store
-from node.store.follow_state import FollowState
 from tests.federation.test_wire import FORMS, OPS
 from tests.federation.worlds import Forgery, Publisher, assertion, fingerprint
 from tests.node.support.followed_lists import RELAY, FollowedLists

@@ -11,13 +11,13 @@ import pytest
 from federation.entry import EntryId, OpKind
 from federation.errors import FederationError
 from federation.fingerprint import Fingerprint
+from federation.follow import FollowState
 from node.errors import CommandError
 from node.formats.jsonl import Format
 from node.query import lookup, provenance
 from node.query.as_of import resolve_as_of, resolve_cuts
 from node.query.export import export
 from node.store import follow_state, log
-from node.store.follow_state import FollowState
 from node.store.lists import ListRecord
 from tests.node.support.plain_list import PROBES, Moment, PlainList
 from tests.node.support.restartable_nodes import Node

@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar
 import grpc
 
 from federation import wire
+from federation.follow import FollowState
 from federation.header import Header
 from federation.names import Origin, parse_org
 from federation.replica import SignedDelta
@@ -34,7 +35,7 @@ from node.identity.certificate import build_certificate, certificate_sha256
 from node.rpc.server import PeerServer, ServerSettings
 from node.store import follow_state, lists, log, orgs
 from node.store.connection import Store
-from node.store.follow_state import FollowState, FollowStatus
+from node.store.follow_state import FollowStatus
 from node.store.lists import ListRecord
 from node.store.release import release
 from node.sync.client import TlsIdentity

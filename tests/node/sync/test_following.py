@@ -7,14 +7,12 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from random import Random
 
+from federation.follow import FollowState
 from federation.names import Origin
 from federation.replica import SignedDelta
 from federation.v1.log_service_pb2 import OUTCOME_DELTAS, OUTCOME_UP_TO_DATE, FollowRequest
 from node.rpc.server import PeerServer
-from node.store.follow_state import FollowState
-from node.sync.backoff import Backoff
 from node.sync.buffer import Buffer
 from node.sync.client import Alive
 from node.sync.scheduler import Follower, sync_once
@@ -267,26 +265,6 @@ def test_two_processes_may_take_the_same_list_at_the_same_time(sites: Sites) -> 
 
 
 # --- parts ------------------------------------------------------------------------------------
-
-
-def test_waits_double_up_to_the_cap_and_are_spread_over_all_of_it() -> None:
-    waits = []
-    for seed in range(200):
-        backoff = Backoff(Random(seed), cap_seconds=10.0)
-        waits.append([backoff.draw() for _ in range(6)])
-    for at, bound in enumerate((1, 2, 4, 8, 10, 10)):
-        column = sorted(wait[at] for wait in waits)
-        assert column[0] < bound * 0.1
-        assert bound * 0.9 < column[-1] <= bound
-
-
-def test_a_wait_starts_small_again_after_a_success_and_respects_what_the_peer_asked() -> None:
-    backoff = Backoff(Random(0), cap_seconds=1000.0)
-    for _ in range(8):
-        backoff.draw()
-    backoff.reset()
-    assert backoff.draw() <= 1
-    assert backoff.draw(at_least=77.0) == 77.0
 
 
 def test_a_full_buffer_makes_the_reader_wait_and_an_empty_one_lets_it_go_on() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from federation.errors import Reason
+from federation.follow import FollowState
 from node.store import follow_state
-from node.store.follow_state import FollowState
 from node.sync.scheduler import NO_PEER, sync_once
 from tests.node.support.peering import Sites, acquaint, published, run
 

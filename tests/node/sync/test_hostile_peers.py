@@ -9,6 +9,7 @@ import grpc
 import pytest
 
 from federation import limits, wire
+from federation.follow import FollowState
 from federation.names import OrgName, Origin
 from federation.replica import SignedDelta
 from federation.trust.charter import MEDIA_TYPE
@@ -24,7 +25,6 @@ from federation.v1.log_service_pb2 import (
 )
 from node.errors import NodeError, ProtocolError, UnreachableError
 from node.store import lists
-from node.store.follow_state import FollowState
 from node.sync.client import translate
 from node.sync.scheduler import sync_once
 from node.sync.session import ListResult

@@ -13,6 +13,7 @@ import pytest
 
 from federation import follow
 from federation.entry import Cause, Operation
+from federation.follow import FollowState
 from federation.header import Header
 from federation.names import OrgName, Origin
 from node.errors import LockedError, ProtocolError, StoreFullError, UnreachableError
@@ -25,7 +26,6 @@ from node.rpc.server import PeerServer
 from node.store import lists, orgs
 from node.store.connection import Store
 from node.store.damage import Damage, DamageKind
-from node.store.follow_state import FollowState
 from node.sync import join as joins
 from node.sync.client import PeerBusyError, fetch_buckets
 from node.sync.scheduler import Follower, sync_once

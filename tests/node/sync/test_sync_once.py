@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from federation import limits
+from federation.follow import FollowState
 from federation.names import Origin
 from node.errors import LockedError, RefusedError, UnreachableError
 from node.store import lists, orgs
-from node.store.follow_state import FollowState
 from node.sync.client import fetch_logs, open_channel
 from node.sync.intake import Progress
 from node.sync.scheduler import sync_once

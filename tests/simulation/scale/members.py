@@ -15,11 +15,11 @@ from random import Random
 
 from federation import limits, wire
 from federation.errors import PeerError
+from federation.follow import Backoff
 from federation.header import Header
 from federation.names import OrgName, Origin, parse_org
 from federation.replica import LogState, Replica, SignedDelta
 from federation.trust.charter import Charter, verify_charter
-from node.sync.backoff import Backoff
 from tests.simulation.scale import costs
 from tests.simulation.scale.lists import EPOCH_MS, OwnList
 from tests.simulation.scale.network import Network
