@@ -128,19 +128,6 @@ class Reply:
     reason: SnapshotReason | None = None
     charter: bool = False
 
-    def without_snapshot(self) -> Outcome:
-        """Return what follows if the snapshot cannot be offered after all.
-
-        It has gone since it was chosen, or it cannot be proved to follow from the cursor.
-        """
-        match self.reason:
-            case None:
-                return self.outcome
-            case SnapshotReason.CHEAPER:
-                return Outcome.DELTAS
-            case SnapshotReason.NOT_RETAINED:
-                return Outcome.CURSOR_TOO_OLD
-
 
 def answer(held: ServedList | None, cursor: Cursor) -> Reply:
     """Answer a cursor.
@@ -162,6 +149,18 @@ def answer(held: ServedList | None, cursor: Cursor) -> Reply:
         reason=reason,
         charter=charter,
     )
+
+
+def without_snapshot(reason: SnapshotReason) -> Outcome:
+    """Return what follows a cursor when a snapshot that was chosen cannot be offered.
+
+    It has gone since, or cannot be proved to follow from the cursor.
+    """
+    match reason:
+        case SnapshotReason.CHEAPER:
+            return Outcome.DELTAS
+        case SnapshotReason.NOT_RETAINED:
+            return Outcome.CURSOR_TOO_OLD
 
 
 def _outcome(held: ServedList, cursor: Cursor) -> Outcome:
@@ -195,7 +194,7 @@ def _snapshot_reason(held: ServedList, cursor: Cursor, outcome: Outcome) -> Snap
 
 
 @dataclass(slots=True, kw_only=True)
-class Place:
+class StreamCursor:
     """Where a server's stream stands in one list.
 
     Attributes:
@@ -224,22 +223,22 @@ class Place:
         self.known = now
         return True
 
-    def tell(self, reply: Reply, *, head: int, charter_version: int) -> bool:
+    def tell(self, outcome: Outcome, *, head: int, charter_version: int) -> bool:
         """Take note of an answer; say whether the caller has to be told.
 
         Between UP_TO_DATE and DELTAS the frames alone say how a list goes on.
 
         Args:
-            reply: the answer.
+            outcome: the answer.
             head: how many deltas of the list may leave.
-            charter_version: the charter in force here.
+            charter_version: that of the charter that goes with it; 0 when none does.
         """
         was = self.outcome
-        self._stand(reply.outcome, head)
-        if reply.charter:
+        self._stand(outcome, head)
+        if charter_version:
             self.cursor = replace(self.cursor, charter_version=charter_version)
-        goes_on = was in FOLLOWABLE and reply.outcome in FOLLOWABLE
-        return reply.charter or not (goes_on or was is reply.outcome)
+            return True
+        return was is not outcome and not (was in FOLLOWABLE and outcome in FOLLOWABLE)
 
     def withdraw(self, outcome: Outcome) -> None:
         """Take note that another answer has taken the place of the last one."""

@@ -1,4 +1,4 @@
-"""What a peer may read here, and in which order it is answered. Reads only.
+"""What a peer may read here. Reads only; what a cursor is answered `federation.follow` decides.
 
 A list is served to whom its charter allows, by its owner and by every relay alike. A list that is
 not here and one that the caller may not have get the same answer. Of a list of this node's own,
@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
 
+from federation import follow
 from federation.errors import FederationError, UsageError
-from federation.follow import Cursor, Outcome, SnapshotReason
+from federation.follow import Cursor, Outcome, ServedList, SnapshotReason, SnapshotSize
 from federation.names import Origin
 from federation.replica import SignedDelta
 from federation.snapshot import SnapshotOffer
@@ -26,20 +27,6 @@ from node.store.release import released_size
 from node.store.snapshots import SnapshotRecord, SnapshotState
 from node.store.trees import root_at
 
-_LEAF_BYTES: Final = 540
-"""Bytes of a delta's header and checkpoint."""
-
-_LEAF_COST: Final = 2_000
-"""What a delta costs its reader beside its bytes, in bytes: mostly two signatures, some 150 us,
-while a body is fetched, verified and indexed at some 30 bytes a us."""
-
-_REPLACING: Final = 2.0
-"""How many times as much the deltas must cost as the snapshot, before it takes the place of entries
-that the caller has: it fetches all of the live set, and its history here gets a gap."""
-
-_STARTING: Final = 1.25
-"""The same for a caller that has nothing yet."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CursorAnswer:
@@ -50,6 +37,7 @@ class CursorAnswer:
         head: how many deltas there are here; 0 when unavailable.
         checkpoint: the newest signed note here, or empty.
         charter: the envelope of the charter in force, if the caller's is older; else empty.
+        charter_version: its version; 0 when none is sent.
         retained_from: the size from which on every leaf is here.
         snapshot: the position of the snapshot to go on from, with SNAPSHOT.
         reason: why, with SNAPSHOT.
@@ -59,6 +47,7 @@ class CursorAnswer:
     head: int = 0
     checkpoint: bytes = b""
     charter: bytes = b""
+    charter_version: int = 0
     retained_from: int = 0
     snapshot: int | None = None
     reason: SnapshotReason | None = None
@@ -80,53 +69,29 @@ def answer(store: Store, caller: str, cursor: Cursor) -> CursorAnswer:
     if record is None:
         return _UNAVAILABLE
     size = released_size(store.connection, record)
-    charter = record.charter or b""
     newest = log.load_record(store.connection, record.list, size - 1) if size else None
     held = snapshots.newest_held(store.connection, record.list, within=size)
-    outcome = _outcome(store, record, cursor, size)
-    reason = None
-    if outcome in (Outcome.DELTAS, Outcome.CURSOR_TOO_OLD) and held is not None:
-        reason = _snapshot_reason(store, record, cursor, held, outcome)
-        if reason is not None:
-            outcome = Outcome.SNAPSHOT
+    reply = follow.answer(
+        ServedList(
+            size=size,
+            start=record.log.start,
+            charter_version=record.charter_version,
+            snapshot=None if held is None else SnapshotSize(held.position, held.size_bytes),
+            root_at=partial(root_at, store, record),
+            measure=partial(log.measure, store.connection, record.list),
+        ),
+        cursor,
+    )
     return CursorAnswer(
-        outcome=outcome,
+        outcome=reply.outcome,
         head=size,
         checkpoint=b"" if newest is None else newest.checkpoint,
-        charter=charter if record.charter_version > cursor.charter_version else b"",
+        charter=record.charter or b"" if reply.charter else b"",
+        charter_version=record.charter_version if reply.charter else 0,
         retained_from=record.log.start,
-        snapshot=held.position if held is not None and reason is not None else None,
-        reason=reason,
+        snapshot=reply.snapshot,
+        reason=reply.reason,
     )
-
-
-def _outcome(store: Store, record: ListRecord, cursor: Cursor, size: int) -> Outcome:
-    """Return what follows a cursor, snapshots left aside, when `size` deltas may leave."""
-    if cursor.size > size:
-        return Outcome.CURSOR_AHEAD
-    if 0 < cursor.size < record.log.start:
-        return Outcome.CURSOR_TOO_OLD
-    if cursor.size and cursor.root_hash != root_at(store, record, cursor.size):
-        return Outcome.DIVERGED
-    if cursor.size == size:
-        return Outcome.UP_TO_DATE
-    return Outcome.DELTAS if cursor.size >= record.log.start else Outcome.CURSOR_TOO_OLD
-
-
-def _snapshot_reason(
-    store: Store, record: ListRecord, cursor: Cursor, held: SnapshotRecord, outcome: Outcome
-) -> SnapshotReason | None:
-    """Return why a caller is to go on from a snapshot, or None if it is not."""
-    if cursor.deltas_only or held.position < cursor.size:
-        return None
-    if outcome is Outcome.CURSOR_TOO_OLD:
-        # That an old log is the beginning of this one can be shown by who has all of it between.
-        return None if cursor.size else SnapshotReason.NOT_RETAINED
-    deltas, body_bytes = log.measure(store.connection, record.list, cursor.size, held.position + 1)
-    cost = body_bytes + deltas * (_LEAF_BYTES + _LEAF_COST)
-    factor = _REPLACING if cursor.size else _STARTING
-    other_cost = held.size_bytes + _LEAF_BYTES + _LEAF_COST
-    return SnapshotReason.CHEAPER if cost > factor * other_cost else None
 
 
 def offer_snapshot(

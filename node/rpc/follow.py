@@ -6,13 +6,12 @@ Whether the peer is still enrolled and may have a list is asked again for every 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Final
 
 import grpc
 
-from federation import limits, wire
-from federation.follow import Cursor, Outcome, SnapshotReason
+from federation import limits
+from federation.follow import Cursor, Outcome, SnapshotReason, StreamCursor, without_snapshot
 from federation.v1 import delta_pb2
 from federation.v1.log_service_pb2 import FollowRequest, FollowResponse, Opening
 from federation.v1.log_service_pb2 import Outcome as WireOutcome
@@ -20,7 +19,7 @@ from federation.v1.log_service_pb2 import SnapshotReason as WireReason
 from node.rpc import access
 from node.rpc.access import CursorAnswer
 from node.rpc.frames import EncodedFrame, Frames
-from node.rpc.heads import Head, Heads
+from node.rpc.heads import Heads
 from node.rpc.peers import Caller, check_enrolled
 from node.rpc.status import CallRefusedError
 from node.store.connection import Store
@@ -39,29 +38,7 @@ _WIRE_REASON: Final = {
     SnapshotReason.NOT_RETAINED: WireReason.SNAPSHOT_REASON_NOT_RETAINED,
     SnapshotReason.CHEAPER: WireReason.SNAPSHOT_REASON_CHEAPER,
 }
-_FOLLOWABLE: Final = (Outcome.UP_TO_DATE, Outcome.DELTAS)
-_SETTLED: Final = (Outcome.UP_TO_DATE, Outcome.UNAVAILABLE, Outcome.SNAPSHOT)
-"""Answers that stay what they are until the list moves."""
 _ROOT_BYTES: Final = 32
-
-
-@dataclass(slots=True, kw_only=True)
-class StreamCursor:
-    """Where a stream stands in one list.
-
-    Attributes:
-        cursor: what the peer has now: moves with every frame that was sent.
-        outcome: the last answer; None before the first.
-        behind: whether there may be more to send.
-        head: how many deltas there were at that answer.
-        known: where the list stood before that answer; None when it was not here.
-    """
-
-    cursor: Cursor
-    outcome: Outcome | None = None
-    behind: bool = False
-    head: int = 0
-    known: Head | None = None
 
 
 def parse_request(request: FollowRequest) -> list[StreamCursor]:
@@ -113,20 +90,10 @@ def survey(
     news: list[FollowResponse | EncodedFrame] = []
     now = heads.load(store)
     for place in places:
-        head = now.get(place.cursor.origin)
-        # A peer may follow a thousand lists, of which one has moved.
-        if place.outcome in _SETTLED and place.known == head:
+        if not place.look(now.get(place.cursor.origin)):
             continue
-        place.known = head
         answer = access.answer(store, caller.org, place.cursor)
-        was, place.outcome = place.outcome, answer.outcome
-        place.behind, place.head = answer.outcome is Outcome.DELTAS, answer.head
-        if answer.charter:
-            payload = wire.decode_envelope(answer.charter).payload
-            version = wire.decode_charter(payload).version
-            place.cursor = replace(place.cursor, charter_version=version)
-        goes_on = was in _FOLLOWABLE and answer.outcome in _FOLLOWABLE
-        if answer.charter or not (goes_on or was is answer.outcome):
+        if place.tell(answer.outcome, head=answer.head, charter_version=answer.charter_version):
             news.append(_opening(store, caller, place, answer))
     behind = [place for place in places if place.behind]
     if len(behind) == 1:
@@ -147,11 +114,8 @@ def _opening(
     if answer.snapshot is not None and answer.reason is not None:
         offer = access.offer_snapshot(store, caller.org, place.cursor, answer.snapshot)
         if offer is None:
-            # Gone since it was chosen, or not to be proved from here: perhaps the deltas are.
-            retained = answer.reason is SnapshotReason.CHEAPER
-            place.outcome = Outcome.DELTAS if retained else Outcome.CURSOR_TOO_OLD
-            place.behind = retained
-            opening.outcome = _WIRE[place.outcome]
+            place.withdraw(outcome := without_snapshot(answer.reason))
+            opening.outcome = _WIRE[outcome]
         else:
             opening.snapshot.CopyFrom(
                 delta_pb2.SnapshotOffer(
@@ -180,15 +144,13 @@ def read(
     cursor = place.cursor
     record = access.find_available(store, caller.org, cursor.origin)
     if record is None:
-        place.outcome, place.behind = Outcome.UNAVAILABLE, False
+        place.withdraw(Outcome.UNAVAILABLE)
         return _opening(store, caller, place, CursorAnswer(outcome=Outcome.UNAVAILABLE))
     if cursor.size < record.log.start:
         # A snapshot has taken the place, since that answer, of what would have followed.
         answer = access.answer(store, caller.org, cursor)
-        place.outcome, place.behind = answer.outcome, False
+        place.withdraw(answer.outcome)
         return _opening(store, caller, place, answer)
     frame = frames.load(store, record, cursor.size, released_size(store.connection, record))
-    place.cursor = replace(cursor, size=frame.size, root_hash=frame.root_hash)
-    # What came after that answer has a wake-up of its own.
-    place.behind = frame.size < place.head
+    place.advance(frame.size, frame.root_hash)
     return frame

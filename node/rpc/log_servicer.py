@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 import grpc
 
 from federation import limits
-from federation.follow import Cursor, Outcome
+from federation.follow import CLAIMS, Cursor, StreamCursor
 from federation.names import Origin
 from federation.replica import SignedDelta
 from federation.v1 import delta_pb2
@@ -45,8 +45,6 @@ MAX_PAGE: Final = 256
 _TURNS: Final = 4
 """Streams that wait for a reading thread at once. One delta wakes all of them: the others queue
 here, so that a call with one answer waits for a few reads and not for all."""
-
-_CLAIMS: Final = (Outcome.CURSOR_AHEAD, Outcome.DIVERGED)
 
 _T = TypeVar("_T")
 
@@ -118,7 +116,7 @@ class LogServicer(LogServiceServicer):
         """Send one leaf of a log with its proof."""
         return await self._readers.run(partial(_read_leaf, call, request))
 
-    async def _follow(self, call: Call, places: list[follow.StreamCursor], *, live: bool) -> None:
+    async def _follow(self, call: Call, places: list[StreamCursor], *, live: bool) -> None:
         caller = call.caller
         seen = -1
         while not self._wakeups.closed:
@@ -134,7 +132,7 @@ class LogServicer(LogServiceServicer):
                     )
                 ):
                     await self._send(call, news)
-                if any(place.outcome in _CLAIMS for place in places):
+                if any(place.outcome in CLAIMS for place in places):
                     # If it is our own list, something of it may be missing here.
                     self._on_claim()
             if any(place.behind for place in places):
@@ -148,7 +146,7 @@ class LogServicer(LogServiceServicer):
                 seen = -1
         raise shutting_down()
 
-    async def _send_round(self, call: Call, places: list[follow.StreamCursor]) -> None:
+    async def _send_round(self, call: Call, places: list[StreamCursor]) -> None:
         """Send one frame of each list that has more: none waits for another to catch up."""
         for place in places:
             if not place.behind:

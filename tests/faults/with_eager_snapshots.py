@@ -6,6 +6,6 @@ takes twice as long to make.
 
 from __future__ import annotations
 
-from node.rpc import access
+from federation.follow import cursors
 
-vars(access)["_STARTING"] = 0.0
+vars(cursors)["_STARTING"] = 0.0

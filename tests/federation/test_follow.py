@@ -26,12 +26,12 @@ from federation.follow import (
     Handling,
     News,
     Outcome,
-    Place,
     Reply,
     ServedList,
     SnapshotReason,
     SnapshotSize,
     Step,
+    StreamCursor,
     answer,
     decide,
     is_frozen,
@@ -39,6 +39,7 @@ from federation.follow import (
     news_of,
     read_claim,
     take_deltas,
+    without_snapshot,
 )
 from federation.header import leaf_hash
 from federation.merge import Prior
@@ -278,10 +279,10 @@ def test_a_snapshot_takes_the_place_of_deltas_that_cost_more() -> None:
 def test_a_snapshot_that_cannot_be_offered_leaves_what_there_would_be_without() -> None:
     cheaper = answer(served(snapshot=SnapshotSize(8, 0)), cursor(0))
     too_old = answer(served(start=5, snapshot=SnapshotSize(8, 0)), cursor(0))
-    assert (cheaper.reason, too_old.reason) == (*reversed(SnapshotReason),)
-    assert cheaper.without_snapshot() is Outcome.DELTAS
-    assert too_old.without_snapshot() is Outcome.CURSOR_TOO_OLD
-    assert answer(served(), cursor(10)).without_snapshot() is Outcome.UP_TO_DATE
+    assert cheaper.reason is SnapshotReason.CHEAPER
+    assert too_old.reason is SnapshotReason.NOT_RETAINED
+    assert without_snapshot(cheaper.reason) is Outcome.DELTAS
+    assert without_snapshot(too_old.reason) is Outcome.CURSOR_TOO_OLD
 
 
 def test_a_newer_charter_is_sent() -> None:
@@ -290,9 +291,9 @@ def test_a_newer_charter_is_sent() -> None:
 
 
 def test_a_stream_says_an_answer_once_and_each_one_that_is_another() -> None:
-    place = Place(cursor=cursor(0))
+    place = StreamCursor(cursor=cursor(0))
     told = [
-        place.tell(Reply(outcome=outcome), head=10, charter_version=1)
+        place.tell(outcome, head=10, charter_version=0)
         for outcome in (
             Outcome.UNAVAILABLE,
             Outcome.UNAVAILABLE,
@@ -305,29 +306,29 @@ def test_a_stream_says_an_answer_once_and_each_one_that_is_another() -> None:
     ]
     # Frames alone say how a list goes on.
     assert told == [True, False, True, False, False, True, True]
-    assert place.tell(Reply(outcome=Outcome.UP_TO_DATE, charter=True), head=10, charter_version=7)
+    assert place.tell(Outcome.DELTAS, head=10, charter_version=7)
     assert place.cursor.charter_version == 7
 
 
 def test_a_stream_is_behind_until_all_that_was_promised_is_sent() -> None:
-    place = Place(cursor=cursor(0))
-    place.tell(Reply(outcome=Outcome.DELTAS), head=10, charter_version=1)
+    place = StreamCursor(cursor=cursor(0))
+    place.tell(Outcome.DELTAS, head=10, charter_version=0)
     behind = [place.behind]
     for size in (6, 10):
         place.advance(size, root(size))
         behind.append(place.behind)
     assert behind == [True, True, False]
     assert place.cursor == cursor(10)
-    place.tell(Reply(outcome=Outcome.DELTAS), head=12, charter_version=1)
+    place.tell(Outcome.DELTAS, head=12, charter_version=0)
     place.withdraw(Outcome.UNAVAILABLE)
     assert (place.outcome, place.behind) == (Outcome.UNAVAILABLE, False)
 
 
 @pytest.mark.parametrize("outcome", Outcome)
 def test_only_answers_that_can_change_by_themselves_are_given_again(outcome: Outcome) -> None:
-    place = Place(cursor=cursor(0))
+    place = StreamCursor(cursor=cursor(0))
     assert place.look((10, 1))
-    place.tell(Reply(outcome=outcome), head=10, charter_version=1)
+    place.tell(outcome, head=10, charter_version=0)
     settled = {Outcome.UP_TO_DATE, Outcome.UNAVAILABLE, Outcome.SNAPSHOT}
     assert place.look((10, 1)) is (outcome not in settled)
     assert place.look((11, 1))

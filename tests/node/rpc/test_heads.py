@@ -6,12 +6,11 @@ from collections import Counter
 
 import pytest
 
-from federation.follow import Cursor, Outcome
+from federation.follow import Cursor, Outcome, StreamCursor
 from federation.v1.log_service_pb2 import FollowResponse
 from node.identity.certificate import certificate_sha256
 from node.rpc import access, follow
 from node.rpc.access import CursorAnswer
-from node.rpc.follow import StreamCursor
 from node.rpc.frames import EncodedFrame, Frames
 from node.rpc.heads import Heads
 from node.rpc.peers import Caller

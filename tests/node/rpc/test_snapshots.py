@@ -9,7 +9,8 @@ from unittest import mock
 import grpc
 import pytest
 
-from federation import follow, limits
+from federation import limits
+from federation.follow import cursors
 from federation.header import Header, leaf_hash
 from federation.merkle import verify_inclusion
 from federation.v1.log_service_pb2 import (
@@ -284,7 +285,7 @@ def test_a_snapshot_that_is_gone_when_it_is_to_be_offered_is_not_offered(
                 assert first.opening.outcome == OUTCOME_DELTAS
                 assert len(frames) > 0
                 with mock.patch.object(
-                    access, "_outcome", return_value=follow.Outcome.CURSOR_TOO_OLD
+                    cursors, "_outcome", return_value=cursors.Outcome.CURSOR_TOO_OLD
                 ):
                     (answer,) = await read_all(stub.Follow(FollowRequest(cursors=[nothing])))
                 assert answer.opening.outcome == OUTCOME_CURSOR_TOO_OLD
