@@ -27,8 +27,11 @@ from enum import Enum, StrEnum
 from typing import Final
 
 from federation import limits
-from federation.checkpoint import Checkpoint
-from federation.names import OrgName
+from federation.checkpoint import Checkpoint, open_checkpoint
+from federation.follow import open_charter
+from federation.names import OrgName, Origin
+from federation.trust.charter import Charter
+from federation.trust.orgroot import PinnedRoot
 
 MAX_PAUSE_MS: Final = 366 * 24 * 60 * 60 * 1000
 """How far, in milliseconds, the clock may be after all that is stored while no peer tells the time.
@@ -179,6 +182,35 @@ class Decision:
     detail: str = ""
     overridable: bool = False
     sources: tuple[OrgName, ...] = ()
+
+
+def read_report(
+    peer: OrgName,
+    origin: Origin,
+    root: PinnedRoot,
+    *,
+    checkpoint: bytes,
+    charter: bytes,
+    time_ms: int | None,
+) -> tuple[PeerReport, Charter | None]:
+    """Return what a peer says of one of our lists, and the charter that it holds.
+
+    Args:
+        peer: who says so.
+        origin: the list.
+        root: our org root.
+        checkpoint: the newest that it shows; empty for none.
+        charter: the charter that it shows; empty for none.
+        time_ms: what its clock says; None if it does not tell.
+
+    Raises:
+        PeerError: we did not sign what it shows: that is no report.
+    """
+    newest = None
+    if checkpoint:
+        newest = open_checkpoint(checkpoint, str(origin), root.document.log_verifiers(origin))
+    held = open_charter(charter, origin, root, newest=0) if charter else None
+    return PeerReport(peer=peer, answered=True, checkpoint=newest, time_ms=time_ms), held
 
 
 def decide(

@@ -12,11 +12,10 @@ from typing import Final
 import pytest
 
 from federation.errors import Reason
-from federation.follow import FollowState
+from federation.follow import FollowReason, FollowState
 from federation.recovery import Obstacle
 from node import errors
 from node.errors import NodeError
-from node.sync import intake, scheduler
 from node.telemetry.metrics import Metrics
 from tests import gen_docs
 
@@ -61,8 +60,7 @@ def test_every_reason_that_a_list_can_show_is_explained_once() -> None:
     elsewhere.add(Reason.USAGE)
     of_peers = {errors.UnreachableError.reason, errors.RefusedError.reason}
     of_peers |= {errors.ProtocolError.reason, "UNKNOWN_PEER"}
-    of_sync = {intake.UNAVAILABLE, intake.CURSOR_AHEAD, intake.CURSOR_TOO_OLD}
-    of_sync |= {intake.DIVERGED, scheduler.NO_PEER}
+    of_sync = set(map(str, FollowReason))
 
     assert len(documented) == len(set(documented))
     of_ours = {*map(str, Obstacle), errors.DamageError.reason}

@@ -11,7 +11,7 @@ Rooms:
 
 from __future__ import annotations
 
-from federation.follow.agenda import Agenda, Backoff
+from federation.follow.agenda import Agenda, Backoff, news_of_failure
 from federation.follow.cursors import (
     CLAIMS,
     Cursor,
@@ -72,6 +72,7 @@ __all__ = [
     "is_frozen",
     "judge_recovery",
     "news_of",
+    "news_of_failure",
     "open_charter",
     "read_claim",
     "take_deltas",

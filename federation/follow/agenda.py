@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from federation.follow.states import Action
+from federation.follow.states import Action, News
 from federation.names import Origin
 
 BASE_SECONDS: Final = 1.0
@@ -44,6 +44,19 @@ class Backoff:
         bound = min(self._cap_seconds, BASE_SECONDS * 2 ** min(self._failures, 20))
         self._failures += 1
         return max(at_least, self._random.uniform(0.0, bound))
+
+
+def news_of_failure(*, answered: bool, broke_off: bool) -> News | None:
+    """Return what it means for the lists of a stream that it has failed; None when nothing yet.
+
+    A connection that has worked may end, by its age or with a restart of the peer: that is news
+    only if the next one cannot be opened.
+
+    Args:
+        answered: whether the peer has said anything on it.
+        broke_off: whether the peer was silent for too long, or broke the protocol.
+    """
+    return None if answered and not broke_off else News.PEER_FAILED
 
 
 @dataclass(slots=True)

@@ -181,7 +181,11 @@ TRANSITIONS: Final[Mapping[tuple[FollowState, str], _Row]] = {
         **_FROZEN,
         News.FORKED: Step(Action.WAIT, FollowState.FORKED),
     },
-    (FollowState.STOPPED, ""): _FROZEN,
+    (FollowState.STOPPED, ""): {
+        **_FROZEN,
+        # What is here still counts, and is wrong.
+        News.PUBLISHER_AT_FAULT: Step(Action.WAIT, FollowState.QUARANTINED),
+    },
     (FollowState.FORKED, ""): _FROZEN,
     (FollowState.DAMAGED, ""): _FROZEN,
 }

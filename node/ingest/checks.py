@@ -14,7 +14,7 @@ from typing import Final
 from federation import state as states
 from federation.checkpoint import open_checkpoint
 from federation.errors import FederationError, ProofError, Reason
-from federation.follow import FollowState
+from federation.follow import FollowState, decide, news_of
 from federation.header import NO_LEAF, Header, LeafKind, leaf_hash, verify_header
 from federation.trust.orgroot import PinnedRoot
 from node.clock import Clock
@@ -71,11 +71,15 @@ def _quarantine(
     connection: sqlite3.Connection, record: ListRecord, fault: ProofError, now_ms: int
 ) -> None:
     held = follow_state.load_follow_status(connection, record.list)
-    if held.state is not FollowState.FORKED:
+    if record.own:
+        state = None if held.state is FollowState.FORKED else FollowState.QUARANTINED
+    else:
+        state = decide(held.state, held.reason, news_of(fault)).state
+    if state is not None:
         follow_state.store_follow_state(
             connection,
             record.list,
-            FollowState.QUARANTINED,
+            state,
             now_ms=now_ms,
             reason=fault.reason,
             detail=str(fault),

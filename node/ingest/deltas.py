@@ -6,16 +6,24 @@ behind; the deltas before it in the same call are kept.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from federation import wire
-from federation.errors import FederationError, ForkError, OperationError, PeerError, Reason
-from federation.follow import FollowState
-from federation.header import Header
+from federation.body import Body
+from federation.errors import FederationError, OperationError, PeerError
+from federation.follow import (
+    Action,
+    FollowState,
+    News,
+    decide,
+    news_of,
+    open_charter,
+    take_deltas,
+)
+from federation.merge import Prior
 from federation.names import OrgName, Origin
-from federation.replica import Replica, SignedDelta
-from federation.trust import charter as charters
+from federation.replica import Candidate, Replica, SignedDelta
+from federation.trust.orgroot import PinnedRoot
 from node.clock import Clock
 from node.errors import CommandError, DamageError
 from node.ingest import checks
@@ -34,12 +42,14 @@ class Acceptance:
         deltas: how many of the batch were new and accepted.
         ops: how many operations they had.
         error: what was wrong with the one after them; None when nothing was.
+        action: what is done next with the list.
     """
 
     size: int
     deltas: int
     ops: int
     error: PeerError | None
+    action: Action = Action.GO_ON
 
 
 def accept(
@@ -72,9 +82,9 @@ def accept(
                 f"deltas of {origin} do not fit what is here: run 'hashfed fsck' ({error})"
             ),
         )
-    if acceptance.error is not None:
-        park(store, origin, acceptance.error, clock=clock)
-    return acceptance
+    if acceptance.error is None:
+        return acceptance
+    return replace(acceptance, action=park(store, origin, acceptance.error, clock=clock))
 
 
 def _followed(store: Store, origin: Origin) -> ListRecord:
@@ -101,42 +111,49 @@ def merge_deltas(
     if root is None:
         raise CommandError(f"no root of {record.origin.org} is pinned here")
     replica = Replica(record.origin, root, record.log)
-    accepted = ops = 0
-    error: PeerError | None = None
-    try:
-        for delta in deltas:
-            position = Header.parse(delta.header).position
-            if position < replica.state.size:
-                held = log.load_record(connection, record.list, position)
-                if held is None and position < record.start:
-                    # A snapshot went past it: there is nothing here to compare it with.
-                    continue
-                if held is None:
-                    raise DamageError(
-                        f"position {position} of {record.origin} is missing here",
-                        hint="run 'hashfed fsck'",
-                    )
-                try:
-                    replica.receive_again(delta, held.header)
-                except ForkError:
-                    # Damage is no history: a fork is for good, and only what is signed shows one.
-                    checks.check_leaf(connection, record, root, position)
-                    raise
-                continue
-            candidate = replica.receive(delta, now_ms=clock.now_ms())
-            prior = index.load_prior(connection, record.span, candidate.body)
-            replica.conclude(candidate, prior)
-            log.append(
-                transaction, record.list, position, delta, via=via, received_ms=transaction.now_ms
-            )
-            index.index_body(transaction, record.span, position, candidate.body, prior)
-            accepted += 1
-            ops += candidate.body.count
-    except PeerError as caught:
-        error = caught
-    if accepted:
+    taken = take_deltas(
+        replica, deltas, _StoredCopy(transaction, record, root, via), now_ms=clock.now_ms()
+    )
+    if taken.deltas:
         lists.store_log_state(transaction, record.list, replica.state)
-    return Acceptance(size=replica.state.size, deltas=accepted, ops=ops, error=error)
+    return Acceptance(
+        size=replica.state.size, deltas=taken.deltas, ops=taken.ops, error=taken.error
+    )
+
+
+class _StoredCopy:
+    """What the store has of a list, within a transaction: a `federation.follow.Copy`."""
+
+    def __init__(
+        self, transaction: Transaction, record: ListRecord, root: PinnedRoot, via: OrgName
+    ) -> None:
+        self.start = record.start
+        self._transaction = transaction
+        self._record = record
+        self._root = root
+        self._via = via
+
+    def load_header(self, position: int) -> bytes | None:
+        held = log.load_record(self._transaction.connection, self._record.list, position)
+        return None if held is None else held.header
+
+    def require_sound(self, position: int) -> None:
+        checks.check_leaf(self._transaction.connection, self._record, self._root, position)
+
+    def load_prior(self, body: Body) -> Mapping[int, Prior]:
+        return index.load_prior(self._transaction.connection, self._record.span, body)
+
+    def append(self, candidate: Candidate, prior: Mapping[int, Prior]) -> None:
+        position = candidate.header.position
+        log.append(
+            self._transaction,
+            self._record.list,
+            position,
+            candidate.signed,
+            via=self._via,
+            received_ms=self._transaction.now_ms,
+        )
+        index.index_body(self._transaction, self._record.span, position, candidate.body, prior)
 
 
 def accept_charter(store: Store, origin: Origin, envelope: bytes) -> None:
@@ -150,33 +167,42 @@ def accept_charter(store: Store, origin: Origin, envelope: bytes) -> None:
     root = orgs.load_root(store.connection, origin.org)
     if root is None:
         raise CommandError(f"no root of {origin.org} is pinned here")
-    opened = wire.decode_envelope(envelope)
-    charter = charters.verify_charter(
-        wire.decode_charter(opened.payload),
-        opened,
-        origin=origin,
-        root=root.document,
-        newest=record.charter_version,
-    )
+    charter = open_charter(envelope, origin, root, newest=record.charter_version)
     if charter.version > record.charter_version:
         with store.write("charter", f"{origin} version {charter.version}") as transaction:
             lists.store_charter(transaction, record, envelope, charter.version)
 
 
-def park(store: Store, origin: Origin, error: FederationError, *, clock: Clock) -> FollowState:
-    """Record that a list's peer broke the protocol; what is here stays as it is.
+def park(store: Store, origin: Origin, error: FederationError, *, clock: Clock) -> Action:
+    """Record that something of a list was refused; what is here stays as it is.
 
     Returns:
-        The state that the list is in now.
+        What is done next with the list.
     """
-    if isinstance(error, ForkError):
-        state = FollowState.FORKED
-    elif error.reason is Reason.TIME_IN_FUTURE:
-        state = FollowState.STALE
-    else:
-        state = FollowState.QUARANTINED
-    record_follow_state(store, origin, state, clock=clock, reason=error.reason, detail=str(error))
-    return state
+    return learn(store, origin, news_of(error), clock=clock, reason=error.reason, detail=str(error))
+
+
+def learn(
+    store: Store, origin: Origin, news: News, *, clock: Clock, reason: str = "", detail: str = ""
+) -> Action:
+    """Record what a piece of news makes of a list, and return what is done next with it.
+
+    Args:
+        store: the store.
+        origin: the list, which is followed here.
+        news: what was learnt.
+        clock: tells the time of a change of state.
+        reason: the stable word of the error that was the news, if one was.
+        detail: the same in a sentence.
+    """
+    record = _followed(store, origin)
+    held = follow_state.load_follow_status(store.connection, record.list)
+    step = decide(held.state, held.reason, news)
+    if step.state is not None:
+        record_follow_state(
+            store, origin, step.state, clock=clock, reason=step.reason or reason, detail=detail
+        )
+    return step.action
 
 
 def record_follow_state(

@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
 
-from federation import limits, wire
+from federation import limits
 from federation.checkpoint import Checkpoint, open_checkpoint
 from federation.errors import FederationError, ProofError
-from federation.follow import FollowState
+from federation.follow import FollowState, open_charter
 from federation.names import OrgName, Origin
 from federation.recovery import (
     DIVERGED,
@@ -32,7 +32,6 @@ from federation.recovery import (
     measure_lead,
 )
 from federation.replica import LogState, SignedDelta
-from federation.trust.charter import verify_charter
 from node.clock import Clock
 from node.errors import CommandError, DamageError, RecoveringError
 from node.ingest import checks
@@ -305,14 +304,7 @@ def take_charter(store: Store, *, origin: Origin, envelope: bytes) -> bool:
         StoreError: the store could not be written.
     """
     record = _own(store, origin)
-    opened = wire.decode_envelope(envelope)
-    charter = verify_charter(
-        wire.decode_charter(opened.payload),
-        opened,
-        origin=origin,
-        root=orgs.own_root(store).document,
-        newest=0,
-    )
+    charter = open_charter(envelope, origin, orgs.own_root(store), newest=0)
     if charter.version <= record.charter_version:
         return False
     with store.write("recover", f"charter of {origin} version {charter.version}") as transaction:

@@ -6,16 +6,13 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from federation import wire
-from federation.checkpoint import Checkpoint, open_checkpoint
 from federation.errors import FederationError
 from federation.names import OrgName, Origin
-from federation.recovery import PeerReport
-from federation.trust import charter as charters
+from federation.recovery import PeerReport, read_report
 from federation.trust.orgroot import PinnedRoot
 from node.errors import NodeError
 from node.store.orgs import Peer
-from node.sync.client import OfferedList, Offers, TlsIdentity, fetch_logs, open_channel
+from node.sync.client import Offers, TlsIdentity, fetch_logs, open_channel
 from node.telemetry.logs import get_logger
 
 _log = get_logger()
@@ -113,27 +110,15 @@ def _read(
     if offer is None:
         return PeerReport(peer=peer.org, answered=True, time_ms=offers.sent_ms), None
     try:
-        checkpoint = _open(offer, origin, root)
-        charter = None
-        if offer.charter:
-            envelope = wire.decode_envelope(offer.charter)
-            opened = charters.verify_charter(
-                wire.decode_charter(envelope.payload),
-                envelope,
-                origin=origin,
-                root=root.document,
-                newest=0,
-            )
-            charter = (opened.version, offer.charter)
+        report, charter = read_report(
+            peer.org,
+            origin,
+            root,
+            checkpoint=offer.checkpoint,
+            charter=offer.charter,
+            time_ms=offers.sent_ms,
+        )
     except FederationError as error:
         _log.warning("peer_answer_refused", peer=peer.org, origin=str(origin), detail=str(error))
         return PeerReport(peer=peer.org, answered=False), None
-    answer = PeerReport(peer=peer.org, answered=True, checkpoint=checkpoint, time_ms=offers.sent_ms)
-    return answer, charter
-
-
-def _open(offer: OfferedList, origin: Origin, root: PinnedRoot) -> Checkpoint | None:
-    if not offer.checkpoint:
-        return None
-    verifiers = root.document.log_verifiers(origin)
-    return open_checkpoint(offer.checkpoint, str(origin), verifiers)
+    return report, None if charter is None else (charter.version, offer.charter)

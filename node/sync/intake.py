@@ -9,14 +9,22 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from federation.checkpoint import open_checkpoint
-from federation.errors import FederationError, ForkError, OperationError, PeerError, Reason
-from federation.follow import Cursor, FollowState, Outcome
-from federation.header import Header
+from federation.errors import FederationError, OperationError, PeerError
+from federation.follow import (
+    Action,
+    Cursor,
+    Following,
+    FollowReason,
+    FollowState,
+    Handling,
+    News,
+    decide,
+    is_frozen,
+    read_claim,
+)
 from federation.names import OrgName, Origin
 from federation.replica import SignedDelta
 from federation.snapshot import SnapshotOffer
-from federation.trust.orgroot import PinnedRoot
 from node.clock import Clock
 from node.errors import CommandError, DamageError, NodeError, ProtocolError
 from node.ingest import checks, snapshot
@@ -24,7 +32,6 @@ from node.ingest import deltas as ingest_deltas
 from node.ingest.snapshot import Arrival
 from node.store import damage, follow_state, lists, orgs, spans, trees
 from node.store.connection import Store
-from node.store.follow_state import FollowStatus
 from node.store.lists import ListRecord
 from node.sync.client import Alive, Delivered, Event, Opened
 from node.telemetry.logs import get_logger
@@ -33,22 +40,7 @@ CONTACT_MS: Final = 30_000
 """How fresh the time of the last contact is kept. Noting it with every message would cost a write
 to disk for each."""
 
-UNAVAILABLE: Final = "UNAVAILABLE"
-CURSOR_AHEAD: Final = "CURSOR_AHEAD"
-CURSOR_TOO_OLD: Final = "CURSOR_TOO_OLD"
-DIVERGED: Final = "DIVERGED"
-
-_FOLLOWABLE: Final = (Outcome.UP_TO_DATE, Outcome.DELTAS)
-_PUBLISHER_AT_FAULT: Final = (Reason.OPS_ROOT_MISMATCH, Reason.STATE_DIGEST_MISMATCH)
-
 _log = get_logger()
-
-
-def is_frozen(status: FollowStatus | Progress) -> bool:
-    """Say whether a list waits for a person: fetching it again would not change what is wrong."""
-    return status.state in (FollowState.FORKED, FollowState.DAMAGED) or (
-        status.state is FollowState.QUARANTINED and status.reason in _PUBLISHER_AT_FAULT
-    )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -90,13 +82,10 @@ class Progress:
 
 @dataclass(slots=True, kw_only=True)
 class _Followed:
-    """One list on the stream. `expected` is the position that the peer should send next."""
+    """One list on the stream, and the deltas of it that wait to be committed."""
 
     progress: Progress
-    expected: int
-    deltas_only: bool = False
-    outcome: Outcome | None = None
-    dropped: bool = False
+    following: Following
     pending: list[SignedDelta] = field(default_factory=list)
 
 
@@ -108,11 +97,13 @@ class Applied:
         progress: of each list that the batch was about.
         accepted: whether the store has new deltas.
         refused: lists of which something was refused, with the reason.
+        actions: what is done next with lists, in the order in which it was decided.
     """
 
     progress: tuple[Progress, ...]
     accepted: tuple[tuple[Origin, int, int], ...]
     refused: tuple[tuple[Origin, str], ...]
+    actions: tuple[tuple[Origin, Action], ...]
 
 
 class Intake:
@@ -120,12 +111,12 @@ class Intake:
 
     Attributes:
         reopen: whether a list needs a new stream to go on, with a new cursor.
-        diverged: lists that the peer said to have another history of.
+        compare: whether a list needs a new stream to be compared from the start.
     """
 
     def __init__(self, via: OrgName, clock: Clock) -> None:
         self.reopen = False
-        self.diverged: set[Origin] = set()
+        self.compare = False
         self._arrivals: list[Arrival] = []
         self._via = via
         self._clock = clock
@@ -133,6 +124,7 @@ class Intake:
         self._touched: dict[str, _Followed] = {}
         self._accepted: list[tuple[Origin, int, int]] = []
         self._refused: list[tuple[Origin, str]] = []
+        self._actions: list[tuple[Origin, Action]] = []
         self._contact_ms = 0
 
     @property
@@ -143,7 +135,7 @@ class Intake:
     @property
     def active(self) -> set[Origin]:
         """The lists that the stream still brings something of."""
-        return {item.progress.origin for item in self._lists.values() if not item.dropped}
+        return {item.progress.origin for item in self._lists.values() if not item.following.dropped}
 
     def progress_of(self, origin: Origin) -> Progress:
         """Return how one list of the stream comes along."""
@@ -163,7 +155,7 @@ class Intake:
         """
         entries = snapshot.take(store, arrival, buckets)
         if entries is None:
-            self.reopen = True
+            self._note_moved(store, arrival.origin, News.MOVED_ON)
             return False
         progress = self._lists[str(arrival.origin)].progress
         progress.buckets += len(buckets)
@@ -182,7 +174,8 @@ class Intake:
             StoreError: the store could not be written.
         """
         record = snapshot.finish(store, arrival, via=self._via)
-        self.reopen = True
+        news = News.MOVED_ON if record is None else News.JOINED
+        self._note_moved(store, arrival.origin, news)
         if record is not None:
             progress = self._lists[str(arrival.origin)].progress
             progress.size = record.log.size
@@ -190,20 +183,20 @@ class Intake:
             progress.buckets = progress.buckets_total = 0
         return record is not None
 
-    def give_up_join(self, store: Store, origin: Origin, error: NodeError) -> None:
+    def give_up_join(self, store: Store, origin: Origin, error: NodeError) -> Applied:
         """Note that a snapshot could not be fetched for now; what came of it stays."""
-        item = self._lists[str(origin)]
-        item.dropped = True
-        self._show(item, FollowState.STALE, error.reason, str(error))
-        if self._load(store, item) is not None:
-            self._note(store, item)
+        self._begin_batch()
+        item = self._find(str(origin))
+        record = self._load(store, item)
+        if record is not None:
+            self._learn(store, item, record, News.NOT_FETCHED, error.reason, str(error))
+        return self._applied()
 
     def refuse(self, store: Store, origin: Origin, error: PeerError) -> Applied:
         """Park a list whose snapshot does not verify."""
-        self._touched, self._accepted, self._refused = {}, [], []
-        item = self._find(str(origin))
-        self._park(store, item, error)
-        return Applied(progress=(item.progress,), accepted=(), refused=tuple(self._refused))
+        self._begin_batch()
+        self._park(store, self._find(str(origin)), error)
+        return self._applied()
 
     def open(
         self,
@@ -229,7 +222,12 @@ class Intake:
                 found.of(str(record.origin)),
             )
             size = record.log.size
-            item = _Followed(
+            following = Following.ask(
+                record.log,
+                deltas_only=record.deltas_only,
+                from_start=record.origin in from_start,
+            )
+            self._lists[str(record.origin)] = _Followed(
                 progress=Progress(
                     origin=record.origin,
                     before=size,
@@ -238,26 +236,12 @@ class Intake:
                     reason=status.reason,
                     detail=status.detail,
                 ),
-                expected=size,
+                following=following,
             )
-            self._lists[str(record.origin)] = item
-            if is_frozen(status):
-                item.dropped = True
-                continue
-            known = size and record.origin not in from_start
-            if not known:
-                item.expected = 0
-            # What is compared from the start is compared delta by delta.
-            item.deltas_only = record.deltas_only or record.origin in from_start
-            cursors.append(
-                Cursor(
-                    origin=str(record.origin),
-                    size=item.expected,
-                    root_hash=record.log.frontier.root() if known else b"",
-                    charter_version=record.charter_version,
-                    deltas_only=item.deltas_only,
-                )
-            )
+            if is_frozen(status.state, status.reason):
+                following.dropped = True
+            else:
+                cursors.append(following.cursor(record.origin, record.log, record.charter_version))
         return cursors
 
     def apply(self, store: Store, events: Iterable[Event]) -> Applied:
@@ -267,7 +251,7 @@ class Intake:
             ProtocolError: it sent what nobody asked for. What came before that is kept.
             StoreError: the store could not be written.
         """
-        self._touched, self._accepted, self._refused = {}, [], []
+        self._begin_batch()
         broken: ProtocolError | None = None
         try:
             for event in events:
@@ -280,26 +264,22 @@ class Intake:
         self._keep_contact(store)
         if broken is not None:
             raise broken
-        return Applied(
-            progress=tuple(item.progress for item in self._touched.values()),
-            accepted=tuple(self._accepted),
-            refused=tuple(self._refused),
-        )
+        return self._applied()
 
     def fail(self, store: Store, error: NodeError) -> None:
         """Note that the peer cannot be followed now."""
         for item in self._lists.values():
             record = lists.load_list(store.connection, item.progress.origin)
-            if item.dropped or record is None:
+            if item.following.dropped or record is None:
                 continue
             held = follow_state.load_follow_status(store.connection, record.list)
-            # What was wrong with the list stays wrong while nobody can be asked.
-            if held.state in {FollowState.QUARANTINED, FollowState.FORKED}:
+            step = decide(held.state, held.reason, News.PEER_FAILED)
+            if step.state is None:
                 self._show(item, held.state, held.reason, held.detail)
                 continue
-            self._show(item, FollowState.STALE, error.reason, str(error))
-            if (held.state, held.reason) != (FollowState.STALE, error.reason):
-                self._note(store, item)
+            self._show(item, step.state, error.reason, str(error))
+            if (held.state, held.reason) != (step.state, error.reason):
+                self._record(store, item)
 
     # --- events -------------------------------------------------------------------------------
 
@@ -310,14 +290,15 @@ class Intake:
             case Opened():
                 item = self._find(event.origin)
                 self._flush(store, item)
-                if not item.dropped:
+                if not item.following.dropped:
                     item.progress.bytes += event.size_bytes
                     self._open(store, item, event)
             case Delivered():
                 item = self._find(event.origin)
-                if item.outcome is None and not item.dropped:
+                handling = item.following.judge_frame()
+                if handling is Handling.BREAK_OFF:
                     raise ProtocolError(f"{self._via} sent deltas before it answered")
-                if not item.dropped and item.outcome in _FOLLOWABLE:
+                if handling is Handling.TAKE:
                     item.progress.bytes += event.size_bytes
                     item.pending.extend(event.deltas)
 
@@ -332,12 +313,13 @@ class Intake:
         record = self._load(store, item)
         if record is None:
             return
-        item.outcome = event.outcome
+        following = item.following
+        following.outcome = event.outcome
         try:
             if event.charter:
                 ingest_deltas.accept_charter(store, record.origin, event.charter)
             if event.checkpoint:
-                item.progress.head = _check_checkpoint(store, record, event.checkpoint)
+                following.head = item.progress.head = _read_claim(store, record, event.checkpoint)
             item.progress.retained_from = event.retained_from
             if event.snapshot is not None:
                 self._begin(store, item, record, event.snapshot)
@@ -345,16 +327,16 @@ class Intake:
             self._park(store, item, error)
         except CommandError:
             # Not followed any more, since a moment ago.
-            item.dropped = True
+            following.dropped = True
 
     def _begin(
         self, store: Store, item: _Followed, record: ListRecord, offer: SnapshotOffer
     ) -> None:
-        if item.deltas_only:
+        handling = item.following.judge_offer(record.log.size)
+        if handling is Handling.BREAK_OFF:
             raise ProtocolError(f"{self._via} offered a snapshot where it was asked for deltas")
-        if record.log.size != item.expected:
-            # Proved from where the list stood: somebody else has moved it on meanwhile.
-            item.dropped = self.reopen = True
+        if handling is Handling.ASK_AGAIN:
+            self._learn(store, item, record, News.MOVED_ON)
             return
         arrival = snapshot.begin(store, record.origin, offer, clock=self._clock)
         total = len(arrival.opened.bucket_hashes)
@@ -367,13 +349,11 @@ class Intake:
         if not item.pending:
             return
         deltas, item.pending = item.pending, []
-        start, item.expected = item.expected, item.expected + len(deltas)
         record = self._load(store, item)
         if record is None:
             return
-        if record.log.size < start and _position(deltas[0]) == start:
-            # The peer goes on rightly, but what came before did not stay here.
-            item.dropped = self.reopen = True
+        if item.following.judge_deltas(deltas, record.log.size) is Handling.ASK_AGAIN:
+            self._learn(store, item, record, News.MOVED_ON)
             return
         try:
             acceptance = ingest_deltas.accept(
@@ -381,16 +361,17 @@ class Intake:
             )
         except CommandError:
             # Not followed any more, since a moment ago.
-            item.dropped = True
+            item.following.dropped = True
             return
         progress = item.progress
         progress.size = acceptance.size
         progress.deltas += acceptance.deltas
         progress.ops += acceptance.ops
+        item.following.taken += acceptance.deltas
         if acceptance.deltas:
             self._accepted.append((record.origin, acceptance.deltas, acceptance.ops))
         if acceptance.error is not None:
-            self._drop(store, item, acceptance.error)
+            self._drop(store, item, acceptance.error, acceptance.action)
 
     # --- states -------------------------------------------------------------------------------
 
@@ -398,20 +379,19 @@ class Intake:
         """Return the record of a list; None, and drop it, if it is not followed by this peer."""
         record = lists.load_list(store.connection, item.progress.origin)
         if record is None or record.own or record.via != self._via:
-            item.dropped = True
+            item.following.dropped = True
             return None
         return record
 
     def _park(self, store: Store, item: _Followed, error: FederationError) -> None:
-        ingest_deltas.park(store, item.progress.origin, error, clock=self._clock)
-        self._drop(store, item, error)
+        action = ingest_deltas.park(store, item.progress.origin, error, clock=self._clock)
+        self._drop(store, item, error, action)
 
-    def _drop(self, store: Store, item: _Followed, error: FederationError) -> None:
-        """Take nothing more of a list that was parked."""
-        item.dropped = True
-        item.pending.clear()
+    def _drop(self, store: Store, item: _Followed, error: FederationError, action: Action) -> None:
+        """Take nothing more of a list of which something was refused."""
         origin = item.progress.origin
         self._refused.append((origin, str(error.reason)))
+        self._act(item, action)
         record = lists.load_list(store.connection, origin)
         if record is not None:
             held = follow_state.load_follow_status(store.connection, record.list)
@@ -426,73 +406,89 @@ class Intake:
         )
 
     def _settle(self, store: Store, item: _Followed) -> None:
-        """Note how following a list goes, if that has changed."""
-        if item.dropped:
+        """Note what the peer's answer to a list's cursor means by now."""
+        news = item.following.news(item.progress.size)
+        record = lists.load_list(store.connection, item.progress.origin)
+        if item.following.dropped or record is None or news is None:
             return
+        if news is News.DIVERGED:
+            self._refused.append((record.origin, FollowReason.DIVERGED))
+        self._learn(store, item, record, news, detail=self._describe(item.progress, news))
+
+    def _learn(
+        self,
+        store: Store,
+        item: _Followed,
+        record: ListRecord,
+        news: News,
+        reason: str = "",
+        detail: str = "",
+    ) -> None:
+        """Show what a piece of news makes of a list, record it if that is another state, and act.
+
+        Args:
+            store: the store.
+            item: the list on this stream.
+            record: the list.
+            news: what was learnt.
+            reason: the stable word of the error that was the news, if one was.
+            detail: what there is to say of it in a sentence.
+        """
         progress = item.progress
-        record = lists.load_list(store.connection, progress.origin)
-        if record is None or item.outcome is None:
-            return
         held = follow_state.load_follow_status(store.connection, record.list)
-        self._show_outcome(item, item.outcome, held)
-        if is_frozen(held):
-            # Found out in the meantime, behind acceptance or by way of another peer.
-            item.dropped = True
+        step = decide(held.state, held.reason, news)
+        if step.state is None:
             self._show(item, held.state, held.reason, held.detail)
-        elif (held.state, held.reason, held.detail) != (
+        else:
+            self._show(item, step.state, step.reason or reason, detail)
+        self._act(item, step.action)
+        is_news = (held.state, held.reason, held.detail) != (
             progress.state,
             progress.reason,
             progress.detail,
-        ) or progress.head > max(held.head, progress.size):
-            self._note(store, item)
+        )
+        if is_news or progress.head > max(held.head, progress.size):
+            self._record(store, item)
 
-    def _show_outcome(self, item: _Followed, outcome: Outcome, held: FollowStatus) -> None:
-        """Say of a list what the peer's answer to its cursor means."""
-        progress = item.progress
-        match outcome:
-            case Outcome.UP_TO_DATE | Outcome.DELTAS:
-                # Both: when compared from the start, all may be here and not be compared yet.
-                if min(progress.size, item.expected) >= progress.head:
-                    self._show(item, FollowState.CURRENT)
-                elif held.state is FollowState.QUARANTINED and not progress.deltas:
-                    # What was refused is still to come: nothing says yet that it is better now.
-                    self._show(item, held.state, held.reason, held.detail)
-                else:
-                    self._show(item, FollowState.CATCHING_UP)
-            case Outcome.UNAVAILABLE:
-                detail = f"{self._via} does not have it, or not for us"
-                self._show(item, FollowState.STALE, UNAVAILABLE, detail)
-            case Outcome.SNAPSHOT if held.state is FollowState.QUARANTINED:
-                # As above, until the snapshot is here.
-                self._show(item, held.state, held.reason, held.detail)
-            case Outcome.SNAPSHOT:
-                self._show(item, FollowState.CATCHING_UP)
-            case Outcome.CURSOR_TOO_OLD if held.reason == DIVERGED:
-                # What it said before is worse, and cannot be compared with this peer.
-                self._show(item, held.state, held.reason, held.detail)
-            case Outcome.CURSOR_TOO_OLD:
-                detail = (
+    def _act(self, item: _Followed, action: Action) -> None:
+        self._actions.append((item.progress.origin, action))
+        if action in {Action.GO_ON, Action.SETTLE, Action.RETRY}:
+            return
+        item.following.dropped = True
+        item.pending.clear()
+        self.reopen |= action is Action.ASK_AGAIN
+        self.compare |= action is Action.COMPARE
+
+    def _note_moved(self, store: Store, origin: Origin, news: News) -> None:
+        """Open a new stream for a list whose snapshot was put in force, or is not awaited."""
+        record = lists.load_list(store.connection, origin)
+        if record is not None:
+            held = follow_state.load_follow_status(store.connection, record.list)
+            self.reopen |= decide(held.state, held.reason, news).action is Action.ASK_AGAIN
+
+    def _describe(self, progress: Progress, news: News) -> str:
+        """Return what an answer means, in a sentence; nothing where a state says it all."""
+        match news:
+            case News.UNAVAILABLE:
+                return f"{self._via} does not have it, or not for us"
+            case News.TOO_OLD:
+                return (
                     f"{self._via} holds every delta from position {progress.retained_from} on, "
                     f"here are {progress.size}"
                 )
-                self._show(item, FollowState.DESYNCHRONISED, CURSOR_TOO_OLD, detail)
-            case Outcome.CURSOR_AHEAD:
-                detail = f"{self._via} has {progress.head} deltas of it, here are {progress.size}"
-                self._show(item, FollowState.DESYNCHRONISED, CURSOR_AHEAD, detail)
-            case Outcome.DIVERGED:
-                # A claim, and no evidence yet: that is in the deltas themselves.
-                detail = f"{self._via} says it has another history; comparing delta by delta"
-                self._show(item, FollowState.QUARANTINED, DIVERGED, detail)
-                self.diverged.add(progress.origin)
-                self._refused.append((progress.origin, DIVERGED))
-                item.dropped = True
+            case News.AHEAD:
+                return f"{self._via} has {progress.head} deltas of it, here are {progress.size}"
+            case News.DIVERGED:
+                return f"{self._via} says it has another history; comparing delta by delta"
+            case _:
+                return ""
 
     @staticmethod
     def _show(item: _Followed, state: FollowState, reason: str = "", detail: str = "") -> None:
         progress = item.progress
         progress.state, progress.reason, progress.detail = state, reason, detail
 
-    def _note(self, store: Store, item: _Followed) -> None:
+    def _record(self, store: Store, item: _Followed) -> None:
         progress = item.progress
         ingest_deltas.record_follow_state(
             store,
@@ -501,7 +497,20 @@ class Intake:
             clock=self._clock,
             reason=progress.reason,
             detail=progress.detail,
-            head=progress.head if item.outcome is not None else None,
+            head=progress.head if item.following.outcome is not None else None,
+        )
+
+    # --- batches ------------------------------------------------------------------------------
+
+    def _begin_batch(self) -> None:
+        self._touched, self._accepted, self._refused, self._actions = {}, [], [], []
+
+    def _applied(self) -> Applied:
+        return Applied(
+            progress=tuple(item.progress for item in self._touched.values()),
+            accepted=tuple(self._accepted),
+            refused=tuple(self._refused),
+            actions=tuple(self._actions),
         )
 
     def _keep_contact(self, store: Store) -> None:
@@ -509,54 +518,39 @@ class Intake:
         now_ms = self._clock.now_ms()
         if abs(now_ms - self._contact_ms) < CONTACT_MS:
             return
-        answered = [item for item in self._lists.values() if item.outcome is not None]
+        answered = [item for item in self._lists.values() if item.following.outcome is not None]
         if not answered:
             return
         self._contact_ms = now_ms
         with store.update_status() as connection:
             for item in answered:
                 record = lists.load_list(connection, item.progress.origin)
-                if record is not None and not item.dropped:
+                if record is not None and not item.following.dropped:
                     follow_state.store_contact(connection, record.list, now_ms=now_ms)
 
 
-def _check_checkpoint(store: Store, record: ListRecord, note: bytes) -> int:
-    """Return the size that a peer's newest checkpoint says, once its signature holds.
+def _read_claim(store: Store, record: ListRecord, note: bytes) -> int:
+    """Return the size that a peer's newest checkpoint says, once it fits what is here.
 
     Raises:
         PeerError: it is not signed by the list's owner.
-        ForkError: it contradicts what is held here at that size.
-        OperationError: it does, and what is held is damaged.
+        ForkError: it contradicts what is here.
+        OperationError: it does, and what is here is damaged.
     """
     root = orgs.load_root(store.connection, record.origin.org)
     if root is None:
         raise CommandError(f"no root of {record.origin.org} is pinned here")
-    origin = str(record.origin)
-    checkpoint = open_checkpoint(note, origin, root.document.log_verifiers(record.origin))
-    if 0 < checkpoint.size <= record.log.size:
-        # Where a snapshot went past that size, nothing here says what its root was.
-        covered = spans.at(store.connection, record.list, checkpoint.size) is not None
-        if covered and trees.root_at(store, record, checkpoint.size) != checkpoint.root_hash:
-            if checkpoint.size > record.log.start:
-                _check_held(store, record, root, checkpoint.size - 1)
-            raise ForkError(f"{origin} has two signed checkpoints of size {checkpoint.size}")
-    return checkpoint.size
 
+    def root_at(size: int) -> bytes | None:
+        covered = spans.at(store.connection, record.list, size) is not None
+        return trees.root_at(store, record, size) if covered else None
 
-def _check_held(store: Store, record: ListRecord, root: PinnedRoot, position: int) -> None:
-    """Raise unless what contradicts a peer is what was signed: damage is no history.
+    def require_sound(position: int) -> None:
+        try:
+            checks.check_leaf(store.connection, record, root, position)
+        except DamageError as error:
+            raise OperationError(f"{error}: {error.hint}") from error
 
-    Raises:
-        OperationError: it is damaged here.
-    """
-    try:
-        checks.check_leaf(store.connection, record, root, position)
-    except DamageError as error:
-        raise OperationError(f"{error}: {error.hint}") from error
-
-
-def _position(delta: SignedDelta) -> int | None:
-    try:
-        return Header.parse(delta.header).position
-    except FederationError:
-        return None
+    return read_claim(
+        note, record.origin, root, record.log, root_at=root_at, require_sound=require_sound
+    )

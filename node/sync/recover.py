@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from federation.errors import ForkError, PeerError
-from federation.follow import Cursor, Outcome
+from federation.follow import Following, Handling, Outcome, judge_recovery
 from federation.names import OrgName, Origin
 from federation.recovery import Action, Decision, Obstacle, PeerReport
 from federation.replica import LogState
@@ -151,10 +151,13 @@ async def _fetch(tools: RecoveryTools, origin: Origin, org: OrgName) -> None:
     A peer that says it has another history is asked for all of it: the first delta that differs
     proves that it has, or that it does not tell the truth.
     """
-    outcome = await _fetch_after(tools, origin, org, (await _load(tools, origin)).log)
-    if outcome is Outcome.DIVERGED:
+    log = (await _load(tools, origin)).log
+    outcome = await _fetch_after(tools, origin, org, log)
+    handling = judge_recovery(outcome, from_start=False)
+    if handling is Handling.ASK_AGAIN:
         outcome = await _fetch_after(tools, origin, org, LogState.empty())
-    if outcome is not Outcome.DELTAS:
+        handling = judge_recovery(outcome, from_start=True)
+    if handling is not Handling.TAKE:
         raise ProtocolError(
             f"{org} holds more of {origin} and answers {outcome.value}",
             hint="ask them for the state of that list at their node",
@@ -167,14 +170,9 @@ async def _fetch_after(
     """Fetch what follows a state of our log; return what the peer answers to it."""
     record = await _load(tools, origin)
     peer = await tools.writer.run(lambda store: admin_peers.load_peer(store, org))
-    cursor = Cursor(
-        origin=str(origin),
-        size=log.size,
-        root_hash=log.frontier.root() if log.size else b"",
-        charter_version=record.charter_version,
-        # Of our own list every delta is to be here: it is the one copy that answers for all of it.
-        deltas_only=True,
-    )
+    # Of our own list every delta is to be here: it is the one copy that answers for all of it.
+    asked = Following.ask(log, deltas_only=True, from_start=False)
+    cursor = asked.cursor(origin, log, record.charter_version)
     channel = open_channel(peer, tools.identity)
     try:
         async for event in follow(

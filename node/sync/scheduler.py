@@ -7,18 +7,16 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Final
 
-from federation.follow import FollowState
+from federation.follow import FollowReason, FollowState, News, is_frozen
 from federation.names import OrgName, Origin
 from node.errors import DamageError, LockedError, UnreachableError
 from node.ingest import deltas
 from node.store import damage, follow_state, lists, orgs
 from node.store.connection import Store
 from node.store.orgs import Peer
-from node.sync.intake import Progress, is_frozen
+from node.sync.intake import Progress
 from node.sync.session import ListResult, Session, Tools
 from node.telemetry.logs import get_logger
-
-NO_PEER: Final = "NO_PEER"
 
 _SETTLE_SECONDS: Final = 0.5
 """Changes within this time are looked at together: every accepted batch is one."""
@@ -66,7 +64,7 @@ def _load_plan(store: Store, only: Callable[[Origin], bool], *, frozen: bool) ->
                     reason=status.reason,
                 )
             )
-        elif frozen or not is_frozen(status):
+        elif frozen or not is_frozen(status.state, status.reason):
             plan.wanted.setdefault(record.via, set()).add(record.origin)
     return plan
 
@@ -115,29 +113,32 @@ def _lost_result(progress: Progress) -> ListResult:
         bytes=0,
         joined=None,
         state=FollowState.STALE,
-        reason=NO_PEER,
+        reason=FollowReason.NO_PEER,
         error=UnreachableError(
             f"{progress.origin}: the peer that it was followed by is not known any more",
             hint=f"run 'hashfed follow {progress.origin} --via PEER'",
-            reason=NO_PEER,
+            reason=FollowReason.NO_PEER,
         ),
     )
 
 
 async def _note_lost(tools: Tools, plan: _Plan) -> None:
     # What a list waits for a person for is not hidden by the loss of its peer.
-    news = [item for item in plan.lost if item.reason != NO_PEER and not is_frozen(item)]
+    news = [
+        item
+        for item in plan.lost
+        if item.reason != FollowReason.NO_PEER and not is_frozen(item.state, item.reason)
+    ]
     if not news:
         return
 
     def note(store: Store) -> None:
         for progress in news:
-            deltas.record_follow_state(
+            deltas.learn(
                 store,
                 progress.origin,
-                FollowState.STALE,
+                News.PEER_UNKNOWN,
                 clock=tools.clock,
-                reason=NO_PEER,
                 detail="the peer that it was followed by is not known any more",
             )
 

@@ -7,7 +7,6 @@ nobody else's lists.
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 import grpc
 
 from federation.errors import PeerError, Reason
-from federation.follow import Backoff, FollowState
+from federation.follow import Agenda, FollowReason, FollowState, news_of_failure
 from federation.names import OrgName, Origin
 from node.clock import Clock
 from node.errors import (
@@ -35,7 +34,7 @@ from node.store.connection import Store
 from node.store.orgs import Peer
 from node.sync.buffer import Buffer
 from node.sync.client import Alive, IdleError, PeerBusyError, TlsIdentity, follow, open_channel
-from node.sync.intake import CURSOR_TOO_OLD, UNAVAILABLE, Applied, Intake, Progress
+from node.sync.intake import Applied, Intake, Progress
 from node.sync.join import Join, Sources
 from node.sync.writer import Writer
 from node.telemetry.logs import get_logger
@@ -46,9 +45,6 @@ if TYPE_CHECKING:
 
 BUFFER_BYTES: Final = 8 * 1024 * 1024
 """Bytes of frames that wait for the writer: a second of its work, and what a transaction holds."""
-
-_DUE_TIMES: Final = 10
-"""How often at most, within the longest wait, a stream is reopened for lists that rest."""
 
 MAX_JOINS: Final = 2
 """Snapshots that are fetched from one peer at a time: it lets us have a few streams at once."""
@@ -123,12 +119,6 @@ class ListResult:
     error: NodeError | None
 
 
-@dataclass(slots=True)
-class _Resting:
-    backoff: Backoff
-    until: float
-
-
 class Session:
     """Follows the lists of one peer.
 
@@ -140,10 +130,7 @@ class Session:
         self.peer = peer
         self._tools = tools
         self._log = _log.bind(peer=peer.org)
-        self._backoff = Backoff(tools.random, tools.interval_seconds)
-        # Lists of which something was refused: asked for again later, each at its own time.
-        self._resting: dict[Origin, _Resting] = {}
-        self._from_start: set[Origin] = set()
+        self._agenda = Agenda(tools.random, tools.interval_seconds)
         self._intake = Intake(peer.org, tools.clock)
         self._buffer: Buffer | None = None
         self._joins: dict[Origin, asyncio.Task[None]] = {}
@@ -179,10 +166,10 @@ class Session:
         return [self._result(progress, error) for _, progress in sorted(results.items())]
 
     def _again_any(self) -> bool:
-        return self._intake.reopen or bool(self._intake.diverged)
+        return self._intake.reopen or self._intake.compare
 
     def _again(self, origin: Origin) -> bool:
-        return origin in self._from_start or self._intake.reopen
+        return origin in self._agenda.from_start or self._intake.reopen
 
     def _result(self, progress: Progress, error: NodeError | None) -> ListResult:
         if progress.state is FollowState.CURRENT:
@@ -207,11 +194,11 @@ class Session:
 
     def update(self, wanted: Collection[Origin]) -> None:
         """Say which lists are followed by this peer now; opens a new stream if that is news."""
-        known = self._intake.active | self._resting.keys()
         active = self._intake.active
+        known = active | self._agenda.resting
         if not set(wanted) <= known or not active <= set(wanted):
-            for origin in self._resting.keys() - set(wanted):
-                del self._resting[origin]
+            for origin in self._agenda.resting - set(wanted):
+                self._agenda.forget(origin)
             self._changed.set()
             if self._buffer is not None:
                 self._buffer.interrupt()
@@ -234,16 +221,15 @@ class Session:
                 await self._rest(self._tools.interval_seconds if due is None else due)
             elif not self._changed.is_set() and self._until_due() != 0:
                 # Ended by the peer, or for a list that somebody else moved on.
-                await self._rest(self._backoff.draw())
+                await self._rest(self._agenda.backoff.draw())
 
     async def _after(self, error: NodeError) -> float:
         """Note a failure; return how long to wait."""
         if isinstance(error, StoreError) and not isinstance(error, DamageError):
             raise error
-        # A connection that has worked may end, by its age or with a restart of the peer: that is
-        # news only if the next one cannot be opened.
-        lasted = self._answered and not isinstance(error, IdleError | ProtocolError)
-        if not lasted and not isinstance(error, LockedError):
+        broke_off = isinstance(error, IdleError | ProtocolError)
+        news = news_of_failure(answered=self._answered, broke_off=broke_off)
+        if news is not None and not isinstance(error, LockedError):
             try:
                 await self._give_up(error)
             except LockedError as locked:
@@ -252,7 +238,7 @@ class Session:
                 # Other peers are followed; the scrub names it, and has withheld what it concerns.
                 self._log.error("store_damaged", detail=str(damaged))
         asked = error.retry_seconds if isinstance(error, PeerBusyError) else 0.0
-        delay = self._backoff.draw(at_least=asked)
+        delay = self._agenda.backoff.draw(at_least=asked)
         self._log.info(
             "peer_retry", reason=error.reason, detail=str(error), delay_seconds=round(delay, 3)
         )
@@ -266,19 +252,11 @@ class Session:
             return
 
     def _is_due(self, origin: Origin) -> bool:
-        resting = self._resting.get(origin)
-        return resting is None or resting.until <= self._tools.monotonic()
+        return self._agenda.is_due(origin, self._tools.monotonic())
 
     def _until_due(self) -> float | None:
         """Return how long until a list that rests is to be asked for; None if none rests."""
-        waiting = [
-            resting.until
-            for origin, resting in self._resting.items()
-            if origin not in self._intake.active
-        ]
-        if not waiting:
-            return None
-        return max(0.0, min(waiting) - self._tools.monotonic())
+        return self._agenda.seconds_until_due(self._intake.active, self._tools.monotonic())
 
     # --- one stream ---------------------------------------------------------------------------
 
@@ -294,16 +272,16 @@ class Session:
         """
         tools = self._tools
         intake = Intake(self.peer.org, tools.clock)
-        from_start = frozenset(self._from_start)
+        from_start = frozenset(self._agenda.from_start)
         cursors = await tools.writer.run(
             lambda store: intake.open(store, only=wanted, from_start=from_start)
         )
         # Only now: `update` compares what is wanted with what the stream is open for.
         self._intake, self._answered = intake, False
-        for origin in [origin for origin in self._resting if self._is_due(origin)]:
-            if origin not in intake.active:
+        for origin in self._agenda.resting - intake.active:
+            if self._is_due(origin):
                 # Not followed any more, or not by this peer.
-                del self._resting[origin]
+                self._agenda.forget(origin)
         if not cursors:
             return False
         buffer = self._buffer = Buffer(BUFFER_BYTES)
@@ -396,8 +374,9 @@ class Session:
             self._log.warning(
                 "snapshot_failed", origin=str(origin), reason=failure.reason, detail=str(failure)
             )
-            await tools.writer.run(lambda store: intake.give_up_join(store, origin, failure))
-            self._rest_list(origin)
+            self._report(
+                await tools.writer.run(lambda store: intake.give_up_join(store, origin, failure))
+            )
         else:
             if joined:
                 self._log.info("snapshot_joined", origin=str(origin))
@@ -411,14 +390,6 @@ class Session:
 
     async def _finish_joins(self) -> None:
         await asyncio.gather(*self._joins.values())
-
-    def _rest_list(self, origin: Origin) -> None:
-        """Ask for a list again later."""
-        tools = self._tools
-        resting = self._resting.setdefault(
-            origin, _Resting(Backoff(tools.random, tools.interval_seconds), 0.0)
-        )
-        resting.until = self._due_after(resting.backoff.draw())
 
     async def _drain(
         self, buffer: Buffer, intake: Intake, channel: grpc.aio.Channel, *, live: bool
@@ -439,7 +410,7 @@ class Session:
                 await self._start_joins(intake, channel)
                 if not self._answered:
                     self._answered = True
-                    self._backoff.reset()
+                    self._agenda.backoff.reset()
             if news is None or is_news:
                 news = tools.monotonic()
             elif not live and tools.monotonic() - news > tools.idle_timeout_seconds:
@@ -460,39 +431,21 @@ class Session:
 
     def _report(self, applied: Applied) -> None:
         tools = self._tools
-        forked = {item.origin for item in applied.progress if item.state is FollowState.FORKED}
-        for origin, reason in applied.refused:
-            if tools.metrics is not None:
+        now = tools.monotonic()
+        for origin, action in applied.actions:
+            self._agenda.follow(origin, action, now)
+        if tools.metrics is not None:
+            for origin, reason in applied.refused:
                 tools.metrics.deltas_refused.labels(str(origin), reason).inc()
-            if origin in forked:
-                # For a person to decide; not asked for again.
-                self._resting.pop(origin, None)
-                self._from_start.discard(origin)
-                continue
-            self._rest_list(origin)
-        self._from_start |= self._intake.diverged
         for origin, deltas, ops in applied.accepted:
             self._log.info("deltas_accepted", origin=str(origin), deltas=deltas, ops=ops)
             if tools.metrics is not None:
                 tools.metrics.deltas_accepted.labels(str(origin)).inc(deltas)
                 tools.metrics.ops_accepted.labels(str(origin)).inc(ops)
         for progress in applied.progress:
-            if progress.state is FollowState.CURRENT:
-                self._resting.pop(progress.origin, None)
-                self._from_start.discard(progress.origin)
             tools.on_progress(progress)
         if applied.accepted:
             tools.on_accepted()
-
-    def _due_after(self, delay: float) -> float:
-        """Return when a list is due that rests for `delay` seconds.
-
-        Each due list costs the others of this peer a new stream, so those that rest for long are
-        made due together.
-        """
-        due = self._tools.monotonic() + delay
-        grain = self._tools.interval_seconds / _DUE_TIMES
-        return math.ceil(due / grain) * grain if delay > grain else due
 
     async def _give_up(self, error: NodeError) -> None:
         """Note with each list that its peer cannot be followed now."""
@@ -537,10 +490,10 @@ def _describe(progress: Progress) -> NodeError:
         case FollowState.DESYNCHRONISED:
             hint = (
                 "follow it from a peer that holds more of it, such as its owner"
-                if progress.reason == CURSOR_TOO_OLD
+                if progress.reason == FollowReason.CURSOR_TOO_OLD
                 else "the peer lags, or was restored from an old copy: try again later"
             )
-        case FollowState.STALE if progress.reason == UNAVAILABLE:
+        case FollowState.STALE if progress.reason == FollowReason.UNAVAILABLE:
             kind = RefusedError
             hint = "ask its owner whether this node is in the list's audience"
         case FollowState.STALE if progress.reason == Reason.TIME_IN_FUTURE:

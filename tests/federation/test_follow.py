@@ -37,6 +37,7 @@ from federation.follow import (
     is_frozen,
     judge_recovery,
     news_of,
+    news_of_failure,
     read_claim,
     take_deltas,
     without_snapshot,
@@ -122,7 +123,13 @@ def test_a_quarantine_ends_when_something_verifies_and_not_before() -> None:
 def test_only_a_person_brings_a_frozen_list_back(state: FollowState) -> None:
     assert is_frozen(state, "")
     for news in News:
-        assert decide(state, "", news) == Step(Action.WAIT)
+        step = decide(state, "", news)
+        assert step.action is Action.WAIT
+        if (state, news) == (FollowState.STOPPED, News.PUBLISHER_AT_FAULT):
+            # What is here still counts, and is wrong.
+            assert step.state is FollowState.QUARANTINED
+        else:
+            assert step.state is None
 
 
 @pytest.mark.parametrize("reason", AT_FAULT)
@@ -647,6 +654,13 @@ def test_each_action_changes_the_agenda_as_it_says(action: Action) -> None:
     assert (TWO in agenda.resting) is (action in rests)
     assert (TWO in agenda.from_start) is (action is Action.COMPARE)
     assert (ONE in agenda.resting) is (ONE in agenda.from_start) is (action not in settled)
+
+
+def test_the_end_of_a_connection_that_has_worked_is_no_news_yet() -> None:
+    assert news_of_failure(answered=True, broke_off=False) is None
+    assert news_of_failure(answered=True, broke_off=True) is News.PEER_FAILED
+    for broke_off in (False, True):
+        assert news_of_failure(answered=False, broke_off=broke_off) is News.PEER_FAILED
 
 
 def test_a_list_that_is_not_followed_any_more_does_not_rest() -> None:

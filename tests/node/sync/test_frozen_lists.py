@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from federation.errors import Reason
-from federation.follow import FollowState
+from federation.follow import FollowReason, FollowState
 from node.store import follow_state
-from node.sync.scheduler import NO_PEER, sync_once
+from node.sync.scheduler import sync_once
 from tests.node.support.peering import Sites, acquaint, published, run
 
 
@@ -30,7 +30,7 @@ def test_what_was_wrong_with_a_list_outlives_its_peer(sites: Sites, reason: Reas
     async def sync() -> None:
         async with platform.tools() as tools:
             (result,) = await sync_once(tools)
-            assert result.reason == NO_PEER
+            assert result.reason == FollowReason.NO_PEER
 
     run(sync())
     status = platform.status(publisher.origin)
