@@ -107,6 +107,11 @@ class Action(Enum):
     WAIT = "wait"
     """Take nothing more, and do not ask again before a person has decided."""
 
+    @property
+    def stays_open(self) -> bool:
+        """Whether more of the list is taken on this stream."""
+        return self in {Action.GO_ON, Action.SETTLE, Action.RETRY}
+
 
 @dataclass(frozen=True, slots=True)
 class Step:

@@ -269,8 +269,8 @@ class Intake:
     def fail(self, store: Store, error: NodeError) -> None:
         """Note that the peer cannot be followed now."""
         for item in self._lists.values():
-            record = lists.load_list(store.connection, item.progress.origin)
-            if item.following.dropped or record is None:
+            record = None if item.following.dropped else self._load(store, item)
+            if record is None:
                 continue
             held = follow_state.load_follow_status(store.connection, record.list)
             step = decide(held.state, held.reason, News.PEER_FAILED)
@@ -452,7 +452,7 @@ class Intake:
 
     def _act(self, item: _Followed, action: Action) -> None:
         self._actions.append((item.progress.origin, action))
-        if action in {Action.GO_ON, Action.SETTLE, Action.RETRY}:
+        if action.stays_open:
             return
         item.following.dropped = True
         item.pending.clear()

@@ -17,6 +17,7 @@ from federation.bucket import Bucket, LiveEntry, name_of
 from federation.checkpoint import Checkpoint, read_checkpoint
 from federation.entry import Annotation, EntryId, OpKind
 from federation.errors import FederationError
+from federation.follow import FollowState
 from federation.logtail import LogTail
 from federation.merge import Prior
 from federation.merkle import CompactRange
@@ -162,7 +163,7 @@ class Held:
     charter_version: int = 0
     released: int = 0
     signed_extent: int = 0
-    state: str = "current"
+    state: FollowState = FollowState.CURRENT
     reason: str = ""
     snapshots: tuple[HeldSnapshot, ...] = ()
     arriving: Arriving | None = None

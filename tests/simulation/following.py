@@ -1,4 +1,4 @@
-"""How a simulated node follows lists: the rules of `node.sync` and `node.ingest`, in order."""
+"""How a simulated node follows lists: streams in virtual time around `federation.follow`."""
 
 from __future__ import annotations
 
@@ -7,23 +7,26 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from federation import state as states
-from federation import wire
+from federation.body import Body
 from federation.bucket import decode_bucket
-from federation.checkpoint import open_checkpoint
-from federation.errors import (
-    FederationError,
-    ForkError,
-    OperationError,
-    PeerError,
-    ProofError,
-    Reason,
+from federation.errors import OperationError, PeerError, ProofError, Reason
+from federation.follow import (
+    Agenda,
+    Following,
+    Handling,
+    News,
+    decide,
+    is_frozen,
+    news_of,
+    news_of_failure,
+    open_charter,
+    read_claim,
+    take_deltas,
 )
-from federation.follow import Backoff, Cursor, Outcome
-from federation.header import Header, LeafKind
+from federation.merge import Prior
 from federation.names import Origin
-from federation.replica import Replica, SignedDelta
-from federation.snapshot import Snapshot
-from federation.trust.charter import verify_charter
+from federation.replica import Candidate, SignedDelta
+from federation.snapshot import Snapshot, SnapshotOffer
 from tests.simulation.disk import Arriving, Held, HeldSnapshot, Leaf
 from tests.simulation.messages import Alive, Bucket, Delivered, End, Open, Opened, WantBucket
 from tests.simulation.publishing import rebuild_snapshot
@@ -43,17 +46,58 @@ _BUCKET_SECONDS: Final = 8.0
 _MAX_ASKED: Final = 6
 """How often a bucket is asked for before the snapshot is given up for now."""
 
-_FOLLOWABLE: Final = (Outcome.UP_TO_DATE, Outcome.DELTAS)
+_UNREACHABLE: Final = "UNREACHABLE"
 
 
-@dataclass(slots=True)
-class Followed:
-    """One list on a stream: the position that should come next, and what the peer said it has."""
+class MemoryCopy:
+    """What a node has of a list while deltas are added to it: a `federation.follow.Copy`.
 
-    expected: int
-    head: int = 0
-    outcome: Outcome | None = None
-    dropped: bool = False
+    Attributes:
+        held: the list, with the deltas so far.
+        start: as `federation.follow.Copy`.
+        fault: what the owner signed and what contradicts it, once that was seen. The node finds it
+            behind acceptance.
+    """
+
+    def __init__(self, member: Member, held: Held) -> None:
+        self.held, self.start = held, held.log.start
+        self.fault: PeerError | None = None
+        self._member = member
+
+    def load_header(self, position: int) -> bytes | None:
+        """Return the signed record at a position."""
+        leaf = self.held.leaf(position)
+        return None if leaf is None else leaf.header
+
+    def require_sound(self, position: int) -> None:
+        """Raise unless the leaf at a position is what was signed: damage is no history.
+
+        Raises:
+            OperationError: it is not.
+        """
+        here = self.held.leaf(position)
+        if here is None or not self._member.repair.is_sound(self.held.origin, position, here):
+            raise OperationError(f"position {position} is damaged here")
+
+    def load_prior(self, body: Body) -> Mapping[int, Prior]:
+        """Return what is in force on the entries that a body names."""
+        return self.held.entries.prior(body)
+
+    def append(self, candidate: Candidate, prior: Mapping[int, Prior]) -> None:
+        """Add a delta; make the snapshot anew that it may be."""
+        held, position, body = self.held, candidate.header.position, candidate.body
+        digest = states.advance(held.log.state_digest, body, position, prior)
+        if digest != candidate.header.state_digest:
+            self.fault = ProofError("another live set", reason=Reason.STATE_DIGEST_MISMATCH)
+        leaf = Leaf(candidate.signed, self._member.store.number + 1)
+        self.held = rebuild_snapshot(
+            replace(
+                held,
+                log=candidate.state,
+                entries=held.entries.after(position, body),
+                leaves=(*held.leaves, leaf),
+            )
+        )
 
 
 @dataclass(slots=True)
@@ -71,7 +115,7 @@ class Session:
 
     Attributes:
         peer: the peer's number.
-        backoff: waits between streams.
+        agenda: which lists are asked for, and when.
         serial: the stream of now.
         is_open: whether there is one.
         answered: whether the peer has answered on it.
@@ -79,22 +123,18 @@ class Session:
         got: which of its messages have come.
         again: when to open the next one.
         lists: the lists on it.
-        resting: lists that are asked for again later.
-        from_start: lists to be compared delta by delta.
         joins: snapshots that are on their way.
     """
 
     peer: int
-    backoff: Backoff
+    agenda: Agenda
     serial: int = 0
     is_open: bool = False
     answered: bool = False
     heard: float = 0.0
     got: dict[int, bool] = field(default_factory=dict)
     again: float = 0.0
-    lists: dict[Origin, Followed] = field(default_factory=dict)
-    resting: dict[Origin, tuple[Backoff, float]] = field(default_factory=dict)
-    from_start: dict[Origin, bool] = field(default_factory=dict)
+    lists: dict[Origin, Following] = field(default_factory=dict)
     joins: dict[Origin, Join] = field(default_factory=dict)
 
 
@@ -116,24 +156,26 @@ class Follower:
         now = self.member.tools.timeline.now
         for session in self.sessions.values():
             # As `Session.update`: when a list comes back, it is asked for anew.
-            for origin in list(session.lists):
+            for origin in {**session.lists, **dict.fromkeys(session.agenda.resting)}:
                 via = self.member.store[origin].via
                 if via is None or self.member.tools.number_of(via) != session.peer:
-                    del session.lists[origin]
+                    session.lists.pop(origin, None)
                     session.joins.pop(origin, None)
+                    session.agenda.forget(origin)
         wanted: dict[int, list[Held]] = {}
         for held in self.member.store:
             if held.own or held.via is None:
                 continue
             number = self.member.tools.number_of(held.via)
             if number not in self.sessions:
-                self.sessions[number] = Session(number, self._backoff())
-            rest = self.sessions[number].resting.get(held.origin)
-            if not is_frozen(held) and (rest is None or rest[1] <= now):
+                agenda = Agenda(self.member.random, INTERVAL_SECONDS)
+                self.sessions[number] = Session(number, agenda)
+            is_due = self.sessions[number].agenda.is_due(held.origin, now)
+            if is_due and not is_frozen(held.state, held.reason):
                 wanted.setdefault(number, []).append(held)
         for session in self.sessions.values():
             if session.is_open and now - session.heard > IDLE_SECONDS:
-                self.lose(session.peer)
+                self.lose(session.peer, broke_off=True)
             due = wanted.get(session.peer)
             if due and now >= session.again and self._has_news(session, due):
                 self._open(session, due)
@@ -146,9 +188,6 @@ class Follower:
         items = (session.lists.get(held.origin) for held in wanted)
         return any(item is None or item.dropped for item in items)
 
-    def _backoff(self) -> Backoff:
-        return Backoff(self.member.random, INTERVAL_SECONDS)
-
     def _open(self, session: Session, wanted: Sequence[Held]) -> None:
         session.serial, session.got = self.member.next_serial(), {}
         session.is_open, session.answered = True, False
@@ -158,18 +197,10 @@ class Follower:
         session.joins = {}
         cursors = []
         for held in wanted:
-            known = held.size and held.origin not in session.from_start
-            size = held.size if known else 0
-            session.lists[held.origin] = Followed(expected=size)
-            cursors.append(
-                Cursor(
-                    origin=str(held.origin),
-                    size=size,
-                    root_hash=held.log.frontier.root() if known else b"",
-                    charter_version=held.charter_version,
-                    deltas_only=held.origin in session.from_start,
-                )
-            )
+            from_start = held.origin in session.agenda.from_start
+            item = Following.ask(held.log, deltas_only=False, from_start=from_start)
+            session.lists[held.origin] = item
+            cursors.append(item.cursor(held.origin, held.log, held.charter_version))
         self.member.send(session.peer, Open(session.serial, tuple(cursors), live=True))
 
     def leave(self, origin: Origin) -> None:
@@ -178,12 +209,17 @@ class Follower:
             session.lists.pop(origin, None)
             session.joins.pop(origin, None)
 
-    def lose(self, peer: int) -> None:
-        """Take note that a stream is broken."""
+    def lose(self, peer: int, *, broke_off: bool = False) -> None:
+        """Take note that a stream is broken, perhaps by a peer that is silent or at fault."""
         session = self.sessions.get(peer)
-        if session is not None and session.is_open:
-            session.is_open = False
-            session.again = self.member.tools.timeline.now + session.backoff.draw()
+        if session is None or not session.is_open:
+            return
+        session.is_open = False
+        session.again = self.member.tools.timeline.now + session.agenda.backoff.draw()
+        news = news_of_failure(answered=session.answered, broke_off=broke_off)
+        for origin in session.lists:
+            if news is not None and self._item(session, origin) is not None:
+                self._learn(session, origin, news, _UNREACHABLE)
 
     def hear(self, peer: int, serial: int) -> Session | None:
         """Return the session that a message belongs to; None when it is of an older stream."""
@@ -205,7 +241,7 @@ class Follower:
         if self.hear(peer, message.serial) is not None:
             self.lose(peer)
 
-    def _item(self, session: Session | None, origin: Origin) -> Followed | None:
+    def _item(self, session: Session | None, origin: Origin) -> Following | None:
         """Return how a list stands on a stream; None if nothing more of it is taken there."""
         item = None if session is None else session.lists.get(origin)
         if session is None or item is None or item.dropped:
@@ -216,14 +252,22 @@ class Follower:
             return None
         return item
 
-    def _rest(self, session: Session, origin: Origin) -> None:
-        backoff = session.resting.get(origin, (self._backoff(), 0.0))[0]
-        session.resting[origin] = (backoff, self.member.tools.timeline.now + backoff.draw())
+    def _learn(self, session: Session, origin: Origin, news: News, reason: str = "") -> None:
+        """Record what a piece of news makes of a list, and do what follows from it."""
+        tools, held = self.member.tools, self.member.store[origin]
+        step = decide(held.state, held.reason, news)
+        tools.hits[f"news {news.name}"] += 1
+        reason = step.reason or reason
+        if step.state is not None and (held.state, held.reason) != (step.state, reason):
+            self.member.commit(replace(held, state=step.state, reason=reason))
+            tools.trace(f"{self.member.org} {origin} {step.state} {reason}")
+        session.agenda.follow(origin, step.action, tools.timeline.now)
+        if not step.action.stays_open:
+            session.lists[origin].dropped = True
 
-    def _drop(self, session: Session, origin: Origin, *, rest: bool) -> None:
-        session.lists[origin].dropped = True
-        if rest:
-            self._rest(session, origin)
+    def _refuse(self, session: Session, origin: Origin, error: PeerError) -> None:
+        self.member.tools.hits[f"refused {error.reason}"] += 1
+        self._learn(session, origin, news_of(error), str(error.reason))
 
     # --- what comes ---------------------------------------------------------------------------
 
@@ -237,45 +281,25 @@ class Follower:
             return
         if not session.answered:
             session.answered = True
-            session.backoff.reset()
+            session.agenda.backoff.reset()
         item.outcome = message.outcome
         held = self.member.store[message.origin]
         try:
             if message.charter:
                 held = self._take_charter(held, message.charter)
             if message.checkpoint:
-                item.head = self._check_checkpoint(held, message.checkpoint)
-            if message.snapshot is not None and held.size == item.expected:
-                self._begin(session, held, message)
+                item.head = self._read_claim(held, message.checkpoint)
+            if message.snapshot is not None:
+                self._take_offer(session, held, item, message.snapshot)
         except PeerError as error:
-            self._park(session, held, error)
+            self._refuse(session, held.origin, error)
             return
-        self._settle(session, held, item)
+        self._settle(session, held.origin, item)
 
-    def _settle(self, session: Session, held: Held, item: Followed) -> None:
-        match item.outcome:
-            case Outcome.UP_TO_DATE | Outcome.DELTAS:
-                if min(held.size, item.expected) >= item.head:
-                    self._be_current(session, held)
-                elif held.state != "quarantined":
-                    self._show(held, "catching-up")
-            case Outcome.UNAVAILABLE:
-                self._show(held, "stale", "UNAVAILABLE")
-            case Outcome.CURSOR_TOO_OLD if held.reason != "DIVERGED":
-                self._show(held, "desynchronised", "CURSOR_TOO_OLD")
-            case Outcome.CURSOR_AHEAD:
-                self._show(held, "desynchronised", "CURSOR_AHEAD")
-            case Outcome.DIVERGED:
-                self._show(held, "quarantined", "DIVERGED")
-                session.from_start[held.origin] = True
-                self._drop(session, held.origin, rest=True)
-            case _:
-                pass
-
-    def _be_current(self, session: Session, held: Held) -> None:
-        session.resting.pop(held.origin, None)
-        session.from_start.pop(held.origin, None)
-        self._show(held, "current")
+    def _settle(self, session: Session, origin: Origin, item: Following) -> None:
+        news = item.news(self.member.store[origin].size)
+        if news is not None and session.is_open and not item.dropped:
+            self._learn(session, origin, news)
 
     def delivered(self, peer: int, message: Delivered) -> None:
         """Take deltas: verify, merge and commit all of them, or those before the first bad one."""
@@ -285,129 +309,65 @@ class Follower:
         item = self._item(session, message.origin)
         if session is None or item is None:
             return
-        if item.outcome not in _FOLLOWABLE:
-            # Deltas before the answer that they follow: the peer breaks the protocol, or they have
-            # overtaken it.
-            self.lose(peer)
+        if item.judge_frame() is not Handling.TAKE:
+            # The peer breaks the protocol, or they have overtaken the answer that they follow. That
+            # happens here alone: what was passed over would be missed.
+            self.lose(peer, broke_off=True)
             return
         held = self.member.store[message.origin]
-        start, item.expected = item.expected, item.expected + len(message.deltas)
-        if held.size < start and _position(message.deltas[0]) == start:
-            # The peer goes on rightly, but what came before did not stay here.
-            self._drop(session, message.origin, rest=False)
+        if item.judge_deltas(message.deltas, held.size) is Handling.ASK_AGAIN:
+            self._learn(session, held.origin, News.MOVED_ON)
             return
         after, error = self.merge(held, message.deltas)
         if after is not held:
+            item.taken += after.size - held.size
             self.member.commit(after)
             self.member.wake()
         if error is not None:
-            self._park(session, after, error)
-        elif after.state != "current" and min(after.size, item.expected) >= item.head:
-            self._be_current(session, after)
+            self._refuse(session, held.origin, error)
+        else:
+            self._settle(session, held.origin, item)
 
     def merge(self, held: Held, deltas: Sequence[SignedDelta]) -> tuple[Held, PeerError | None]:
-        """Verify deltas and merge them up to the first that does not verify.
-
-        Raises:
-            DamageError: what is here already is not what was signed.
-        """
+        """Verify deltas and merge them up to the first that does not verify."""
         tools = self.member.tools
-        root = tools.root_of(held.origin)
-        replica = tools.parts.replica(held.origin, root, held.log)
-        entries, leaves, error = held.entries, held.leaves, None
-        version, snapshots = self.member.store.number + 1, held.snapshots
-        try:
-            for delta in deltas:
-                position = Header.parse(delta.header).position
-                if position < replica.state.size:
-                    if position >= held.log.start:
-                        here = leaves[position - held.log.start].delta
-                        self._compare(replica, here, position, delta)
-                    continue
-                before = replica.state.state_digest
-                candidate = replica.receive(delta, now_ms=self.member.now_ms())
-                prior = entries.prior(candidate.body)
-                replica.conclude(candidate, prior)
-                digest = states.advance(before, candidate.body, position, prior)
-                if digest != candidate.header.state_digest:
-                    raise ProofError("another live set", reason=Reason.STATE_DIGEST_MISMATCH)
-                entries = entries.after(position, candidate.body)
-                leaves = (*leaves, Leaf(delta, version))
-                if candidate.header.kind is LeafKind.SNAPSHOT:
-                    now = replace(held, log=replica.state, entries=entries, leaves=leaves)
-                    snapshots = rebuild_snapshot(replace(now, snapshots=snapshots)).snapshots
-        except PeerError as caught:
-            error = caught
-        if replica.state == held.log:
-            return held, error
-        after = replace(
-            held, log=replica.state, entries=entries, leaves=leaves, snapshots=snapshots
-        )
-        return after, error
-
-    def _compare(
-        self, replica: Replica, here: SignedDelta, position: int, delta: SignedDelta
-    ) -> None:
-        """Compare a delta with the one that is here, which may be damaged: that is no history."""
-        try:
-            replica.receive_again(delta, here.header)
-        except ForkError as error:
-            if not self.member.repair.is_sound(replica.origin, position, here):
-                raise _damaged(position) from error
-            raise
+        replica = tools.parts.replica(held.origin, tools.root_of(held.origin), held.log)
+        copy = MemoryCopy(self.member, held)
+        taken = take_deltas(replica, deltas, copy, now_ms=self.member.now_ms())
+        return copy.held, taken.error or copy.fault
 
     def _take_charter(self, held: Held, data: bytes) -> Held:
-        envelope = wire.decode_envelope(data)
-        charter = verify_charter(
-            wire.decode_charter(envelope.payload),
-            envelope,
-            origin=held.origin,
-            root=self.member.tools.root_of(held.origin).document,
-            newest=held.charter_version,
-        )
+        root = self.member.tools.root_of(held.origin)
+        charter = open_charter(data, held.origin, root, newest=held.charter_version)
         if charter.version == held.charter_version:
             return held
         taken = replace(held, charter=data, charter_version=charter.version)
         self.member.commit(taken)
         return taken
 
-    def _check_checkpoint(self, held: Held, note: bytes) -> int:
-        """Return the size that a peer's newest checkpoint says, once it fits what is here."""
-        verifiers = self.member.tools.root_of(held.origin).document.log_verifiers(held.origin)
-        checkpoint = open_checkpoint(note, str(held.origin), verifiers)
-        covered = held.log.start <= checkpoint.size <= held.size and checkpoint.size > 0
-        if covered and held.root_at(checkpoint.size) != checkpoint.root_hash:
-            newest = held.leaf(checkpoint.size - 1)
-            sound = self.member.repair.is_sound
-            if newest is not None and not sound(held.origin, checkpoint.size - 1, newest):
-                raise _damaged(checkpoint.size - 1)
-            raise ForkError(f"two signed checkpoints of size {checkpoint.size}")
-        return checkpoint.size
-
-    def _park(self, session: Session, held: Held, error: FederationError) -> None:
-        if isinstance(error, ForkError):
-            state = "forked"
-        elif error.reason is Reason.TIME_IN_FUTURE:
-            state = "stale"
-        else:
-            state = "quarantined"
-        self.member.tools.hits[f"refused {error.reason}"] += 1
-        self._show(held, state, str(error.reason))
-        self._drop(session, held.origin, rest=state != "forked")
-
-    def _show(self, held: Held, state: str, reason: str = "") -> None:
-        """Note how following a list goes; a fork is left only by a person's decision."""
-        now = self.member.store[held.origin]
-        if now.state != "forked" and (now.state, now.reason) != (state, reason):
-            self.member.commit(replace(now, state=state, reason=reason))
-            self.member.tools.trace(f"{self.member.org} {held.origin} {state} {reason}")
+    def _read_claim(self, held: Held, note: bytes) -> int:
+        return read_claim(
+            note,
+            held.origin,
+            self.member.tools.root_of(held.origin),
+            held.log,
+            root_at=lambda size: held.root_at(size) if size >= held.log.start else None,
+            require_sound=MemoryCopy(self.member, held).require_sound,
+        )
 
     # --- snapshots ----------------------------------------------------------------------------
 
-    def _begin(self, session: Session, held: Held, message: Opened) -> None:
+    def _take_offer(
+        self, session: Session, held: Held, item: Following, offer: SnapshotOffer
+    ) -> None:
         """Verify an offer, and go on with what is here of that snapshot already."""
-        offer = message.snapshot
-        assert offer is not None  # looked at before
+        handling = item.judge_offer(held.size)
+        if handling is Handling.BREAK_OFF:
+            self.lose(session.peer, broke_off=True)
+            return
+        if handling is Handling.ASK_AGAIN:
+            self._learn(session, held.origin, News.MOVED_ON)
+            return
         tools = self.member.tools
         replica = tools.parts.replica(held.origin, tools.root_of(held.origin), held.log)
         opened = replica.receive_snapshot(offer, now_ms=self.member.now_ms())
@@ -427,7 +387,7 @@ class Follower:
         if held.arriving is None or held.size != join.size:
             # By way of another peer it has come, or the list has moved on: it is asked for anew.
             del session.joins[origin]
-            self._drop(session, origin, rest=False)
+            self._learn(session, origin, News.MOVED_ON)
             return
         missing = [
             number
@@ -439,8 +399,7 @@ class Follower:
             return
         if join.asked >= _MAX_ASKED:
             del session.joins[origin]
-            self._show(held, "stale", "snapshot not fetched")
-            self._drop(session, origin, rest=True)
+            self._learn(session, origin, News.NOT_FETCHED, _UNREACHABLE)
             return
         sources = [session.peer, *(peer for peer in self.member.peers if peer != session.peer)]
         for number in missing:
@@ -479,8 +438,8 @@ class Follower:
     def _finish(self, session: Session, held: Held, join: Join) -> None:
         """Put a snapshot in force, all of whose buckets are here."""
         del session.joins[held.origin]
-        self._drop(session, held.origin, rest=False)
         if held.arriving is None or held.size != join.size:
+            self._learn(session, held.origin, News.MOVED_ON)
             return
         tools, opened = self.member.tools, join.opened
         data = tuple(held.arriving.buckets[at] for at in range(len(opened.bucket_hashes)))
@@ -494,7 +453,7 @@ class Follower:
             if digest != opened.header.state_digest:
                 raise ProofError("another live set", reason=Reason.STATE_DIGEST_MISMATCH)
         except PeerError as error:
-            self._park(session, held, error)
+            self._refuse(session, held.origin, error)
             return
         leaf = SignedDelta(opened.offer.header, b"", opened.offer.checkpoint)
         offer = opened.offer._replace(consistency=())
@@ -509,24 +468,7 @@ class Follower:
                 arriving=None,
             )
         )
+        self._learn(session, held.origin, News.JOINED)
         tools.hits["joined by a snapshot"] += 1
         tools.trace(f"{self.member.org} {held.origin} joined at {opened.position}")
         self.member.wake()
-
-
-def is_frozen(held: Held) -> bool:
-    """Say whether a list waits for a person."""
-    at_fault = (Reason.OPS_ROOT_MISMATCH, Reason.STATE_DIGEST_MISMATCH)
-    return held.state == "forked" or (held.state == "quarantined" and held.reason in at_fault)
-
-
-def _damaged(position: int) -> OperationError:
-    """Return what parks a list until it is repaired."""
-    return OperationError(f"position {position} is damaged here")
-
-
-def _position(delta: SignedDelta) -> int | None:
-    try:
-        return Header.parse(delta.header).position
-    except FederationError:
-        return None

@@ -10,13 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-from federation import wire
-from federation.checkpoint import open_checkpoint
 from federation.errors import FederationError, ForkError
-from federation.follow import Cursor, Outcome
+from federation.follow import Following, Handling, judge_recovery
 from federation.names import OrgName, Origin
-from federation.recovery import Action, Decision, Obstacle, PeerReport
-from federation.trust.charter import verify_charter
+from federation.recovery import Action, Decision, Obstacle, PeerReport, read_report
+from federation.replica import LogState
+from node.publish.permit import state_of
 from tests.simulation.disk import DamageError, Held
 from tests.simulation.messages import Ask, Delivered, End, Open, Opened, Shown
 
@@ -124,20 +123,19 @@ class Guard:
         if shown is None:
             return PeerReport(peer=org, answered=False)
         note, envelope = shown.lists.get(origin, (b"", b""))
-        root = member.party.root.document
         try:
-            checkpoint = None
-            if note:
-                checkpoint = open_checkpoint(note, str(origin), root.log_verifiers(origin))
-            if envelope:
-                opened = wire.decode_envelope(envelope)
-                verify_charter(
-                    wire.decode_charter(opened.payload), opened, origin=origin, root=root, newest=0
-                )
+            report, _ = read_report(
+                org,
+                origin,
+                member.party.root,
+                checkpoint=note,
+                charter=envelope,
+                time_ms=shown.time_ms,
+            )
         except FederationError:
             member.tools.hits["answer refused"] += 1
             return PeerReport(peer=org, answered=False)
-        return PeerReport(peer=org, answered=True, checkpoint=checkpoint, time_ms=shown.time_ms)
+        return report
 
     # --- attending ----------------------------------------------------------------------------
 
@@ -178,17 +176,12 @@ class Guard:
         if not sources or any(fetch.origin == origin for fetch in self._fetches.values()):
             return
         held = member.store[origin]
-        size = 0 if from_start else held.size
+        log = LogState.empty() if from_start else held.log
         serial, peer = member.next_serial(), member.tools.number_of(sources[0])
         self._fetches[serial] = Fetch(origin, peer, sources[1:], from_start)
-        cursor = Cursor(
-            origin=str(origin),
-            size=size,
-            root_hash=held.log.frontier.root() if size else b"",
-            charter_version=held.charter_version,
-            # Of an own list every delta is to be here: it is the one copy that answers for all.
-            deltas_only=True,
-        )
+        # Of an own list every delta is to be here: it is the one copy that answers for all of it.
+        asked = Following.ask(log, deltas_only=True, from_start=False)
+        cursor = asked.cursor(origin, log, held.charter_version)
         member.send(peer, Open(serial, (cursor,), live=False))
         member.after(_FETCH_SECONDS, lambda: self._next(serial))
 
@@ -201,14 +194,17 @@ class Guard:
     def opened(self, message: Opened) -> None:
         """Take how a peer that we fetch from stands."""
         fetch = self._fetches.get(message.serial)
-        if fetch is None or message.outcome is Outcome.DELTAS:
+        if fetch is None:
             return
-        if message.outcome is Outcome.DIVERGED and not fetch.from_start:
-            del self._fetches[message.serial]
-            peer = self.member.tools.party_of(fetch.peer).org
-            self._fetch(fetch.origin, (peer, *fetch.others), from_start=True)
-        else:
-            self._next(message.serial)
+        match judge_recovery(message.outcome, from_start=fetch.from_start):
+            case Handling.TAKE:
+                return
+            case Handling.ASK_AGAIN:
+                del self._fetches[message.serial]
+                peer = self.member.tools.party_of(fetch.peer).org
+                self._fetch(fetch.origin, (peer, *fetch.others), from_start=True)
+            case _:
+                self._next(message.serial)
 
     def delivered(self, peer: int, message: Delivered) -> None:
         """Take deltas of our own back, verified as anybody's."""
@@ -241,10 +237,4 @@ class Guard:
 
 def note_state(held: Held, decision: Decision) -> Held:
     """Return a list of our own with how it stands."""
-    if decision.obstacle is None:
-        state = "own"
-    elif decision.obstacle in {Obstacle.MARK_DIFFERS, Obstacle.PEER_DIFFERS}:
-        state = "forked"
-    else:
-        state = "recovering"
-    return replace(held, state=state, reason=str(decision.obstacle or ""))
+    return replace(held, state=state_of(decision), reason=str(decision.obstacle or ""))

@@ -10,6 +10,7 @@ from typing import Final
 
 from federation import recovery
 from federation.errors import FederationError
+from federation.follow import FollowState
 from federation.names import OrgName, Origin
 from federation.recovery import Decision, Mark, Obstacle, OwnLog, PeerReport
 from federation.replica import Replica, SignedDelta
@@ -187,7 +188,12 @@ class Member:
         for origin in own:
             charter = sign_charter(self.number, origin, 1)
             lists[origin] = Held(
-                origin=origin, own=True, via=None, charter=charter, charter_version=1, state="own"
+                origin=origin,
+                own=True,
+                via=None,
+                charter=charter,
+                charter_version=1,
+                state=FollowState.OWN,
             )
         for origin, via in followed.items():
             lists[origin] = Held(origin=origin, own=False, via=via)
@@ -325,7 +331,7 @@ class Member:
     def note_own(self, held: Held, decision: Decision) -> None:
         """Record how a list of ours stands, if that is news."""
         noted = note_state(held, decision)
-        if noted.state == "recovering" and held.reason == Obstacle.PEER_DIFFERS:
+        if noted.state is FollowState.RECOVERING and held.reason == Obstacle.PEER_DIFFERS:
             return
         if (noted.state, noted.reason) != (held.state, held.reason):
             self.commit(noted)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from federation.entry import Annotation, EntryId, Operation, OpKind
+from federation.follow import FollowState
 from federation.header import Header, leaf_hash
 from federation.names import OrgName, Origin
 from federation.recovery import PeerReport
@@ -196,7 +197,7 @@ class Oracle:
         if held.size and self._checked.get((number, origin)) is not held.entries:
             self._check_state(where, held)
             self._checked[number, origin] = held.entries
-        if held.state != "forked":
+        if held.state is not FollowState.FORKED:
             return
         frozen = self._frozen.setdefault((number, origin), held.size)
         if not held.own and held.size != frozen:

@@ -7,11 +7,18 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from federation.errors import UsageError
-from federation.follow import Cursor, Outcome
+from federation.follow import (
+    Cursor,
+    ServedList,
+    SnapshotSize,
+    StreamCursor,
+    answer,
+    without_snapshot,
+)
 from federation.names import Origin
 from federation.replica import SignedDelta
 from federation.snapshot import SnapshotOffer
-from tests.simulation.disk import DamageError, Held, HeldSnapshot
+from tests.simulation.disk import DamageError, Held
 from tests.simulation.messages import (
     Alive,
     Ask,
@@ -33,26 +40,6 @@ if TYPE_CHECKING:
 _FRAME_DELTAS: Final = 3
 """Deltas in a frame at most: so few that a list takes several."""
 
-_FOLLOWABLE: Final = (Outcome.UP_TO_DATE, Outcome.DELTAS)
-
-_REPLACED: Final = 2
-"""Deltas that a snapshot must take the place of to be offered."""
-
-
-@dataclass(slots=True)
-class Place:
-    """How a stream stands to one list, as in `node.rpc.follow`.
-
-    Attributes:
-        cursor: where the caller is, as far as it was sent something.
-        outcome: what it was told last.
-        known: the list as it was looked at last.
-    """
-
-    cursor: Cursor
-    outcome: Outcome | None = None
-    known: Held | None = None
-
 
 @dataclass(slots=True)
 class Stream:
@@ -66,7 +53,7 @@ class Stream:
 
     serial: int
     sent: int = 0
-    places: dict[Origin, Place] = field(default_factory=dict)
+    places: dict[Origin, StreamCursor] = field(default_factory=dict)
 
 
 class Server:
@@ -124,7 +111,7 @@ class Server:
         """Answer every cursor of a new stream, and send what follows."""
         stream = Stream(message.serial)
         for cursor in message.cursors:
-            stream.places[Origin.parse(cursor.origin)] = Place(cursor)
+            stream.places[Origin.parse(cursor.origin)] = StreamCursor(cursor=cursor)
         if message.live:
             self.streams[caller] = stream
         if self._push(caller, stream) and not message.live:
@@ -135,10 +122,9 @@ class Server:
         try:
             for origin, place in stream.places.items():
                 held = self.view(caller, origin)
-                if place.outcome is None or held is not place.known:
-                    place.known = held
-                    self._answer(caller, stream, origin, place)
-                if place.outcome is Outcome.DELTAS and held is not None:
+                if place.look(None if held is None else (held.available, held.charter_version)):
+                    self._answer(caller, stream, held, origin, place)
+                if held is not None:
                     self._send_frames(caller, stream, held, place)
         except DamageError:
             # As any fault of a server: the call ends, and says nothing of why.
@@ -147,23 +133,26 @@ class Server:
             return False
         return True
 
-    def _answer(self, caller: int, stream: Stream, origin: Origin, place: Place) -> None:
-        held = place.known
+    def _answer(
+        self,
+        caller: int,
+        stream: Stream,
+        held: Held | None,
+        origin: Origin,
+        place: StreamCursor,
+    ) -> None:
         if held is None or not held.charter:
-            opened = Opened(stream.serial, origin, Outcome.UNAVAILABLE)
+            opened = Opened(stream.serial, origin, answer(None, place.cursor).outcome)
         else:
             opened = self.stand(held, place.cursor, stream.serial)
-        was, place.outcome = place.outcome, opened.outcome
-        if opened.charter and held is not None:
-            place.cursor = replace(place.cursor, charter_version=held.charter_version)
-        goes_on = was in _FOLLOWABLE and opened.outcome in _FOLLOWABLE
-        if opened.charter or not (goes_on or was is opened.outcome):
+        head, version = (0, 0) if held is None else (held.available, held.charter_version)
+        if place.tell(opened.outcome, head=head, charter_version=version if opened.charter else 0):
             self.send(caller, opened)
 
-    def _send_frames(self, caller: int, stream: Stream, held: Held, place: Place) -> None:
-        while frame := self.frame(held, place.cursor.size):
+    def _send_frames(self, caller: int, stream: Stream, held: Held, place: StreamCursor) -> None:
+        while place.behind and (frame := self.frame(held, place.cursor.size)):
             size = place.cursor.size + len(frame)
-            place.cursor = replace(place.cursor, size=size, root_hash=held.root_at(size))
+            place.advance(size, held.root_at(size))
             self.send(caller, Delivered(stream.serial, held.origin, self.pack(frame)))
 
     def stand(self, held: Held, cursor: Cursor, serial: int) -> Opened:
@@ -172,50 +161,32 @@ class Server:
         Raises:
             DamageError: what is stored cannot be read.
         """
-        size = held.available
-        newest = held.leaf(size - 1)
-        outcome = self._outcome(held, cursor, size)
-        offer = None
-        if outcome in (Outcome.DELTAS, Outcome.CURSOR_TOO_OLD) and not cursor.deltas_only:
-            offer = self._offer(held, cursor, size, outcome)
+        newest = held.leaf(held.available - 1)
+        reply = answer(served(held), cursor)
+        outcome, offer = reply.outcome, None
+        if reply.snapshot is not None and reply.reason is not None:
+            offer = self._offer(held, cursor, reply.snapshot)
+            outcome = outcome if offer is not None else without_snapshot(reply.reason)
         return Opened(
             serial,
             held.origin,
-            outcome if offer is None else Outcome.SNAPSHOT,
+            outcome,
             checkpoint=b"" if newest is None else newest.checkpoint,
-            charter=held.charter if held.charter_version > cursor.charter_version else b"",
+            charter=held.charter if reply.charter else b"",
             snapshot=offer,
         )
 
     @staticmethod
-    def _outcome(held: Held, cursor: Cursor, size: int) -> Outcome:
-        if cursor.size > size:
-            return Outcome.CURSOR_AHEAD
-        if 0 < cursor.size < held.log.start:
-            return Outcome.CURSOR_TOO_OLD
-        if cursor.size and cursor.root_hash != held.root_at(cursor.size):
-            return Outcome.DIVERGED
-        if cursor.size == size:
-            return Outcome.UP_TO_DATE
-        return Outcome.DELTAS if cursor.size >= held.log.start else Outcome.CURSOR_TOO_OLD
-
-    @staticmethod
-    def _offer(held: Held, cursor: Cursor, size: int, outcome: Outcome) -> SnapshotOffer | None:
-        fitting = [item for item in held.snapshots if cursor.size <= item.position < size]
-        if not fitting:
-            return None
-        newest: HeldSnapshot = fitting[-1]
-        if outcome is Outcome.CURSOR_TOO_OLD:
-            return None if cursor.size else newest.offer
-        if newest.position - cursor.size < _REPLACED:
-            return None
+    def _offer(held: Held, cursor: Cursor, position: int) -> SnapshotOffer | None:
+        """Return a snapshot with the proof from a cursor; None when it cannot be proved."""
+        (offer,) = (item.offer for item in held.snapshots if item.position == position)
         if not cursor.size:
-            return newest.offer
+            return offer
         try:
-            proof = held.tail().prove_consistency(cursor.size, newest.position + 1)
+            proof = held.tail().prove_consistency(cursor.size, position + 1)
         except UsageError:
             return None
-        return newest.offer._replace(consistency=tuple(proof))
+        return offer._replace(consistency=tuple(proof))
 
     def frame(self, held: Held, start: int) -> tuple[SignedDelta, ...]:
         """Return the deltas of one frame."""
@@ -264,3 +235,24 @@ class Server:
             with suppress(UsageError):
                 proof = held.tail().prove_inclusion(message.position, message.size)
         self.send(caller, LeafSent(message.origin, message.position, delta, tuple(proof)))
+
+
+def served(held: Held) -> ServedList:
+    """Return what a node has of a list, as the server's decisions need it."""
+    fitting = [item for item in held.snapshots if item.position < held.available]
+    newest = fitting[-1] if fitting else None
+
+    def measure(first: int, stop: int) -> tuple[int, int]:
+        leaves = [held.leaf(position) for position in range(first, stop)]
+        return len(leaves), sum(len(leaf.body) for leaf in leaves if leaf is not None)
+
+    return ServedList(
+        size=held.available,
+        start=held.log.start,
+        charter_version=held.charter_version,
+        snapshot=None
+        if newest is None
+        else SnapshotSize(newest.position, sum(map(len, newest.buckets))),
+        root_at=held.root_at,
+        measure=measure,
+    )

@@ -13,6 +13,7 @@ from functools import partial
 from random import Random
 from typing import Final
 
+from federation.follow import FollowState
 from federation.limits import MAX_CLOCK_SKEW_MS
 from federation.names import Origin
 from federation.recovery import Mark
@@ -203,7 +204,7 @@ class World:
             for at, origin in enumerate(staged):
                 # One after the other: each holds the lock.
                 self.after(_PUBLISH_SECONDS * at, partial(self.publish, member, origin))
-            behind = any(held.state == "recovering" for held in member.store if held.own)
+            behind = any(held.state is FollowState.RECOVERING for held in member.store if held.own)
             if behind or member.repair.damaged:
                 # Whoever may have what is missing becomes a peer.
                 member.peers = [number for number in honest if number != member.number]
@@ -250,7 +251,11 @@ class World:
             held = owner.store[origin]
             if self.excuse(origin):
                 continue
-            if held.released != held.size or held.state != "own" or self._waits(owner, held):
+            if (
+                held.released != held.size
+                or held.state is not FollowState.OWN
+                or self._waits(owner, held)
+            ):
                 yield (
                     f"{origin} at its owner: {held.state} {held.reason}, {held.size} deltas, "
                     f"{held.released} released"
@@ -259,7 +264,10 @@ class World:
                 if member is owner:
                     continue
                 copy = member.store[origin]
-                if copy.log != replace(held.log, start=copy.log.start) or copy.state != "current":
+                if (
+                    copy.log != replace(held.log, start=copy.log.start)
+                    or copy.state is not FollowState.CURRENT
+                ):
                     yield (
                         f"{origin} at node {member.number}: {copy.state} {copy.reason}, "
                         f"{copy.size} of {held.size}"
@@ -281,7 +289,7 @@ class World:
                     other is not None and sound(origin, position, other) for other in others
                 ):
                     return "the only copy of a delta is damaged"
-        if origin in self.oracle.forks and held.state == "forked":
+        if origin in self.oracle.forks and held.state is FollowState.FORKED:
             return "what was put back is of a history that was never released"
         ahead = [copy for copy in copies if copy.size > held.size]
         mark = owner.mark.load(origin)

@@ -1,0 +1,250 @@
+"""How a simulated node keeps its own lists fit to be signed for, as `node.sync.own_lists` does.
+
+It asks the peers what they hold, takes back what is missing, and finishes what a killed publisher
+has left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
+
+from federation import wire
+from federation.checkpoint import open_checkpoint
+from federation.errors import FederationError, ForkError
+from federation.follow import Cursor, Outcome
+from federation.names import OrgName, Origin
+from federation.recovery import Action, Decision, Obstacle, PeerReport
+from federation.trust.charter import verify_charter
+from tests.simulation.before.disk import DamageError, Held
+from tests.simulation.before.messages import Ask, Delivered, End, Open, Opened, Shown
+
+if TYPE_CHECKING:
+    from tests.simulation.before.member import Member
+
+ASK_SECONDS: Final = 5.0
+"""How long to wait for the peers' answers."""
+
+_INTERVAL_SECONDS: Final = 40.0
+"""Between two rounds of questions."""
+
+_FETCH_SECONDS: Final = 20.0
+"""How long a peer may take to give what it holds."""
+
+Said = dict[Origin, tuple[PeerReport, ...]]
+
+
+@dataclass(slots=True)
+class Question:
+    """A round of questions: what has come, and whom to tell."""
+
+    then: Callable[[Said], None]
+    shown: dict[int, Shown] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Fetch:
+    """What is being taken back from one peer."""
+
+    origin: Origin
+    peer: int
+    others: tuple[OrgName, ...]
+    from_start: bool
+
+
+class Guard:
+    """Guards the lists of one node."""
+
+    def __init__(self, member: Member) -> None:
+        self.member = member
+        self._questions: dict[int, Question] = {}
+        self._fetches: dict[int, Fetch] = {}
+        self._waiting: list[tuple[Origin, tuple[PeerReport, ...]]] = []
+        self._asked = -_INTERVAL_SECONDS
+
+    def forget(self) -> None:
+        """Lose what is in memory."""
+        self._questions.clear()
+        self._fetches.clear()
+        self._waiting.clear()
+        self._asked = -_INTERVAL_SECONDS
+
+    def tick(self) -> None:
+        """Ask now and then; finish what is committed and not released."""
+        own = [held for held in self.member.store if held.own]
+        if not own or self.member.lock is not None:
+            return
+        self._go_on()
+        now = self.member.tools.timeline.now
+        if now - self._asked >= _INTERVAL_SECONDS:
+            self._asked = now
+            self.ask(self._attend_all)
+            return
+        for held in own:
+            if held.size > held.released and self._attend(held.origin, ()):
+                # One at a time: it holds the lock.
+                return
+
+    # --- asking -------------------------------------------------------------------------------
+
+    def ask(self, then: Callable[[Said], None]) -> None:
+        """Ask all peers what they hold of our lists, and tell when all have answered or not."""
+        member = self.member
+        number = member.next_serial()
+        self._questions[number] = Question(then)
+        for peer in member.peers:
+            member.send(peer, Ask(number))
+        member.after(ASK_SECONDS, lambda: self._close(number))
+
+    def shown(self, peer: int, message: Shown) -> None:
+        """Take what one peer shows."""
+        question = self._questions.get(message.number)
+        if question is not None and peer in self.member.peers:
+            question.shown[peer] = message
+            if len(question.shown) == len(self.member.peers):
+                self._close(message.number)
+
+    def _close(self, number: int) -> None:
+        question = self._questions.pop(number, None)
+        if question is None:
+            return
+        said: Said = {}
+        for held in [held for held in self.member.store if held.own]:
+            said[held.origin] = tuple(
+                self._read(peer, question.shown.get(peer), held.origin)
+                for peer in self.member.peers
+            )
+        question.then(said)
+
+    def _read(self, peer: int, shown: Shown | None, origin: Origin) -> PeerReport:
+        """Return what a peer said of one list; what we did not sign is no answer."""
+        member = self.member
+        org = member.tools.party_of(peer).org
+        if shown is None:
+            return PeerReport(peer=org, answered=False)
+        note, envelope = shown.lists.get(origin, (b"", b""))
+        root = member.party.root.document
+        try:
+            checkpoint = None
+            if note:
+                checkpoint = open_checkpoint(note, str(origin), root.log_verifiers(origin))
+            if envelope:
+                opened = wire.decode_envelope(envelope)
+                verify_charter(
+                    wire.decode_charter(opened.payload), opened, origin=origin, root=root, newest=0
+                )
+        except FederationError:
+            member.tools.hits["answer refused"] += 1
+            return PeerReport(peer=org, answered=False)
+        return PeerReport(peer=org, answered=True, checkpoint=checkpoint, time_ms=shown.time_ms)
+
+    # --- attending ----------------------------------------------------------------------------
+
+    def _attend_all(self, said: Said) -> None:
+        self._waiting = list(said.items())
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Attend to one list after the other: what is done for one of them may hold the lock."""
+        while self._waiting and self.member.lock is None:
+            self._attend(*self._waiting.pop(0))
+
+    def _attend(self, origin: Origin, answers: Sequence[PeerReport]) -> bool:
+        """Bring one list in order, as far as that is possible; say whether that goes on now."""
+        member = self.member
+        answers = answers or member.unasked()
+        try:
+            decision = member.decide(member.store[origin], answers)
+        except DamageError:
+            return False
+        member.note_own(member.store[origin], decision)
+        if decision.action is Action.CATCH_UP:
+            member.mark.known.pop(origin, None)
+            self._fetch(origin, decision.sources)
+            return False
+        held = member.store[origin]
+        in_order = decision.action is Action.SIGN and held.released == held.size
+        if in_order or decision.action is Action.REFUSE or member.lock is not None:
+            return False
+        member.run(member.publisher.permit(origin, answers))
+        return True
+
+    def _fetch(
+        self, origin: Origin, sources: tuple[OrgName, ...], *, from_start: bool = False
+    ) -> None:
+        """Ask the first of the peers that hold more for it, or for all of it."""
+        member = self.member
+        if not sources or any(fetch.origin == origin for fetch in self._fetches.values()):
+            return
+        held = member.store[origin]
+        size = 0 if from_start else held.size
+        serial, peer = member.next_serial(), member.tools.number_of(sources[0])
+        self._fetches[serial] = Fetch(origin, peer, sources[1:], from_start)
+        cursor = Cursor(
+            origin=str(origin),
+            size=size,
+            root_hash=held.log.frontier.root() if size else b"",
+            charter_version=held.charter_version,
+            # Of an own list every delta is to be here: it is the one copy that answers for all.
+            deltas_only=True,
+        )
+        member.send(peer, Open(serial, (cursor,), live=False))
+        member.after(_FETCH_SECONDS, lambda: self._next(serial))
+
+    def _next(self, serial: int) -> None:
+        """Go on with another peer, if the one that was asked has not given all."""
+        fetch = self._fetches.pop(serial, None)
+        if fetch is not None:
+            self._fetch(fetch.origin, fetch.others)
+
+    def opened(self, message: Opened) -> None:
+        """Take how a peer that we fetch from stands."""
+        fetch = self._fetches.get(message.serial)
+        if fetch is None or message.outcome is Outcome.DELTAS:
+            return
+        if message.outcome is Outcome.DIVERGED and not fetch.from_start:
+            del self._fetches[message.serial]
+            peer = self.member.tools.party_of(fetch.peer).org
+            self._fetch(fetch.origin, (peer, *fetch.others), from_start=True)
+        else:
+            self._next(message.serial)
+
+    def delivered(self, peer: int, message: Delivered) -> None:
+        """Take deltas of our own back, verified as anybody's."""
+        member = self.member
+        fetch = self._fetches.get(message.serial)
+        if fetch is None or fetch.peer != peer or member.writing == fetch.origin:
+            return
+        held = member.store[fetch.origin]
+        after, error = member.follower.merge(held, message.deltas)
+        if after is not held:
+            member.commit(after)
+            member.tools.hits["own deltas taken back"] += after.size - held.size
+            member.tools.trace(f"{member.org} {fetch.origin} taken back to {after.size}")
+        if isinstance(error, ForkError):
+            decision = Decision(action=Action.REFUSE, obstacle=Obstacle.PEER_DIFFERS)
+            member.note_own(member.store[fetch.origin], decision)
+        if error is not None:
+            self._next(message.serial)
+
+    def ended(self, message: End) -> None:
+        """Take the end of what a peer gave: ask all of them again, as long as they hold more."""
+        fetch = self._fetches.pop(message.serial, None)
+        if fetch is None:
+            return
+        if message.failed:
+            self._fetch(fetch.origin, fetch.others)
+        elif self.member.lock is None:
+            self.ask(self._attend_all)
+
+
+def note_state(held: Held, decision: Decision) -> Held:
+    """Return a list of our own with how it stands."""
+    if decision.obstacle is None:
+        state = "own"
+    elif decision.obstacle in {Obstacle.MARK_DIFFERS, Obstacle.PEER_DIFFERS}:
+        state = "forked"
+    else:
+        state = "recovering"
+    return replace(held, state=state, reason=str(decision.obstacle or ""))

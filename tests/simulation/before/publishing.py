@@ -1,0 +1,324 @@
+"""How a simulated publisher signs: the steps of `node.publish`, in order.
+
+Each is a generator that stops after every step, so that a process can end between any two. What is
+in memory is in the generator; what is on the disk is in the store and in the mark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import replace
+from hashlib import sha256
+from typing import TYPE_CHECKING, Final
+
+from federation import merkle
+from federation.author import ChangeSet
+from federation.body import build_body, pack
+from federation.checkpoint import open_checkpoint
+from federation.entry import EntryId, Operation, OpKind
+from federation.errors import FederationError, ProofError
+from federation.header import NO_LEAF, Header, LeafKind, leaf_hash, verify_header
+from federation.limits import MAX_CLOCK_SKEW_MS
+from federation.names import Origin
+from federation.recovery import Action, Mark, Obstacle, PeerReport, measure_lead
+from federation.replica import LogState
+from federation.snapshot import SnapshotOffer, build_buckets
+from federation.trust.orgroot import PinnedRoot
+from tests.simulation.before.disk import DamageError, Held, HeldSnapshot, Intent, Leaf, MarkRecord
+from tests.simulation.before.parties import assertion, retraction
+
+if TYPE_CHECKING:
+    from tests.simulation.before.member import Member
+
+Steps = Generator[str, Sequence[PeerReport] | None, None]
+"""Yields the name of each step that is done; ASK is answered with what peers say."""
+
+ASK: Final = "ask"
+
+_BODY_INTENTS: Final = 3
+_STEP_DELTAS: Final = 2
+_TAIL_DELTAS: Final = 2 * _STEP_DELTAS
+"""As in production: twice what one step has."""
+
+CRASH_WINDOWS: Final = (
+    "asked",
+    "permit mark written",
+    "permit mark renamed",
+    "permit",
+    "signed",
+    "mark written",
+    "committed",
+    "mark renamed",
+    "mark synced",
+    "released",
+    "let go",
+)
+"""The steps that a process can end after; docs/adr/0011 names the windows between them."""
+
+
+def check_tail(held: Held, root: PinnedRoot) -> None:
+    """Check that the newest leaves are what was signed, as `node.ingest.checks.check_tail` does.
+
+    Raises:
+        DamageError: they are not.
+    """
+    start = max(held.log.start, held.size - _TAIL_DELTAS)
+    before = held.leaf(start - 1)
+    try:
+        previous = NO_LEAF if before is None else leaf_hash(before.header)
+        for position in range(start, held.size):
+            delta = held.leaf(position)
+            assert delta is not None  # within what is here
+            header = Header.parse(delta.header)
+            verify_header(delta.header, root.document.publisher_key(header.key_id))
+            if (header.position, header.previous) != (position, previous):
+                raise ProofError(f"position {position} does not follow")
+            if sha256(delta.body).digest() != header.body_digest:
+                raise ProofError(f"the body of position {position} is not the one signed")
+            previous = leaf_hash(delta.header)
+        newest = held.leaf(held.size - 1)
+        if newest is not None:
+            verifiers = root.document.log_verifiers(held.origin)
+            if open_checkpoint(newest.checkpoint, str(held.origin), verifiers) != held.checkpoint():
+                raise ProofError("the recorded state has another root")
+        if held.log.last_leaf != previous:
+            raise ProofError("the recorded state ends with another delta")
+    except FederationError as error:
+        raise DamageError(str(error)) from error
+
+
+class Publisher:
+    """Signs for the lists of one node."""
+
+    def __init__(self, member: Member) -> None:
+        self.member = member
+
+    def publish(self, origin: Origin, *, risk: bool = False, snapshot: bool = False) -> Steps:
+        """Sign what is staged, as `hashfed publish`; then a snapshot, if one is wanted.
+
+        Raises:
+            DamageError, DiskFullError, DiskFailedError: as the disk does.
+        """
+        member = self.member
+        answers = yield ASK
+        yield "asked"
+        yield from self.permit(origin, answers or (), risk=risk)
+        while True:
+            permit = member.permits.get(origin)
+            if permit is None:
+                return
+            held = member.store[origin]
+            staged = [
+                intent
+                for intent in member.staging.get(origin, [])
+                if intent.number > held.signed_extent
+            ]
+            if staged:
+                after = self.sign(held, staged)
+            elif snapshot:
+                after, snapshot = self._sign_snapshot(held), False
+            else:
+                break
+            yield "signed"
+            yield from self._step(held, after, permit)
+            member.wake()
+        member.tools.oracle.acknowledge(origin, member.store[origin].released)
+        if member.store[origin].released:
+            member.tools.hits["publication acknowledged"] += 1
+
+    def permit(self, origin: Origin, answers: Sequence[PeerReport], *, risk: bool = False) -> Steps:
+        """Finish what a crash left, and say whether the list may be signed for."""
+        member = self.member
+        member.permits.pop(origin, None)
+        held = member.store[origin]
+        check_tail(held, member.party.root)
+        decision = member.decide(held, answers)
+        risked = risk and decision.overridable
+        if risked:
+            member.tools.hits["risk taken"] += 1
+            decision = member.decide(held, answers, risk=True)
+        if decision.action in {Action.SIGN, Action.FINISH}:
+            member.tools.check_permit(member, held, answers, risk=risked)
+            lead = measure_lead(member.describe(held), answers, member.now_ms()) if risked else 0
+            yield from self._adopt(held, lead + MAX_CLOCK_SKEW_MS if lead else 0)
+            if held.released != held.size:
+                member.commit(replace(held, released=max(held.released, held.size)))
+                self.release(origin)
+            yield "permit"
+        member.note_own(member.store[origin], decision)
+        if decision.obstacle is not None:
+            if decision.obstacle is not Obstacle.TIME_BACKWARDS:
+                member.mark.known.pop(origin, None)
+            return
+        mark = member.mark.load(origin)
+        if isinstance(mark, Mark):
+            member.permits[origin] = mark
+
+    def _adopt(self, held: Held, accepted_lead_ms: int) -> Steps:
+        """Make the mark what was found out."""
+        mark = self.member.mark
+        if isinstance(mark.content, Obstacle):
+            # Put aside under another name: what there is now has no records.
+            mark.rename({})
+            mark.sync()
+        records = mark.content
+        assert not isinstance(records, Obstacle)  # put aside above
+        record = MarkRecord(held.size, held.log.frontier.root(), self.member.store.incarnation)
+        if records.get(held.origin) != record:
+            mark.write()
+            yield "permit mark written"
+            mark.rename({**records, held.origin: record})
+            yield "permit mark renamed"
+        # Also when it is in place already: who put it there may have been killed before this.
+        mark.sync()
+        mark.known[held.origin] = accepted_lead_ms or mark.known.get(held.origin, 0)
+
+    def _step(self, held: Held, after: Held, permit: Mark) -> Steps:
+        """Commit one step, raise the mark, release, and let go of what was staged."""
+        member, mark, origin = self.member, self.member.mark, held.origin
+        if held.checkpoint() != permit.checkpoint or mark.load(origin) != permit:
+            member.permits.pop(origin)
+            return
+        mark.write()
+        yield "mark written"
+        member.commit_signed(after)
+        yield "committed"
+        records = mark.content
+        if isinstance(records, Obstacle) or mark.load(origin) != permit:
+            # Somebody has put another mark in place: nothing is released.
+            member.permits.pop(origin)
+            return
+        record = MarkRecord(after.size, after.log.frontier.root(), permit.incarnation)
+        yield from self.seal(after, {**records, origin: record})
+        member.permits[origin] = replace(permit, checkpoint=after.checkpoint())
+        staged = member.staging.get(origin, [])
+        member.staging[origin] = [item for item in staged if item.number > after.signed_extent]
+        yield "let go"
+
+    def seal(self, after: Held, records: dict[Origin, MarkRecord]) -> Steps:
+        """Put the raised mark in place, and release what it has."""
+        mark, origin = self.member.mark, after.origin
+        mark.rename(records)
+        yield "mark renamed"
+        mark.sync()
+        yield "mark synced"
+        self.member.commit(replace(self.member.store[origin], released=after.size))
+        self.release(origin)
+        yield "released"
+
+    def release(self, origin: Origin) -> None:
+        """Take note that the oracle sees what is released now."""
+        held = self.member.store[origin]
+        self.member.tools.oracle.release(held, held.released, self.member.mark)
+
+    # --- signing ------------------------------------------------------------------------------
+
+    def sign(self, held: Held, staged: list[Intent]) -> Held:
+        """Return the list with the next step's deltas."""
+        member = self.member
+        author = member.party.author(held.origin)
+        replica = member.tools.parts.replica(held.origin, member.party.root, held.log)
+        entries, leaves = held.entries, held.leaves
+        version = member.store.number + 1
+        taken = staged[: _BODY_INTENTS * _STEP_DELTAS]
+        first = held.size
+        for at in range(0, len(taken), _BODY_INTENTS):
+            some = taken[at : at + _BODY_INTENTS]
+            operations = list(_resolve(some, entries.kinds()).values())
+            if not operations:
+                continue
+            seed = sha256(f"{held.origin} {some[0].number}".encode()).digest()
+            body = build_body(map(pack, operations), seed)
+            prior = entries.prior(body)
+            state: LogState = replica.state
+            now_ms = member.now_ms()
+            last = at + _BODY_INTENTS >= len(taken)
+            delta = author.sign(
+                body,
+                prior,
+                state,
+                change_set=ChangeSet(first=first, last=last),
+                now_ms=now_ms,
+            )
+            candidate = replica.receive(delta, now_ms=now_ms)
+            replica.conclude(candidate, prior)
+            member.tools.oracle.sign(held.origin, delta, operations)
+            entries = entries.after(state.size, candidate.body)
+            leaves = (*leaves, Leaf(delta, version))
+        return replace(
+            held,
+            log=replica.state,
+            entries=entries,
+            leaves=leaves,
+            signed_extent=taken[-1].number,
+        )
+
+    def _sign_snapshot(self, held: Held) -> Held:
+        """Return the list with a snapshot's leaf."""
+        member = self.member
+        made = tuple(data for _, data in build_buckets(held.entries.live()))
+        hashes = [merkle.leaf_hash(data) for data in made]
+        now_ms = member.now_ms()
+        leaf = member.party.author(held.origin).sign_snapshot(hashes, held.log, now_ms=now_ms)
+        replica = member.tools.parts.replica(held.origin, member.party.root, held.log)
+        replica.conclude(replica.receive(leaf, now_ms=now_ms), {})
+        member.tools.oracle.sign(held.origin, leaf, ())
+        member.tools.hits["snapshot signed"] += 1
+        offer = SnapshotOffer(
+            leaf.header, leaf.checkpoint, held.log.frontier.encode(), b"".join(hashes)
+        )
+        return replace(
+            held,
+            log=replica.state,
+            leaves=(*held.leaves, Leaf(leaf, member.store.number + 1)),
+            snapshots=(
+                *held.snapshots,
+                HeldSnapshot(position=held.size, offer=offer, buckets=made),
+            ),
+        )
+
+
+def rebuild_snapshot(held: Held) -> Held:
+    """Return a list with the snapshot that its newest leaf is, made anew to be served."""
+    newest = held.leaf(held.size - 1)
+    if newest is None or Header.parse(newest.header).kind is not LeafKind.SNAPSHOT:
+        return held
+    made = tuple(data for _, data in build_buckets(held.entries.live()))
+    hashes = [merkle.leaf_hash(data) for data in made]
+    header = Header.parse(newest.header)
+    if merkle.root_hash(hashes) != header.ops_root:
+        raise DamageError(f"the snapshot at {header.position} of {held.origin} is another one")
+    before = held.before
+    for leaf in held.leaves[:-1]:
+        before = before.append(merkle.leaf_hash(leaf.delta.header))
+    offer = SnapshotOffer(newest.header, newest.checkpoint, before.encode(), b"".join(hashes))
+    if before.append(merkle.leaf_hash(newest.header)).root() != held.root_at(held.size):
+        # An earlier header is damaged here: nobody could join by that.
+        return held
+    snapshot = HeldSnapshot(position=header.position, offer=offer, buckets=made)
+    return replace(held, snapshots=(*held.snapshots, snapshot))
+
+
+def _resolve(intents: Sequence[Intent], kinds: dict[EntryId, OpKind]) -> dict[EntryId, Operation]:
+    """Return what intents mean for the entries of now; what is withdrawn already is left out."""
+    operations: dict[EntryId, Operation] = {}
+    for intent in intents:
+        if intent.kind == "assert":
+            operation = assertion(intent.value, intent.number)
+        else:
+            wanted = OpKind.PURGE if intent.kind == "purge" else OpKind.RETRACT
+            fitting = sorted(
+                (
+                    entry
+                    for entry, kind in kinds.items()
+                    if entry not in operations
+                    and (kind is OpKind.ASSERT or (wanted, kind) == (OpKind.PURGE, OpKind.RETRACT))
+                ),
+                key=lambda entry: entry.key,
+            )
+            if not fitting:
+                continue
+            entry = fitting[intent.value % len(fitting)]
+            operation = Operation.purge(entry) if wanted is OpKind.PURGE else retraction(entry)
+        operations[operation.entry] = operation
+    return operations

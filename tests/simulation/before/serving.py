@@ -1,0 +1,270 @@
+"""What a simulated node serves: the rules of `node.rpc.access`, streams as in `node.rpc`."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
+
+from federation.errors import UsageError
+from federation.follow import Cursor, Outcome
+from federation.names import Origin
+from federation.replica import SignedDelta
+from federation.snapshot import SnapshotOffer
+from tests.simulation.before.disk import DamageError, Held, HeldSnapshot
+from tests.simulation.before.messages import (
+    Alive,
+    Ask,
+    Bucket,
+    Delivered,
+    End,
+    LeafSent,
+    Message,
+    Open,
+    Opened,
+    Shown,
+    WantBucket,
+    WantLeaf,
+)
+
+if TYPE_CHECKING:
+    from tests.simulation.before.member import Member
+
+_FRAME_DELTAS: Final = 3
+"""Deltas in a frame at most: so few that a list takes several."""
+
+_FOLLOWABLE: Final = (Outcome.UP_TO_DATE, Outcome.DELTAS)
+
+
+@dataclass(slots=True)
+class Place:
+    """How a stream stands to one list, as in `node.rpc.follow`.
+
+    Attributes:
+        cursor: where the caller is, as far as it was sent something.
+        outcome: what it was told last.
+        known: the list as it was looked at last.
+    """
+
+    cursor: Cursor
+    outcome: Outcome | None = None
+    known: Held | None = None
+    seen: tuple[int, int] | None = None
+
+
+@dataclass(slots=True)
+class Stream:
+    """One caller's stream.
+
+    Attributes:
+        serial: the caller's number of it.
+        sent: how many messages were sent on it.
+        places: how it stands to each list.
+    """
+
+    serial: int
+    sent: int = 0
+    places: dict[Origin, Place] = field(default_factory=dict)
+
+
+class Server:
+    """Serves what one node holds."""
+
+    def __init__(self, member: Member) -> None:
+        self.member = member
+        self.streams: dict[int, Stream] = {}
+        self._looked_at = 0
+
+    def forget(self) -> None:
+        """Lose what is in memory."""
+        self.streams.clear()
+
+    def drop(self, caller: int) -> None:
+        """End the stream of a caller that is gone."""
+        self.streams.pop(caller, None)
+
+    def beat(self) -> None:
+        """Show every caller a sign of life."""
+        for caller, stream in list(self.streams.items()):
+            self.send(caller, Alive(stream.serial, stream.sent))
+
+    def wake(self) -> None:
+        """Send every caller what is new, if anything is."""
+        if self._looked_at == self.member.store.number:
+            return
+        self._looked_at = self.member.store.number
+        for caller, stream in list(self.streams.items()):
+            self._push(caller, stream)
+
+    def look_again(self) -> None:
+        """Send every caller what is new, also where only what is withheld has changed."""
+        self._looked_at = 0
+        self.wake()
+
+    def send(self, caller: int, message: Message) -> None:
+        """Send a message to a caller."""
+        stream = self.streams.get(caller)
+        if stream is not None and isinstance(message, Opened | Delivered):
+            stream.sent += 1
+            message = replace(message, index=stream.sent)
+        self.member.send(caller, message)
+
+    def view(self, caller: int, origin: Origin) -> Held | None:
+        """Return what a caller sees of a list."""
+        del caller
+        if origin in self.member.repair.damaged:
+            return None
+        return self.member.store.now.lists.get(origin)
+
+    # --- calls --------------------------------------------------------------------------------
+
+    def open(self, caller: int, message: Open) -> None:
+        """Answer every cursor of a new stream, and send what follows."""
+        stream = Stream(message.serial)
+        for cursor in message.cursors:
+            stream.places[Origin.parse(cursor.origin)] = Place(cursor)
+        if message.live:
+            self.streams[caller] = stream
+        if self._push(caller, stream) and not message.live:
+            self.send(caller, End(stream.serial, failed=False))
+
+    def _push(self, caller: int, stream: Stream) -> bool:
+        """Answer what has moved and send what is new; say whether that worked."""
+        try:
+            for origin, place in stream.places.items():
+                held = self.view(caller, origin)
+                now = None if held is None else (held.available, held.charter_version)
+                settled = (Outcome.UP_TO_DATE, Outcome.UNAVAILABLE, Outcome.SNAPSHOT)
+                if place.outcome not in settled or place.seen != now:
+                    place.known, place.seen = held, now
+                    self._answer(caller, stream, origin, place)
+                if place.outcome is Outcome.DELTAS and held is not None:
+                    self._send_frames(caller, stream, held, place)
+        except DamageError:
+            # As any fault of a server: the call ends, and says nothing of why.
+            self.send(caller, End(stream.serial, failed=True))
+            self.drop(caller)
+            return False
+        return True
+
+    def _answer(self, caller: int, stream: Stream, origin: Origin, place: Place) -> None:
+        held = place.known
+        if held is None or not held.charter:
+            opened = Opened(stream.serial, origin, Outcome.UNAVAILABLE)
+        else:
+            opened = self.stand(held, place.cursor, stream.serial)
+        was, place.outcome = place.outcome, opened.outcome
+        if opened.charter and held is not None:
+            place.cursor = replace(place.cursor, charter_version=held.charter_version)
+        goes_on = was in _FOLLOWABLE and opened.outcome in _FOLLOWABLE
+        if opened.charter or not (goes_on or was is opened.outcome):
+            self.send(caller, opened)
+
+    def _send_frames(self, caller: int, stream: Stream, held: Held, place: Place) -> None:
+        while frame := self.frame(held, place.cursor.size):
+            size = place.cursor.size + len(frame)
+            place.cursor = replace(place.cursor, size=size, root_hash=held.root_at(size))
+            self.send(caller, Delivered(stream.serial, held.origin, self.pack(frame)))
+
+    def stand(self, held: Held, cursor: Cursor, serial: int) -> Opened:
+        """Say how this node stands to a cursor.
+
+        Raises:
+            DamageError: what is stored cannot be read.
+        """
+        size = held.available
+        newest = held.leaf(size - 1)
+        outcome = self._outcome(held, cursor, size)
+        offer = None
+        if outcome in (Outcome.DELTAS, Outcome.CURSOR_TOO_OLD) and not cursor.deltas_only:
+            offer = self._offer(held, cursor, size, outcome)
+        return Opened(
+            serial,
+            held.origin,
+            outcome if offer is None else Outcome.SNAPSHOT,
+            checkpoint=b"" if newest is None else newest.checkpoint,
+            charter=held.charter if held.charter_version > cursor.charter_version else b"",
+            snapshot=offer,
+        )
+
+    @staticmethod
+    def _outcome(held: Held, cursor: Cursor, size: int) -> Outcome:
+        if cursor.size > size:
+            return Outcome.CURSOR_AHEAD
+        if 0 < cursor.size < held.log.start:
+            return Outcome.CURSOR_TOO_OLD
+        if cursor.size and cursor.root_hash != held.root_at(cursor.size):
+            return Outcome.DIVERGED
+        if cursor.size == size:
+            return Outcome.UP_TO_DATE
+        return Outcome.DELTAS if cursor.size >= held.log.start else Outcome.CURSOR_TOO_OLD
+
+    @staticmethod
+    def _offer(held: Held, cursor: Cursor, size: int, outcome: Outcome) -> SnapshotOffer | None:
+        fitting = [item for item in held.snapshots if cursor.size <= item.position < size]
+        if not fitting:
+            return None
+        newest: HeldSnapshot = fitting[-1]
+        if outcome is Outcome.CURSOR_TOO_OLD:
+            return None if cursor.size else newest.offer
+        stop = newest.position + 1
+        bodies = [held.leaf(position) for position in range(cursor.size, stop)]
+        cost = sum(2_540 + len(leaf.body) for leaf in bodies if leaf is not None)
+        other = 2_540 + sum(map(len, newest.buckets))
+        if cost <= (2.0 if cursor.size else 1.25) * other:
+            return None
+        if not cursor.size:
+            return newest.offer
+        try:
+            proof = held.tail().prove_consistency(cursor.size, newest.position + 1)
+        except UsageError:
+            return None
+        return newest.offer._replace(consistency=tuple(proof))
+
+    def frame(self, held: Held, start: int) -> tuple[SignedDelta, ...]:
+        """Return the deltas of one frame."""
+        stop = min(held.available, start + _FRAME_DELTAS)
+        found = (held.leaf(position) for position in range(start, stop))
+        return tuple(delta for delta in found if delta is not None)
+
+    def pack(self, frame: tuple[SignedDelta, ...]) -> tuple[SignedDelta, ...]:
+        """Return what is sent of a frame."""
+        return frame
+
+    def show(self, caller: int, message: Ask) -> None:
+        """Show the owner of lists what is held of them."""
+        org = self.member.tools.party_of(caller).org
+        shown = {}
+        for held in self.member.store:
+            if held.origin.org == org and held.charter:
+                newest = held.leaf(held.available - 1)
+                shown[held.origin] = (b"" if newest is None else newest.checkpoint, held.charter)
+        self.send(caller, Shown(message.number, shown, self.member.now_ms()))
+
+    def give_bucket(self, caller: int, message: WantBucket) -> None:
+        """Send one bucket of a snapshot."""
+        data = None
+        held = self.view(caller, message.origin)
+        if held is not None and message.position < held.available:
+            for snapshot in held.snapshots:
+                if snapshot.position == message.position:
+                    data = snapshot.buckets[message.number]
+        self.send(caller, Bucket(message.origin, message.position, message.number, data))
+
+    def give_leaf(self, caller: int, message: WantLeaf) -> None:
+        """Send one leaf if it is here, with the proof that the caller can check, where it can.
+
+        Of a list that is damaged, a leaf that is sound is sent all the same.
+        """
+        held = self.member.store.now.lists.get(message.origin)
+        if held is None or message.position >= held.available:
+            return
+        delta = held.leaf(message.position)
+        repair = self.member.repair
+        if delta is None or not repair.is_sound(message.origin, message.position, delta):
+            return
+        proof: list[bytes] = []
+        if message.origin not in repair.damaged and message.size <= held.available:
+            with suppress(UsageError):
+                proof = held.tail().prove_inclusion(message.position, message.size)
+        self.send(caller, LeafSent(message.origin, message.position, delta, tuple(proof)))
