@@ -8,18 +8,20 @@ production; what a node's processor and its lines take is virtual (`costs`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from random import Random
 
-from federation import limits, wire
+from federation import limits
+from federation.body import Body
 from federation.errors import PeerError
-from federation.follow import Backoff
+from federation.follow import Backoff, open_charter, take_deltas
 from federation.header import Header
+from federation.merge import Prior
 from federation.names import OrgName, Origin, parse_org
-from federation.replica import LogState, Replica, SignedDelta
-from federation.trust.charter import Charter, verify_charter
+from federation.replica import Candidate, LogState, Replica, SignedDelta
+from federation.trust.charter import Charter
 from tests.simulation.scale import costs
 from tests.simulation.scale.lists import EPOCH_MS, OwnList
 from tests.simulation.scale.network import Network
@@ -51,6 +53,25 @@ class Held:
     def size(self) -> int:
         """How many deltas the member has."""
         return self.replica.state.size
+
+    @property
+    def start(self) -> int:
+        """The size from which on every leaf is here."""
+        return 0
+
+    def load_header(self, position: int) -> bytes:
+        """Return the signed record at a position."""
+        return self.source.log[position].header
+
+    def require_sound(self, position: int) -> None:
+        """Return: nothing is ever damaged here."""
+
+    def load_prior(self, _body: Body) -> Mapping[int, Prior]:
+        """Return what is in force on the entries that the next delta names."""
+        return self.source.priors[self.size]
+
+    def append(self, candidate: Candidate, prior: Mapping[int, Prior]) -> None:
+        """Keep nothing: the replica knows what it has verified."""
 
     @property
     def charter_version(self) -> int:
@@ -163,8 +184,8 @@ class Member:
     def publish(self, source: OwnList) -> None:
         """Take what its owner has just signed, and serve it."""
         held = self.lists[source.origin]
-        for delta in source.log[held.size :]:
-            self._verify(held, delta)
+        if error := self._take_deltas(held, source.log[held.size :]):
+            raise error
         self._take_charter(held, source.charter)
         self.on_commit(self, source.origin, held.size)
         self._wake()
@@ -247,34 +268,24 @@ class Member:
             try:
                 if frame.charter:
                     self._take_charter(held, frame.charter)
-                for delta in frame.deltas:
-                    if held.refused is None:
-                        self._verify(held, delta)
-                        self.on_commit(self, frame.origin, held.size)
+                before = held.size
+                if held.refused is None:
+                    held.refused = self._take_deltas(held, frame.deltas)
+                for size in range(before + 1, held.size + 1):
+                    self.on_commit(self, frame.origin, size)
             except PeerError as error:
                 held.refused = error
         self._wake()
 
-    def _verify(self, held: Held, delta: SignedDelta) -> None:
-        position = Header.parse(delta.header).position
-        if position < held.size:
-            # It came by a connection that ended before it was committed, and once more by the next.
-            held.replica.receive_again(delta, held.source.log[position].header)
-            return
+    def _take_deltas(self, held: Held, deltas: Sequence[SignedDelta]) -> PeerError | None:
         now_ms = EPOCH_MS + int(self._timeline.now * 1000)
-        candidate = held.replica.receive(delta, now_ms=now_ms)
-        held.replica.conclude(candidate, held.source.priors[candidate.header.position])
-        self.counts.verified += 1
+        taken = take_deltas(held.replica, deltas, held, now_ms=now_ms)
+        self.counts.verified += taken.deltas
+        return taken.error
 
     def _take_charter(self, held: Held, data: bytes) -> None:
-        envelope = wire.decode_envelope(data)
-        held.charter = verify_charter(
-            wire.decode_charter(envelope.payload),
-            envelope,
-            origin=held.source.origin,
-            root=held.source.root.document,
-            newest=held.charter_version,
-        )
+        source = held.source
+        held.charter = open_charter(data, source.origin, source.root, newest=held.charter_version)
         held.envelope = data
 
     # --- serving ------------------------------------------------------------------------------
