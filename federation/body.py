@@ -2,7 +2,8 @@
 
 Rows of objects cost ten times more to decode than columns, so nothing here makes an object for
 each row unless asked for that row. Knows nothing of headers, logs and signatures, nor of the
-serialized form, which is `federation.wire`'s.
+serialized form, which is `federation.wire`'s. It is long because shape, column and tree are one
+invariant: what is cut out of a column is what its leaf of the tree commits to.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 Rooms:
     client         calls one peer
+    failures       what a failed call says of the peer
     scheduler      which peers are followed; a session for each
     session        follows all lists of one peer by one stream
     intake         what one stream does to its lists

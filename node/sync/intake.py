@@ -1,6 +1,7 @@
 """What one stream of a peer does to the lists that are followed by it. Runs in the writer's thread.
 
-A list that fails is dropped for the rest of the stream; the others go on. Nothing here waits.
+A list that fails is dropped for the rest of the stream; the others go on. Nothing here waits. It is
+long because it is the one place where what came on a stream meets what is stored.
 """
 
 from __future__ import annotations

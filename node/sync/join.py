@@ -21,7 +21,8 @@ from federation.names import OrgName
 from node.errors import NodeError
 from node.ingest.snapshot import Arrival
 from node.store.orgs import Peer
-from node.sync.client import IdleError, PeerBusyError, TlsIdentity, fetch_buckets, open_channel
+from node.sync.client import TlsIdentity, fetch_buckets, open_channel
+from node.sync.failures import IdleError, PeerBusyError
 from node.sync.intake import Intake
 from node.sync.writer import Writer
 from node.telemetry.logs import get_logger

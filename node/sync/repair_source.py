@@ -21,7 +21,6 @@ from node.store.orgs import Peer
 from node.sync.client import (
     Delivered,
     Opened,
-    PeerBusyError,
     TlsIdentity,
     fetch_buckets,
     fetch_leaf,
@@ -29,6 +28,7 @@ from node.sync.client import (
     follow,
     open_channel,
 )
+from node.sync.failures import PeerBusyError
 from node.telemetry.logs import get_logger
 
 _T = TypeVar("_T")

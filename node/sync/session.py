@@ -1,7 +1,7 @@
 """Follows all lists of one peer by one stream, once or for ever. One code path for both.
 
 A session shares nothing with those of other peers but the writer, so that a failing peer delays
-nobody else's lists.
+nobody else's lists. It is long because opening, reading and ending a stream share their state.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ from node.store import orgs
 from node.store.connection import Store
 from node.store.orgs import Peer
 from node.sync.buffer import Buffer
-from node.sync.client import Alive, IdleError, PeerBusyError, TlsIdentity, follow, open_channel
+from node.sync.client import Alive, TlsIdentity, follow, open_channel
+from node.sync.failures import IdleError, PeerBusyError
 from node.sync.intake import Applied, Intake, Progress
 from node.sync.join import Join, Sources
 from node.sync.writer import Writer

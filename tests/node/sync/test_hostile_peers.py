@@ -25,7 +25,7 @@ from federation.v1.log_service_pb2 import (
 )
 from node.errors import NodeError, ProtocolError, UnreachableError
 from node.store import lists
-from node.sync.client import translate
+from node.sync.failures import translate
 from node.sync.scheduler import sync_once
 from node.sync.session import ListResult
 from tests.federation.worlds import (

@@ -27,7 +27,8 @@ from node.store import lists, orgs
 from node.store.connection import Store
 from node.store.damage import Damage, DamageKind
 from node.sync import join as joins
-from node.sync.client import PeerBusyError, fetch_buckets
+from node.sync.client import fetch_buckets
+from node.sync.failures import PeerBusyError
 from node.sync.scheduler import Follower, sync_once
 from node.sync.session import ListResult
 from node.telemetry.metrics import Metrics
