@@ -10,14 +10,16 @@ import pytest
 from federation import wire
 from federation.entry import Cause, Operation
 from federation.errors import (
+    ForkError,
     MalformedError,
     OperationError,
     PeerError,
+    ProofError,
     Reason,
     SequenceError,
     SignatureError,
 )
-from federation.follow import FollowState
+from federation.follow import Action, FollowState, News
 from federation.names import Origin
 from node.errors import CommandError
 from node.fsck.check import fsck
@@ -169,6 +171,24 @@ def test_a_second_history_freezes_the_list_where_it_is(
         )
         assert followed.status(publisher.origin).state is FollowState.FORKED
     assert followed.status(publisher.origin).head == 7
+
+
+def test_a_list_whose_publisher_is_at_fault_stays_frozen_whatever_comes_later(
+    followed: FollowedLists, publisher: Publisher
+) -> None:
+    followed.take(publisher)
+    store, origin, clock = followed.store, publisher.origin, followed.clock
+    fault = ProofError("another live set", reason=Reason.STATE_DIGEST_MISMATCH)
+    assert deltas.park(store, origin, fault, clock=clock) is Action.WAIT
+    frozen = followed.status(origin)
+    assert (frozen.state, frozen.reason) == (FollowState.QUARANTINED, fault.reason)
+    # Another quarantine, or a peer that cannot be asked, would have it fetched again.
+    assert deltas.park(store, origin, SequenceError("a gap"), clock=clock) is Action.WAIT
+    for news in (News.NOT_FETCHED, News.PEER_FAILED, News.ALL_HERE):
+        assert deltas.learn(store, origin, news, clock=clock) is Action.WAIT
+    assert followed.status(origin) == frozen
+    deltas.park(store, origin, ForkError("two histories"), clock=clock)
+    assert followed.status(origin).state is FollowState.FORKED
 
 
 def test_damage_is_not_taken_for_a_second_history(
