@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Final
@@ -13,6 +15,13 @@ import pytest
 
 _ROOT: Final = Path(__file__).parents[1]
 _PAGE: Final = (_ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+_SQL_ROOMS: Final = ("node/store", "node/staging/file.py", "node/repair/salvage.py")
+"""Of the store's tables, of the file of staged changes, of a damaged file."""
+_SQL_CALLS: Final = {"execute", "executemany", "executescript"}
+_STATEMENT: Final = re.compile(
+    r"\s*(SELECT .*\bFROM|INSERT (OR \w+ )?INTO|UPDATE \w+ SET|DELETE FROM|PRAGMA|CREATE TABLE)\b",
+    re.DOTALL,
+)
 _GENERATED: Final = {"v1", "_grpc"}
 _PACKAGES: Final = sorted(
     ".".join(path.parent.relative_to(_ROOT).parts)
@@ -66,6 +75,27 @@ def test_the_docstring_of_a_package_names_each_of_its_rooms_once(package: str) -
     }
     assert len(listed) == len(set(listed))
     assert set(listed) == modules
+
+
+def _sql_in(path: Path) -> Iterator[int]:
+    """Yield the lines of a module with a statement, or with a call that runs one."""
+    for found in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        match found:
+            case ast.Attribute(attr=name) if name in _SQL_CALLS:
+                yield found.lineno
+            case ast.Constant(value=str(text)) if _STATEMENT.match(text):
+                yield found.lineno
+
+
+def test_sql_stands_in_its_rooms_alone() -> None:
+    outside = {
+        f"{path.relative_to(_ROOT)}:{line}"
+        for path in (_ROOT / "node").rglob("*.py")
+        if not any(path.is_relative_to(_ROOT / room) for room in _SQL_ROOMS)
+        for line in _sql_in(path)
+    }
+
+    assert outside == set()
 
 
 def test_every_name_on_the_way_of_a_delta_exists() -> None:

@@ -246,8 +246,8 @@ class _Node:
         """Look for commits of other processes, as a wake-up may be lost."""
         seen = -1
         while True:
-            # Reads a counter of the write-ahead log's index, in memory: no work for a thread.
-            (version,) = store.connection.execute("PRAGMA data_version").fetchone()
+            # A look at memory: no work for a thread.
+            version = store.data_version
             if version != seen:
                 seen = version
                 self._notice()

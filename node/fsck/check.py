@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from federation.errors import FederationError
 from node.errors import DamageError
@@ -19,11 +19,11 @@ from node.fsck import journal as fsck_journal
 from node.fsck.journal import Journal
 from node.fsck.lists import ListCheck, Steps
 from node.fsck.records import CHECKS, check_schema
-from node.store import history, orgs, runs
+from node.store import consistency, history, orgs, runs
 from node.store import lists as list_store
 from node.store.connection import Store
 from node.store.damage import Damage, DamageKind
-from node.store.schema import MIGRATIONS, POSITION_BITS, Schema
+from node.store.schema import MIGRATIONS, Schema
 from node.store.sqlite import sqlite3
 
 __all__ = ["Damage", "DamageKind", "ProgressCallback", "fsck", "inspect"]
@@ -87,7 +87,7 @@ def resume(connection: sqlite3.Connection, journal: Path | None, now_ms: int) ->
     """Return how far a check of this very store has come, or a new one."""
     try:
         incarnation = orgs.load_node(connection, "incarnation") or ""
-        (version,) = connection.execute("SELECT coalesce(max(version), 0) FROM version").fetchone()
+        version = consistency.newest_version(connection)
     except sqlite3.DatabaseError:
         # It is found by the check.
         return Journal(began_ms=now_ms)
@@ -189,18 +189,17 @@ def _file_damage(origin: str, error: Exception) -> Damage:
 
 
 def _check_file(connection: sqlite3.Connection) -> Steps:
-    for (line,) in connection.execute(f"PRAGMA integrity_check({_LINES})"):
-        if line != "ok":
-            yield Damage(
-                kind=DamageKind.FILE, origin="", position=None, message=f"database file: {line}"
-            )
+    for line in consistency.iter_file_problems(connection, _LINES):
+        yield Damage(
+            kind=DamageKind.FILE, origin="", position=None, message=f"database file: {line}"
+        )
 
 
 def _name_spans(
     connection: sqlite3.Connection, origins: Mapping[int, str]
 ) -> tuple[dict[int, int], dict[int, str]]:
     """Return the list of each span, and that list's name."""
-    lists = dict(connection.execute("SELECT span, list FROM span").fetchall())
+    lists = {row.span: row.list for row in consistency.iter_spans(connection)}
     return lists, {span: origins.get(number, "") for span, number in lists.items()}
 
 
@@ -221,9 +220,7 @@ def _compare_intervals(
                 message=f"index: until when row {interval.row} was in force is not what follows "
                 "from the operations on its entry",
             )
-    found = Counter(
-        dict(connection.execute("SELECT span, count(*) FROM superseded GROUP BY span").fetchall())
-    )
+    found = consistency.count_by_span(connection, "superseded")
     for span in found.keys() | ended.keys():
         yield from _count(of_span.get(span, ""), "superseded", found[span], ended[span])
 
@@ -240,9 +237,7 @@ def _compare_index(
             position=None,
             message=f"index: got {found} rows in run {run}, recorded {recorded}",
         )
-    rows = Counter(
-        dict(connection.execute("SELECT span, count(*) FROM posting GROUP BY span").fetchall())
-    )
+    rows = consistency.count_by_span(connection, "posting")
     for span in rows.keys() | journal.spans.keys():
         cursor = journal.spans.get(span)
         if cursor is None and span in lists:
@@ -256,24 +251,17 @@ def _compare_leaves(
     connection: sqlite3.Connection, origins: Mapping[int, str], journal: Journal
 ) -> Steps:
     """Compare how many leaves and buckets there are with how many were checked."""
-    lists, _ = _name_spans(connection, origins)
     expected: Counter[int] = Counter()
-    for span, start, snapshot in connection.execute("SELECT span, start, snapshot FROM span"):
-        cursor = journal.spans.get(span)
+    for row in consistency.iter_spans(connection):
+        cursor = journal.spans.get(row.span)
         if cursor is not None:
-            expected[lists[span]] += cursor.position - start + (snapshot is not None)
-    for table in ("delta", "body"):
-        for number, found in connection.execute(
-            f"SELECT id >> ?1, count(*) FROM {table} GROUP BY id >> ?1",  # noqa: S608
-            (POSITION_BITS,),
-        ):
+            expected[row.list] += cursor.position - row.start + (row.snapshot is not None)
+    tables: tuple[Literal["delta", "body"], ...] = ("delta", "body")
+    for table in tables:
+        for number, found in consistency.count_by_list(connection, table):
             if number not in journal.lists or not journal.lists[number].lost:
                 yield from _count(origins.get(number, ""), table, found, expected[number])
-    (strays,) = connection.execute(
-        "SELECT count(*) FROM bucket WHERE id >> ? NOT IN (SELECT snapshot FROM snapshot)",
-        (POSITION_BITS,),
-    ).fetchone()
-    yield from _count("", "bucket", strays, 0)
+    yield from _count("", "bucket", consistency.count_stray_buckets(connection), 0)
 
 
 def _count(origin: str, table: str, found: int, expected: int | None) -> Steps:

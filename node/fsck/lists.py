@@ -26,7 +26,18 @@ from federation.trust.charter import verify_charter
 from federation.trust.orgroot import PinnedRoot
 from node.errors import DamageError
 from node.fsck.journal import Journal, SnapshotCursor, SpanCursor
-from node.store import fetched, history, index, lists, log, orgs, snapshots, spans, trees
+from node.store import (
+    consistency,
+    fetched,
+    history,
+    index,
+    lists,
+    log,
+    orgs,
+    snapshots,
+    spans,
+    trees,
+)
 from node.store.by_name import iter_by_name
 from node.store.damage import Damage, DamageKind
 from node.store.lists import ListRecord
@@ -368,9 +379,7 @@ class ListCheck:
             )
 
     def _check_later(self, span: Span, end: int) -> Steps:
-        (later,) = self._connection.execute(
-            "SELECT count(*) FROM superseded WHERE span = ? AND by_position >= ?", (span.span, end)
-        ).fetchone()
+        later = consistency.count_ended_later(self._connection, span.span, end)
         if later:
             yield self._damage(
                 DamageKind.INTERVAL,

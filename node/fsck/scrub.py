@@ -17,6 +17,7 @@ from node.fsck import journal as fsck_journal
 from node.fsck.check import inspect, resume
 from node.fsck.journal import Journal
 from node.home import Home
+from node.store import consistency
 from node.store import damage as store_damage
 from node.store.connection import Store
 from node.store.damage import Damage, DamageKind, Findings
@@ -75,7 +76,7 @@ class Scrub:
             except DamageError as error:
                 return self._end(path, [_file_damage(error)])
             try:
-                store.connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+                store.limit_cache(_CACHE_KIB)
                 self._connection = store.connection
                 return self._check(store)
             finally:
@@ -125,10 +126,9 @@ def _file_damage(error: Exception) -> Damage:
 def _part(connection: sqlite3.Connection, journal: Journal) -> float:
     """Return how much of a pass is done, by leaves and buckets."""
     try:
-        (leaves,) = connection.execute("SELECT coalesce(sum(size), 0) FROM list").fetchone()
-        (buckets,) = connection.execute("SELECT count(*) FROM bucket").fetchone()
+        parts = consistency.count_parts(connection)
     except sqlite3.DatabaseError:
         return 0.0
     done: int = sum(cursor.position for cursor in journal.spans.values())
     done += sum(cursor.bucket for cursor in journal.snapshots.values())
-    return min(1.0, done / max(1, int(leaves) + int(buckets)))
+    return min(1.0, done / max(1, parts))

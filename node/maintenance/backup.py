@@ -17,10 +17,10 @@ from typing import Final
 from node.clock import Clock
 from node.errors import CommandError, DamageError, StoreError
 from node.fsck.check import fsck
-from node.store import lists
+from node.store import consistency, lists
 from node.store.connection import Store
 from node.store.damage import DamageKind
-from node.store.sqlite import sqlite3, sqlite_errors
+from node.store.sqlite import make_single_file, sqlite3, sqlite_errors
 
 _PAGES_A_STEP: Final = 4096
 
@@ -142,12 +142,12 @@ def copy_store(store: Store, path: Path, on_progress: Callable[[int, int], None]
         try:
             # From a read transaction, so that a writer cannot make the copy start over for ever.
             with store.snapshot() as connection:
-                connection.execute("SELECT 1 FROM version LIMIT 1").fetchone()
+                consistency.newest_version(connection)
                 # A full disk is that of the copy: the store is only read.
                 with sqlite_errors(path):
                     connection.backup(target, pages=_PAGES_A_STEP, progress=report)
             # One file, complete in itself.
-            target.execute("PRAGMA journal_mode = DELETE")
+            make_single_file(target)
         finally:
             target.close()
     _sync(path)

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from node.clock import Clock
 from node.errors import DamageError, StoreFullError
@@ -22,24 +21,10 @@ from node.home import Home
 from node.maintenance.backup import copy_store
 from node.store.connection import Store
 from node.store.copies import name_copy
+from node.store.migrations import read_unsigned
 from node.store.schema import MIGRATIONS, Schema
-from node.store.sqlite import sqlite3, sqlite_errors
+from node.store.sqlite import fold_log, make_single_file, sqlite_errors
 from node.system import durable
-
-_KEPT: Final[dict[str, str]] = {
-    "the organizations": "SELECT name, root FROM org ORDER BY name",
-    "the peers": "SELECT o.name, p.address, p.certificate FROM peer AS p JOIN org AS o USING (org) "
-    "ORDER BY o.name",
-    "the lists": "SELECT o.name, l.name, l.own, l.size, l.frontier, l.last_leaf, l.live_count, "
-    "l.charter, v.name FROM list AS l JOIN org AS o ON o.org = l.org "
-    "LEFT JOIN org AS v ON v.org = l.via ORDER BY o.name, l.name",
-    "what is released": "SELECT list, size FROM released ORDER BY list",
-    "the deltas that were fetched one by one": "SELECT count(*) FROM fetched",
-    "the versions": "SELECT count(*), max(version), max(committed_ms) FROM version",
-    "whose store it is": "SELECT key, value FROM node ORDER BY key",
-}
-"""What a migration may not change and `fsck` cannot derive from what was signed. Asked of the old
-schema and of the new one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,9 +102,9 @@ def upgrade(path: Path, clock: Clock, *, schema: Schema = MIGRATIONS) -> None:
         if not copy.missing_steps():
             return
         with sqlite_errors(path):
-            before = _read_kept(copy.connection)
+            before = read_unsigned(copy.connection)
             copy.migrate()
-            after = _read_kept(copy.connection)
+            after = read_unsigned(copy.connection)
     finally:
         copy.close()
     for what, rows in before.items():
@@ -148,7 +133,7 @@ def _replace(
     # Folds the store's log back: no log lies beside what takes its name, and what is kept is one
     # file, complete in itself.
     with sqlite_errors(store.path):
-        store.connection.execute("PRAGMA journal_mode = DELETE")
+        make_single_file(store.connection)
     with durable.disk_errors(store.path):
         # Of a change that is made: SQLite keeps the file as long as it keeps the lock.
         Path(f"{store.path}-journal").unlink(missing_ok=True)
@@ -171,7 +156,7 @@ def _check(
             )
         # One file, complete in itself, so that it can be renamed.
         with sqlite_errors(copy):
-            migrated.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            fold_log(migrated.connection)
     finally:
         migrated.close()
 
@@ -200,7 +185,3 @@ def _sweep(path: Path) -> None:
         with suppress(OSError):
             if kept.samefile(path):
                 kept.unlink()
-
-
-def _read_kept(connection: sqlite3.Connection) -> dict[str, list[tuple[object, ...]]]:
-    return {what: connection.execute(query).fetchall() for what, query in _KEPT.items()}

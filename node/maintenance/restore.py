@@ -27,7 +27,7 @@ from node.store.connection import Store
 from node.store.copies import name_copy, put_aside
 from node.store.damage import DamageKind
 from node.store.release import rotate_incarnation
-from node.store.sqlite import sqlite_errors
+from node.store.sqlite import make_single_file, sqlite_errors
 from node.system import durable
 
 _COPY_BYTES: Final = 1024 * 1024
@@ -162,7 +162,7 @@ def _prepare(
                     detail="the store was restored from a backup",
                 )
         # One file, complete in itself, so that it can be renamed.
-        opened.connection.execute("PRAGMA journal_mode = DELETE")
+        make_single_file(opened.connection)
         return Restored(
             path=store,
             version=opened.version - 1,

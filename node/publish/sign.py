@@ -38,6 +38,7 @@ from node.staging.file import StagedRange, Staging
 from node.store import index, lists, log, orgs
 from node.store.connection import Store, Transaction
 from node.store.lists import ListRecord
+from node.store.release import load_signed_range, store_signed_range
 from node.system.worker import Pair
 
 _BODY_FRAMING: Final = 16 * 1024
@@ -304,15 +305,10 @@ class _Signing:
             record.list,
             record.since_snapshot + self.ops + deltas * DELTA_WEIGHT,
         )
-        self._transaction.connection.execute(
-            "INSERT OR REPLACE INTO signed_extent (list, staging, first, last, edit) "
-            "VALUES (?, ?, ?, ?, ?)",
-            (self._record.list, extent.staging, extent.first, extent.last, extent.edit),
-        )
+        signed = (extent.staging, extent.first, extent.last, extent.edit)
+        store_signed_range(self._transaction.connection, self._record.list, signed)
 
 
 def _load_extent(store: Store, list_number: int) -> StagedRange | None:
-    row = store.connection.execute(
-        "SELECT staging, first, last, edit FROM signed_extent WHERE list = ?", (list_number,)
-    ).fetchone()
-    return None if row is None else StagedRange(*row)
+    signed = load_signed_range(store.connection, list_number)
+    return None if signed is None else StagedRange(*signed)

@@ -140,10 +140,7 @@ class EntryReader:
         )
 
     def _snapshot_position(self, span: int) -> int:
-        (start,) = self._connection.execute(
-            "SELECT start FROM span WHERE span = ?", (span,)
-        ).fetchone()
-        return int(start) - 1
+        return spans.load(self._connection, span).first
 
 
 def describe_operation(operation: Operation) -> dict[str, object]:

@@ -33,7 +33,7 @@ class Heads:
     def load(self, store: Store) -> Mapping[str, Head]:
         """Return where every list stands, by origin: as of now, as only readers call this."""
         # First: what is committed while the lists are read is read again the next time.
-        (version,) = store.connection.execute("PRAGMA data_version").fetchone()
+        version = store.data_version
         read = self._read.get(store)
         if read is None or read[0] != version:
             heads = {

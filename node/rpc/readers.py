@@ -56,7 +56,7 @@ class Readers:
         store: Store | None = getattr(self._local, "store", None)
         if store is None:
             store = Store.open_reader(self._path, self._clock)
-            store.connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+            store.limit_cache(_CACHE_KIB)
             self._local.store = store
             with self._lock:
                 self._stores.append(store)

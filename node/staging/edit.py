@@ -13,9 +13,9 @@ from __future__ import annotations
 import secrets
 from bisect import bisect_right
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from federation import limits, wire
 from federation.body import SALT_SEED_BYTES, Body
@@ -23,7 +23,6 @@ from federation.entry import OpKind
 from federation.errors import FederationError, MalformedError
 from node.errors import DamageError
 from node.staging.rows import Row, iter_rows, to_body
-from node.store.sqlite import sqlite3
 
 RootFinder = Callable[[Iterable[bytes]], Iterable[bytes]]
 """Computes the root of the ops tree of each of some bodies, which it may read ahead."""
@@ -34,37 +33,8 @@ IF_DAMAGED: Final = "what was staged there is lost: remove the file and import a
 LEAST_BLOCK: Final = 2_000
 """Operations from which on a block is made: each becomes a delta of its own."""
 
-NUMBERS: Final = 10_000
-"""Rows of the table `number`: as many keys can be cut out of one column by SQL."""
-
 BLOCK_KINDS: Final = (OpKind.ASSERT, OpKind.RETRACT, OpKind.PURGE)
 """Kinds of operations in the order of a block's numbers of them."""
-
-SCHEMA: Final = (
-    # See `Row`. `edit` is the number of the edit that staged it: a row that was read and then
-    # replaced is another row.
-    """CREATE TABLE staged (
-        key BLOB PRIMARY KEY,
-        edit INTEGER NOT NULL,
-        content BLOB NOT NULL
-    ) STRICT, WITHOUT ROWID""",
-    # `body` is a serialized delta body; the rest says what is in it. `ops_root` is the root of its
-    # ops tree, and `seal` is the SHA-256 of both; null in files from before they were kept.
-    """CREATE TABLE block (
-        first BLOB PRIMARY KEY,
-        last BLOB NOT NULL,
-        edit INTEGER NOT NULL,
-        asserted INTEGER NOT NULL,
-        retracted INTEGER NOT NULL,
-        purged INTEGER NOT NULL,
-        body BLOB NOT NULL,
-        ops_root BLOB,
-        seal BLOB
-    ) STRICT, WITHOUT ROWID""",
-    # 0, 1, 2 ...: lets SQL cut columns into rows, several times faster than binding each row.
-    "CREATE TABLE number (n INTEGER PRIMARY KEY) STRICT",
-)
-"""The tables that an edit writes."""
 
 
 class SortedRows(NamedTuple):
@@ -117,12 +87,33 @@ class Block(NamedTuple):
             ) from error
 
 
-BLOCK_COLUMNS: Final = "first, last, edit, body, ops_root, seal"
-"""The columns of a `Block`."""
-
-
 def _seal(data: bytes, ops_root: bytes) -> bytes:
     return sha256(ops_root + data).digest()
+
+
+class Tables(Protocol):
+    """The tables that an edit reads and writes."""
+
+    def insert_rows(self, rows: Sequence[Row], edit: int) -> None:
+        """Write rows of an edit; fast if their keys ascend."""
+
+    def delete_rows(self, keys: Iterable[bytes]) -> None:
+        """Remove the rows of these keys."""
+
+    def has_rows(self, first: bytes, last: bytes) -> bool:
+        """Say whether there is a row from one key to another."""
+
+    def insert_block(self, block: Block, counts: Mapping[OpKind, int]) -> None:
+        """Write a block that has so many operations of each kind."""
+
+    def delete_block(self, first: bytes) -> None:
+        """Remove the block that begins with a key."""
+
+    def load_block(self, first: bytes) -> Block:
+        """Return the block that begins with a key, which must be there."""
+
+    def overlapping(self, first: bytes, last: bytes) -> list[tuple[bytes, bytes]]:
+        """Return (first, last) of the blocks that have a part of a range of keys, ascending."""
 
 
 class Edit:
@@ -134,17 +125,17 @@ class Edit:
         keep: whether it is kept at the end; set it to False to undo it all.
     """
 
-    def __init__(self, connection: sqlite3.Connection, number: int) -> None:
+    def __init__(self, tables: Tables, number: int) -> None:
         self.number = number
         self.keep = True
         self.tally: Counter[OpKind] = Counter()
-        self._connection = connection
+        self._tables = tables
 
     def put(self, rows: Sequence[Row]) -> None:
         """Stage operations on entries on which nothing is staged."""
         self.tally.update(row.kind for row in rows)
         self._open_blocks([row.key for row in rows])
-        _insert(self._connection, rows, self.number)
+        self._tables.insert_rows(rows, self.number)
 
     def put_runs(self, runs: Iterable[SortedRows], find_roots: RootFinder) -> None:
         """Stage operations on entries on which nothing is staged; many of them fast.
@@ -166,14 +157,8 @@ class Edit:
 
         for root in find_roots(iter_bodies()):
             block, counts = waiting.popleft()
-            self._connection.execute(
-                f"""INSERT INTO block ({BLOCK_COLUMNS}, asserted, retracted, purged)
-                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)""",  # noqa: S608  # column names
-                (
-                    *block._replace(ops_root=root, seal=_seal(block.data, root)),
-                    *(counts[kind] for kind in BLOCK_KINDS),
-                ),
-            )
+            sealed = block._replace(ops_root=root, seal=_seal(block.data, root))
+            self._tables.insert_block(sealed, counts)
             self.tally.update(counts)
 
     def _make_block(self, run: SortedRows) -> tuple[Block, Counter[OpKind]] | None:
@@ -202,68 +187,23 @@ class Edit:
             self.tally[row.kind] -= 1
         keys = [row.key for row in rows]
         self._open_blocks(keys)
-        for width, some in iter_columns(keys):
-            self._connection.execute(
-                """DELETE FROM staged WHERE key IN (
-                    SELECT substr(?1, n * ?2 + 1, ?2) FROM number WHERE n < ?3
-                )""",
-                (b"".join(some), width, len(some)),
-            )
+        self._tables.delete_rows(keys)
 
     def _is_free(self, first: bytes, last: bytes) -> bool:
         """Say whether nothing is staged from one key to another."""
-        row = self._connection.execute(
-            "SELECT 1 FROM staged WHERE key BETWEEN ? AND ? LIMIT 1", (first, last)
-        ).fetchone()
-        return row is None and not _overlapping(self._connection, first, last)
+        return not self._tables.has_rows(first, last) and not self._tables.overlapping(first, last)
 
     def _open_blocks(self, keys: Iterable[bytes]) -> None:
         """Turn every block in which a key would lie into rows."""
-        for block in blocks_with(self._connection, keys):
-            self._connection.execute("DELETE FROM block WHERE first = ?", (block.first,))
-            _insert(self._connection, list(iter_rows(block.open())), block.edit)
+        for block in blocks_with(self._tables, keys):
+            self._tables.delete_block(block.first)
+            self._tables.insert_rows(list(iter_rows(block.open())), block.edit)
 
 
-def _insert(connection: sqlite3.Connection, rows: Sequence[Row], edit: int) -> None:
-    """Write rows; fast if their keys ascend."""
-    alike: dict[tuple[int, int], list[Row]] = {}
-    for row in rows:
-        alike.setdefault((len(row.key), len(row.content)), []).append(row)
-    for (key_bytes, content_bytes), of_a_kind in alike.items():
-        for start in range(0, len(of_a_kind), NUMBERS):
-            some = of_a_kind[start : start + NUMBERS]
-            connection.execute(
-                """INSERT INTO staged (key, edit, content)
-                SELECT substr(?1, n * ?2 + 1, ?2), ?3, substr(?4, n * ?5 + 1, ?5)
-                FROM number WHERE n < ?6""",
-                (
-                    b"".join([row.key for row in some]),
-                    key_bytes,
-                    edit,
-                    b"".join([row.content for row in some]),
-                    content_bytes,
-                    len(some),
-                ),
-            )
-
-
-def _overlapping(
-    connection: sqlite3.Connection, first: bytes, last: bytes
-) -> list[tuple[bytes, bytes]]:
-    """Return (first, last) of the blocks that have a part of a range of keys, ascending."""
-    found = connection.execute(
-        """SELECT first, last FROM block WHERE first <= ?2
-        AND first >= coalesce((SELECT max(first) FROM block WHERE first <= ?1), x'')
-        ORDER BY first""",
-        (first, last),
-    ).fetchall()
-    return [block for block in found if block[1] >= first]
-
-
-def blocks_with(connection: sqlite3.Connection, keys: Iterable[bytes]) -> Iterator[Block]:
+def blocks_with(tables: Tables, keys: Iterable[bytes]) -> Iterator[Block]:
     """Yield the blocks in which at least one of these keys would lie."""
     ordered = sorted(keys)
-    ranges = _overlapping(connection, ordered[0], ordered[-1]) if ordered else []
+    ranges = tables.overlapping(ordered[0], ordered[-1]) if ordered else []
     starts = [first for first, _ in ranges]
     hit = set()
     for key in ordered if ranges else ():
@@ -271,19 +211,4 @@ def blocks_with(connection: sqlite3.Connection, keys: Iterable[bytes]) -> Iterat
         if index >= 0 and key <= ranges[index][1]:
             hit.add(index)
     for index in sorted(hit):
-        yield Block(
-            *connection.execute(
-                f"SELECT {BLOCK_COLUMNS} FROM block WHERE first = ?",  # noqa: S608  # column names
-                (starts[index],),
-            ).fetchone()
-        )
-
-
-def iter_columns(keys: Iterable[bytes]) -> Iterator[tuple[int, list[bytes]]]:
-    """Yield keys by their width, as many at a time as there are numbers."""
-    by_width: dict[int, list[bytes]] = {}
-    for key in keys:
-        by_width.setdefault(len(key), []).append(key)
-    for width, alike in by_width.items():
-        for start in range(0, len(alike), NUMBERS):
-            yield width, alike[start : start + NUMBERS]
+        yield tables.load_block(starts[index])

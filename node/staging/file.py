@@ -4,12 +4,14 @@ They lie in a file of their own, so that a big import never blocks the store. An
 one staged operation. An edit comes as a whole or not at all, also when the process is killed.
 Operations come out in the order of their entries' names, so that the deltas of a big import have
 disjoint, ascending ranges of keys. Knows nothing of what is in force in the store.
+
+All SQL on this file stands here, which makes the module long; `node.staging.edit` has the rules.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,15 +21,11 @@ from federation.body import Body, PackedOp
 from federation.entry import Annotation, OpKind
 from node.errors import DamageError, StoreError
 from node.staging.edit import (
-    BLOCK_COLUMNS,
     BLOCK_KINDS,
     IF_DAMAGED,
-    NUMBERS,
-    SCHEMA,
     Block,
     Edit,
     blocks_with,
-    iter_columns,
 )
 from node.staging.rows import Row, from_row, iter_rows
 from node.store.sqlite import sqlite3, sqlite_errors
@@ -54,8 +52,35 @@ _PRAGMAS: Final = (
     "PRAGMA cache_size = -16384",
     "PRAGMA journal_size_limit = 4194304",
 )
+_NUMBERS: Final = 10_000
+"""Rows of the table `number`: as many keys can be cut out of one column by SQL."""
+
+_BLOCK_COLUMNS: Final = "first, last, edit, body, ops_root, seal"
+"""The columns of a `Block`."""
+
 _SCHEMA: Final = (
-    *SCHEMA,
+    # See `Row`. `edit` is the number of the edit that staged it: a row that was read and then
+    # replaced is another row.
+    """CREATE TABLE staged (
+        key BLOB PRIMARY KEY,
+        edit INTEGER NOT NULL,
+        content BLOB NOT NULL
+    ) STRICT, WITHOUT ROWID""",
+    # `body` is a serialized delta body; the rest says what is in it. `ops_root` is the root of its
+    # ops tree, and `seal` is the SHA-256 of both; null in files from before they were kept.
+    """CREATE TABLE block (
+        first BLOB PRIMARY KEY,
+        last BLOB NOT NULL,
+        edit INTEGER NOT NULL,
+        asserted INTEGER NOT NULL,
+        retracted INTEGER NOT NULL,
+        purged INTEGER NOT NULL,
+        body BLOB NOT NULL,
+        ops_root BLOB,
+        seal BLOB
+    ) STRICT, WITHOUT ROWID""",
+    # 0, 1, 2 ...: lets SQL cut columns into rows, several times faster than binding each row.
+    "CREATE TABLE number (n INTEGER PRIMARY KEY) STRICT",
     # How many operations are staged, by kind: counting them would read them all.
     "CREATE TABLE tally (kind INTEGER PRIMARY KEY, staged INTEGER NOT NULL) STRICT",
     "CREATE TABLE edit (edit INTEGER PRIMARY KEY) STRICT",
@@ -113,6 +138,76 @@ class Batch:
         """How many operations there are."""
         taken = self.operations
         return taken.count if isinstance(taken, Body) else len(taken)
+
+
+class _Tables:
+    """The statements of an edit: `node.staging.edit.Tables` of an open file."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def insert_rows(self, rows: Sequence[Row], edit: int) -> None:
+        alike: dict[tuple[int, int], list[Row]] = {}
+        for row in rows:
+            alike.setdefault((len(row.key), len(row.content)), []).append(row)
+        for (key_bytes, content_bytes), of_a_kind in alike.items():
+            for start in range(0, len(of_a_kind), _NUMBERS):
+                some = of_a_kind[start : start + _NUMBERS]
+                self._connection.execute(
+                    """INSERT INTO staged (key, edit, content)
+                    SELECT substr(?1, n * ?2 + 1, ?2), ?3, substr(?4, n * ?5 + 1, ?5)
+                    FROM number WHERE n < ?6""",
+                    (
+                        b"".join([row.key for row in some]),
+                        key_bytes,
+                        edit,
+                        b"".join([row.content for row in some]),
+                        content_bytes,
+                        len(some),
+                    ),
+                )
+
+    def delete_rows(self, keys: Iterable[bytes]) -> None:
+        for width, some in _iter_columns(keys):
+            self._connection.execute(
+                """DELETE FROM staged WHERE key IN (
+                    SELECT substr(?1, n * ?2 + 1, ?2) FROM number WHERE n < ?3
+                )""",
+                (b"".join(some), width, len(some)),
+            )
+
+    def has_rows(self, first: bytes, last: bytes) -> bool:
+        row = self._connection.execute(
+            "SELECT 1 FROM staged WHERE key BETWEEN ? AND ? LIMIT 1", (first, last)
+        ).fetchone()
+        return row is not None
+
+    def insert_block(self, block: Block, counts: Mapping[OpKind, int]) -> None:
+        self._connection.execute(
+            f"""INSERT INTO block ({_BLOCK_COLUMNS}, asserted, retracted, purged)
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)""",  # noqa: S608  # column names
+            (*block, *(counts[kind] for kind in BLOCK_KINDS)),
+        )
+
+    def delete_block(self, first: bytes) -> None:
+        self._connection.execute("DELETE FROM block WHERE first = ?", (first,))
+
+    def load_block(self, first: bytes) -> Block:
+        return Block(
+            *self._connection.execute(
+                f"SELECT {_BLOCK_COLUMNS} FROM block WHERE first = ?",  # noqa: S608  # column names
+                (first,),
+            ).fetchone()
+        )
+
+    def overlapping(self, first: bytes, last: bytes) -> list[tuple[bytes, bytes]]:
+        found = self._connection.execute(
+            """SELECT first, last FROM block WHERE first <= ?2
+            AND first >= coalesce((SELECT max(first) FROM block WHERE first <= ?1), x'')
+            ORDER BY first""",
+            (first, last),
+        ).fetchall()
+        return [block for block in found if block[1] >= first]
 
 
 class Staging:
@@ -201,14 +296,14 @@ class Staging:
         found = {}
         wanted = set(keys)
         with sqlite_errors(self.path, IF_DAMAGED):
-            for width, some in iter_columns(wanted):
+            for width, some in _iter_columns(wanted):
                 for key, content in self._connection.execute(
                     """SELECT s.key, s.content FROM number AS n CROSS JOIN staged AS s
                     ON s.key = substr(?1, n.n * ?2 + 1, ?2) WHERE n.n < ?3""",
                     (b"".join(some), width, len(some)),
                 ):
                     found[key] = Row(key, content)
-            for block in blocks_with(self._connection, wanted):
+            for block in blocks_with(_Tables(self._connection), wanted):
                 found.update((row.key, row) for row in iter_rows(block.open()) if row.key in wanted)
         return found
 
@@ -287,7 +382,7 @@ class Staging:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 (number,) = connection.execute("SELECT max(edit) FROM edit").fetchone()
-                edit = Edit(connection, (number or 0) + 1)
+                edit = Edit(_Tables(connection), (number or 0) + 1)
                 yield edit
                 if not edit.keep:
                     connection.execute("ROLLBACK")
@@ -310,7 +405,7 @@ class Staging:
         """Return the first block behind a key, of edits up to `newest`."""
         with sqlite_errors(self.path, IF_DAMAGED):
             found = self._connection.execute(
-                f"""SELECT {BLOCK_COLUMNS} FROM block WHERE first > ? AND edit <= ?
+                f"""SELECT {_BLOCK_COLUMNS} FROM block WHERE first > ? AND edit <= ?
                 ORDER BY first LIMIT 1""",  # noqa: S608  # column names
                 (after, newest),
             ).fetchone()
@@ -416,8 +511,18 @@ def _make_schema(connection: sqlite3.Connection, path: Path) -> None:
         raise DamageError(f"{path} is not a file of staged changes")
     for statement in _SCHEMA:
         connection.execute(statement)
-    connection.execute(_INSERT_NUMBERS, (NUMBERS,))
+    connection.execute(_INSERT_NUMBERS, (_NUMBERS,))
     connection.execute(
         "INSERT INTO identity (identity) VALUES (?)", (secrets.token_bytes(_IDENTITY_BYTES),)
     )
     connection.execute(f"PRAGMA user_version = {_FORMAT}")
+
+
+def _iter_columns(keys: Iterable[bytes]) -> Iterator[tuple[int, list[bytes]]]:
+    """Yield keys by their width, as many at a time as there are numbers."""
+    by_width: dict[int, list[bytes]] = {}
+    for key in keys:
+        by_width.setdefault(len(key), []).append(key)
+    for width, alike in by_width.items():
+        for start in range(0, len(alike), _NUMBERS):
+            yield width, alike[start : start + _NUMBERS]

@@ -21,5 +21,6 @@ Rooms:
     snapshots     snapshots that are here, and their buckets
     fetched       deltas fetched one by one, with their proofs
     history       a list at a position; what changed between two
+    consistency   what the tables say of themselves and of each other, for a check
     rebuild       fills a new store from the rows of a damaged one
 """

@@ -256,6 +256,16 @@ class Store:
         row = self.connection.execute("SELECT max(version) FROM version").fetchone()
         return int(row[0] or 0)
 
+    @property
+    def data_version(self) -> int:
+        """A number that changes when another connection commits. Reads memory only."""
+        (version,) = self.connection.execute("PRAGMA data_version").fetchone()
+        return int(version)
+
+    def limit_cache(self, kib: int) -> None:
+        """Use at most so many KiB for pages of the file."""
+        self.connection.execute(f"PRAGMA cache_size = -{int(kib)}")
+
     @contextmanager
     def write(self, kind: str, detail: str) -> Iterator[Transaction]:
         """Run a block as one transaction, which becomes the next version of the store.

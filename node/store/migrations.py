@@ -7,6 +7,7 @@ is imported where there is a step to take, and nowhere else.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from sqlite_utils import Database, Migrations
 
@@ -27,3 +28,24 @@ def _add(migrations: Migrations, name: str, statements: Sequence[str]) -> None:
     def _take(db: Database) -> None:
         for statement in statements:
             db.execute(statement)
+
+
+_UNSIGNED: Final[dict[str, str]] = {
+    "the organizations": "SELECT name, root FROM org ORDER BY name",
+    "the peers": "SELECT o.name, p.address, p.certificate FROM peer AS p JOIN org AS o USING (org) "
+    "ORDER BY o.name",
+    "the lists": "SELECT o.name, l.name, l.own, l.size, l.frontier, l.last_leaf, l.live_count, "
+    "l.charter, v.name FROM list AS l JOIN org AS o ON o.org = l.org "
+    "LEFT JOIN org AS v ON v.org = l.via ORDER BY o.name, l.name",
+    "what is released": "SELECT list, size FROM released ORDER BY list",
+    "the deltas that were fetched one by one": "SELECT count(*) FROM fetched",
+    "the versions": "SELECT count(*), max(version), max(committed_ms) FROM version",
+    "whose store it is": "SELECT key, value FROM node ORDER BY key",
+}
+"""What a migration may not change and `fsck` cannot derive from what was signed. Asked of the old
+schema and of the new one."""
+
+
+def read_unsigned(connection: sqlite3.Connection) -> dict[str, list[tuple[object, ...]]]:
+    """Return what a migration may not change and `fsck` cannot derive, by what it is."""
+    return {what: connection.execute(query).fetchall() for what, query in _UNSIGNED.items()}

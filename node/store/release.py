@@ -78,3 +78,26 @@ def rotate_incarnation(transaction: Transaction) -> bytes:
         (_INCARNATION, token.hex()),
     )
     return token
+
+
+SignedRange = tuple[bytes, bytes, bytes, int]
+"""What of the staged changes was signed last: as `node.staging.file.StagedRange` names it."""
+
+
+def store_signed_range(
+    connection: sqlite3.Connection, list_number: int, signed: SignedRange
+) -> None:
+    """Record what of the changes staged for a list was signed last, with the deltas themselves."""
+    connection.execute(
+        "INSERT OR REPLACE INTO signed_extent (list, staging, first, last, edit) "
+        "VALUES (?, ?, ?, ?, ?)",
+        (list_number, *signed),
+    )
+
+
+def load_signed_range(connection: sqlite3.Connection, list_number: int) -> SignedRange | None:
+    """Return what of the changes staged for a list was signed last; None if nothing was."""
+    row: SignedRange | None = connection.execute(
+        "SELECT staging, first, last, edit FROM signed_extent WHERE list = ?", (list_number,)
+    ).fetchone()
+    return row

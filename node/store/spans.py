@@ -76,6 +76,11 @@ def remove(connection: sqlite3.Connection, span: int) -> None:
     connection.execute("DELETE FROM span WHERE span = ?", (span,))
 
 
+def load(connection: sqlite3.Connection, span: int) -> Span:
+    """Return a span, which must be there."""
+    return _span(connection.execute(f"{_SPAN} WHERE span = ?", (span,)).fetchone())
+
+
 def of_snapshot(connection: sqlite3.Connection, snapshot: int) -> Span | None:
     """Return the span that begins with a snapshot, or None."""
     row = connection.execute(f"{_SPAN} WHERE snapshot = ?", (snapshot,)).fetchone()

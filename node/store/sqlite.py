@@ -89,3 +89,13 @@ def sqlite_errors(path: Path, if_damaged: str = "run 'hashfed fsck'") -> Iterato
     except UnicodeDecodeError as error:
         # Of a value, or of an error's own text that quotes one.
         raise DamageError(f"{path}: it has text that is none", hint=if_damaged) from error
+
+
+def make_single_file(connection: sqlite3.Connection) -> None:
+    """Make a database one file that is complete in itself, so that it can be renamed or copied."""
+    connection.execute("PRAGMA journal_mode = DELETE")
+
+
+def fold_log(connection: sqlite3.Connection) -> None:
+    """Put everything that stands in the write-ahead log into the database file."""
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
