@@ -409,8 +409,10 @@ class Intake:
     def _settle(self, store: Store, item: _Followed) -> None:
         """Note what the peer's answer to a list's cursor means by now."""
         news = item.following.news(item.progress.size)
+        if item.following.dropped or news is None:
+            return
         record = lists.load_list(store.connection, item.progress.origin)
-        if item.following.dropped or record is None or news is None:
+        if record is None:
             return
         if news is News.DIVERGED:
             self._refused.append((record.origin, FollowReason.DIVERGED))
