@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Final
 
-from federation.follow import FollowReason, FollowState, News, is_frozen
+from federation.follow import FollowReason, FollowState, News, decide, is_frozen
 from federation.names import OrgName, Origin
 from node.errors import DamageError, LockedError, UnreachableError
 from node.ingest import deltas
@@ -127,7 +127,8 @@ async def _note_lost(tools: Tools, plan: _Plan) -> None:
     news = [
         item
         for item in plan.lost
-        if item.reason != FollowReason.NO_PEER and not is_frozen(item.state, item.reason)
+        if item.reason != FollowReason.NO_PEER
+        and decide(item.state, item.reason, News.PEER_UNKNOWN).state is not None
     ]
     if not news:
         return
