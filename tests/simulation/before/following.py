@@ -426,7 +426,11 @@ class Follower:
         self.member.tools.hits[f"refused {error.reason}"] += 1
         self._show(held, state, str(error.reason))
         at_fault = (Reason.OPS_ROOT_MISMATCH, Reason.STATE_DIGEST_MISMATCH)
-        self._drop(session, held.origin, rest=state != "forked" and error.reason not in at_fault)
+        waits = state == "forked" or error.reason in at_fault
+        self._drop(session, held.origin, rest=not waits)
+        if waits:
+            session.resting.pop(held.origin, None)
+            session.from_start.pop(held.origin, None)
 
     def _show(self, held: Held, state: str, reason: str = "") -> None:
         """Note how following a list goes; a fork is left only by a person's decision."""
