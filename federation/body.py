@@ -280,7 +280,7 @@ class Body:
     """The operations of one delta.
 
     Attributes:
-        salt_seed: 32 random bytes; whoever has them can check guesses at every operation.
+        salt_seed: 32 random bytes; anyone who has them can check guesses at every operation.
         annotations: what the operations say, distinct and sorted by canonical bytes.
         groups: operations by shape, ascending, each shape once.
     """

@@ -1,8 +1,8 @@
 """Buckets: the live set of a list in the order of its entries' names, cut into pieces.
 
-Where a bucket ends, and its bytes, follow from the live set alone: whoever holds that can make
-them, and the root over them, anew (docs/spec/snapshot.md). So the encoding is fixed here byte by
-byte and is no protobuf, whose encoding is not canonical. Knows nothing of logs and signatures.
+Where a bucket ends, and its bytes, follow from the live set alone: a node that holds that set can
+make them again, and the root over them (docs/spec/snapshot.md). So the encoding is fixed here byte
+by byte and is no protobuf, whose encoding is not canonical. Knows nothing of logs and signatures.
 """
 
 from __future__ import annotations

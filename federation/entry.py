@@ -88,7 +88,7 @@ class EntryId:
         """Parse an id as people write it: `sha256:<hex>` names a fingerprint, all else itself.
 
         Raises:
-            FingerprintError: it starts like a fingerprint and is none.
+            FingerprintError: it starts like a fingerprint and is not one.
             OperationError: it is empty, has control characters or white space at an end.
             LimitError: it is longer than 255 bytes.
         """

@@ -53,7 +53,7 @@ class Kind(StrEnum):
     EXACT = "exact"
     """The same bytes: a cryptographic digest of a file."""
     PERCEPTUAL = "perceptual"
-    """Material that looks alike: compared by distance by whoever matches."""
+    """Material that looks alike: matchers compare by distance."""
     OPAQUE = "opaque"
     """Bytes whose format is not public: carried, compared for equality only."""
 
@@ -196,7 +196,7 @@ def require_type(name: str) -> HashType:
     """Find a registered type.
 
     Raises:
-        FingerprintError: FINGERPRINT_TYPE, there is none; the message suggests the nearest name.
+        FingerprintError: FINGERPRINT_TYPE, no such type; the message suggests the nearest name.
     """
     found = HASH_TYPES.get(name)
     if found is None:

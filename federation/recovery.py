@@ -238,7 +238,7 @@ def decide(
     equal = isinstance(mark, Mark) and mark.checkpoint == own.checkpoint
     missing = [] if risk else list(_missing_knowledge(own, mark, answers, now_ms, needed))
     if missing:
-        # Whoever takes a risk is to know all of it.
+        # A person who takes a risk should know all of it.
         return _refuse(missing[0][0], "; ".join(detail for _, detail in missing))
     raised = isinstance(mark, Mark) and mark.incarnation == own.incarnation and equal
     return Decision(action=Action.SIGN if raised and fresh else Action.FINISH)

@@ -1,7 +1,7 @@
 """Snapshots: a leaf of the log that commits to the whole live set, in buckets.
 
 The leaf's header signs the number of the buckets and the root of the RFC 6962 tree whose leaves
-they are. So a subscriber that has the header checks each bucket as it arrives, whoever sends it and
+they are. So a subscriber that has the header checks each bucket as it arrives, from any sender and
 in whatever order. Knows nothing of how a live set is kept and of what is fetched when.
 """
 

@@ -45,7 +45,7 @@ def parse_address(text: str, *, allow_port_0: bool = False) -> Address:
         allow_port_0: accept port 0, for listening where the system chooses.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: it is not an address.
     """
     host, colon, port_text = text.rpartition(":")
     if not colon or not host or (":" in host and not _is_bracketed(host)):

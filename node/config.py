@@ -154,7 +154,7 @@ class NodeConfig:
     )
     allow_filesystem: str = _text(
         _parse_filesystem,
-        'Use this kind of file system although it can lose or damage the store; "" is none.',
+        'Use this kind of file system although it can lose or damage the store; "" allows none.',
         default="",
         shown="none",
     )

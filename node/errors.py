@@ -88,7 +88,7 @@ class DiskError(StoreError):
     """The disk failed while something was written: whether it is on it, nobody knows.
 
     The process ends at once. What it believes of the store may be wrong, so it signs nothing more;
-    the next one reads the store anew.
+    the next one reads the store again.
     """
 
     reason = "IO_ERROR"
@@ -98,7 +98,7 @@ class DiskError(StoreError):
         super().__init__(
             message,
             hint="this process ends, as nobody can say what of that is on the disk: check the "
-            "disk and the system's log, then run it again; the store is read anew",
+            "disk and the system's log, then run it again; the store is read again",
             reason=reason,
         )
 

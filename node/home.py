@@ -114,7 +114,7 @@ class Home:
         return self.staging / f"{name}.staged"
 
     def lock_file(self, name: str) -> Path:
-        """Return the file that whoever does `name` holds a lock on.
+        """Return the file that the process which does `name` holds a lock on.
 
         It lies beside the store itself, so that two homes whose stores are links to one file have
         one lock.

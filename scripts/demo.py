@@ -785,7 +785,7 @@ def main() -> int:
         print(f"\nscripts/demo: {error}", file=sys.stderr)
         return _EXIT_FAILED
     except BrokenPipeError:
-        # Whoever watched has had enough; the nodes are stopped.
+        # The person who watched has had enough; the nodes are stopped.
         sys.stderr.close()
         return _EXIT_FAILED
     except KeyboardInterrupt:

@@ -1,6 +1,6 @@
 """What a server answers to a cursor, and where one of its streams stands in a list.
 
-Knows nothing of who may have a list: whoever asks has found that out.
+Knows nothing of who may have a list: the caller of this module has found that out.
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ class Following:
         return Handling.TAKE if size == self.expected else Handling.ASK_AGAIN
 
     def news(self, size: int) -> News | None:
-        """Return what the peer's answer means by now; None while there is none.
+        """Return what the peer's answer means by now; None before there is an answer.
 
         Args:
             size: how many deltas are here.

@@ -47,7 +47,7 @@ def create_list(
     """Create a list of this node's organization and sign its charter.
 
     Its mark comes first: a list of that name that the store does not know, and the mark does, is
-    one that the store has lost, and is not begun anew.
+    one that the store has lost, and is not begun again.
 
     Raises:
         MalformedError: not a name of a list.

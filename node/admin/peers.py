@@ -39,12 +39,12 @@ def require_certificate(store: Store, certificate_sha256: bytes) -> None:
     """Check that a TLS certificate is one that our org root names: peers take no other.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: it is not.
     """
     root = own_root(store).document
     if certificate_sha256 not in root.tls_certificates:
         raise ConfigError(
-            f"the TLS certificate is none of {root.org}: its org root names another",
+            f"the TLS certificate is not one of {root.org}: its org root names another",
             hint="put this node's own files back as keys/tls.crt and keys/tls.key",
         )
 

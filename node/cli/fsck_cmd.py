@@ -38,15 +38,17 @@ _NOTE_SECONDS: Final = 2.0
     "--repair",
     "wanted",
     is_flag=True,
-    help="Make what is damaged anew, from the signed bytes here and at peers.",
+    help="Replace what is damaged, from the signed bytes here and at peers.",
 )
-@click.option("--anew", is_flag=True, help="Begin anew, where a check was interrupted.")
+@click.option(
+    "--from-start", is_flag=True, help="Do not go on where an earlier check was interrupted."
+)
 @json_option
 @pass_context
-def fsck(context: Context, wanted: bool, anew: bool) -> None:
+def fsck(context: Context, wanted: bool, from_start: bool) -> None:
     """Check everything that is stored against what was signed.
 
-    Every signature, leaf, root, body, bucket, operation and index row is derived anew from the
+    Every signature, leaf, root, body, bucket, operation and index row is derived again from the
     signed bytes. Without --repair, nothing is changed. A check that was interrupted goes on where
     it was. Exit code 12 when anything differs; with --repair, when anything is damaged still.
     """
@@ -55,7 +57,7 @@ def fsck(context: Context, wanted: bool, anew: bool) -> None:
         return
     home = context.home
     with locks.hold(home.lock_file("fsck"), "hashfed fsck", wait_seconds=_LOCK_SECONDS):
-        if anew:
+        if from_start:
             journal.forget(home.fsck_journal)
         began = Journal.load(home.fsck_journal)
         if began is not None:

@@ -56,7 +56,7 @@ COMMANDS: Final = {
     ),
     "purge": (
         "stage_cmd",
-        "Stage the purge of an entry: withdrawn for good, without a word of why.",
+        "Stage the purge of an entry: it is withdrawn for good, and no reason is given.",
     ),
     "staged": ("stage_cmd", "Show how much is staged for a list, or let go of it."),
     "publish": (
@@ -69,7 +69,7 @@ COMMANDS: Final = {
     ),
     "snapshot": (
         "snapshot_cmd",
-        ("Sign a snapshot of a list of our own; make that of a followed list anew, to serve it."),
+        ("Sign a snapshot of a list of our own; rebuild that of a followed list, to serve it."),
     ),
     "export": (
         "history_cmd",

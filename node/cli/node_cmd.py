@@ -40,7 +40,7 @@ def init(context: Context, org: str, listen: str, advertise: str | None) -> None
     called = listens if advertise is None else parse_address(advertise)
     if advertise is not None and not called.is_callable:
         raise ConfigError(
-            f"address {advertise!r} is none that a peer can call",
+            f"address {advertise!r} is not one that a peer can call",
             hint="name the host under which peers reach this node",
         )
     config = Config(node=NodeConfig(org=name, listen=listens, advertise=called))

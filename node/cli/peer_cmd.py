@@ -34,7 +34,7 @@ def invite(context: Context) -> None:
         address=str(context.config().node.advertise),
         certificate=certificate.load_certificate(context.home.tls_certificate),
     )
-    # As whoever gets it will: what they would refuse is to be mended here.
+    # As its readers will: what they would refuse has to be corrected here.
     invitation.verify(context.clock.now_ms())
     click.echo(invitation.format(), nl=False)
     output.say(f"fingerprint of {root.document.org}: {root.short_fingerprint}")

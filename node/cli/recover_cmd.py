@@ -38,7 +38,7 @@ def recover_command(context: Context, name: str, risk: str | None) -> None:
     without the answers of all peers, the list stays as it is.
     """
     if risk is not None and not risk.strip():
-        raise CommandError("--accept-risk: say why, for whoever looks into it later")
+        raise CommandError("--accept-risk: say why, for the people who look into it later")
     with context.reader() as store:
         origin = lists.find_own_list(store, name).origin
     with recovery_tools(context) as tools:

@@ -17,7 +17,7 @@ from node.system import wake
 
 _DONE: Final = {
     Making.SIGNED: "signed a snapshot",
-    Making.ANEW: "made the snapshot anew that is signed",
+    Making.ANEW: "rebuilt the snapshot that is signed",
     Making.HERE: "nothing was published since the snapshot",
 }
 
@@ -27,7 +27,7 @@ _DONE: Final = {
 @json_option
 @pass_context
 def snapshot(context: Context, name: str) -> None:
-    """Sign a snapshot of a list of our own; make that of a followed list anew, to serve it.
+    """Sign a snapshot of a list of our own; rebuild that of a followed list, to serve it.
 
     Who joins a list then fetches its live entries in place of all that was ever published. Of a
     followed list, the newest snapshot that its owner signed is made from the deltas here, compared

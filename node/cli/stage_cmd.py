@@ -170,7 +170,7 @@ def retract(context: Context, name: str, target: str, cause: str, reason: str) -
 @json_option
 @pass_context
 def purge(context: Context, name: str, entry: str) -> None:
-    """Stage the purge of an entry: withdrawn for good, without a word of why."""
+    """Stage the purge of an entry: it is withdrawn for good, and no reason is given."""
     with _own_list(context, name, "hashfed purge") as (store, record, staging):
         effect = import_file.stage_operations(
             store, record, staging, [Operation.purge(EntryId.parse(entry))]

@@ -224,7 +224,7 @@ class _Node:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _notice(self) -> None:
-        """The store may have something new, whoever wrote it."""
+        """The store may have something new, from any process."""
         self.server.wakeups.notify()
         self._follower.wake()
         self._changed.set()

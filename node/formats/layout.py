@@ -37,7 +37,7 @@ class Slot(NamedTuple):
 class Layout:
     """Where the hashes of a line stand.
 
-    Whoever makes one vouches for this: if the parser accepts the line, then it accepts any line
+    Its maker vouches for this: if the parser accepts the line, then it accepts any line
     with other digests of the same width, or another plain id, in the slots, and understands it the
     same but for them.
 

@@ -1,6 +1,6 @@
 """All that is stored against what was signed.
 
-Every signature, leaf, root, body, bucket, operation and index row is derived anew from the signed
+Every signature, leaf, root, body, bucket, operation and index row is derived again from the signed
 bytes alone, and every damage is named. Memory does not grow with the store: one delta or bucket at
 a time.
 """
@@ -45,9 +45,9 @@ def fsck(
     journal: Path | None = None,
     now_ms: int = 0,
 ) -> Iterator[Damage]:
-    """Derive everything anew from the signed bytes, and yield what differs.
+    """Derive everything again from the signed bytes, and yield what differs.
 
-    Changes nothing. The newest snapshot of each list is made anew.
+    Changes nothing. The newest snapshot of each list is made again.
 
     Args:
         store: the store; others may go on writing.
@@ -108,7 +108,8 @@ def inspect(
 ) -> Steps:
     """Go on with a pass, in one read transaction; yield what is new, and None between two steps.
 
-    Whoever stops between two steps can go on later, in another transaction, with the same journal.
+    A caller that stops between two steps can go on later, in another transaction, with the same
+    journal.
 
     Args:
         connection: the store, in a read transaction.
@@ -134,7 +135,7 @@ def _inspect(
 ) -> Steps:
     origins: list[tuple[int, str]] = []
     try:
-        # Whatever a damaged name is, it is none.
+        # A damaged name can be of any kind: it is text here, or empty.
         origins = [
             (number, str(name or "")) for number, name in list_store.iter_origins(connection)
         ]

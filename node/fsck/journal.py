@@ -63,7 +63,7 @@ class ListCursor:
 
     Attributes:
         fetched: position from which on deltas that were fetched by themselves are still to check.
-        rebuilt: position of the snapshot that was made anew, or None.
+        rebuilt: position of the snapshot that was made again, or None.
         lost: whether something keeps the list from being followed at all.
     """
 
@@ -141,6 +141,6 @@ class Journal:
 
 
 def forget(path: Path) -> None:
-    """Have the next pass begin anew."""
+    """Let the next pass begin from the start."""
     with suppress(OSError):
         path.unlink()

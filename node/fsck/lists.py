@@ -489,7 +489,7 @@ class ListCheck:
                 cursor.rows += expected
 
     def _rebuild(self, record: ListRecord) -> Steps:
-        """Make the newest snapshot of the log anew from the deltas, and compare."""
+        """Make the newest snapshot of the log again from the deltas, and compare."""
         newest: int | None = None
         for span in spans.iter_applied(self._connection, self._number):
             cursor = self._journal.spans.get(span.span)

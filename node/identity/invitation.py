@@ -93,7 +93,7 @@ class Invitation:
             raise CommandError(f"invitation: {error}", hint=_ASK_AGAIN) from error
         if digest not in self.root.document.tls_certificates:
             raise CommandError(
-                "invitation: the certificate is none of those that the org root lists: "
+                "invitation: the certificate is not among those that the org root lists: "
                 f"got SHA-256 {digest.hex()}",
                 hint=_ASK_AGAIN,
             )

@@ -81,7 +81,7 @@ def require_role(signer: Signer, role: Role, root: OrgRoot) -> None:
     if signer.public_key not in root.roles[role].public_keys:
         name = role.name.lower()
         raise ConfigError(
-            f"the {name} key {key_id(signer.public_key).hex()[:16]} is none of {root.org}: "
+            f"the {name} key {key_id(signer.public_key).hex()[:16]} is not one of {root.org}: "
             f"its org root names {', '.join(i.hex()[:16] for i in root.roles[role].by_id)}",
             hint=f"put this node's own key back as keys/{name}.key",
         )

@@ -95,7 +95,7 @@ def take(store: Store, arrival: Arrival, buckets: Sequence[tuple[int, bytes]]) -
 
     Returns:
         How many entries they have; None when the snapshot is not awaited any more, as another one
-        is or as the list has moved on: it then has to be asked for anew.
+        is or as the list has moved on: it then has to be asked for again.
 
     Raises:
         PeerError: one is not what was signed, or does not fit others; none of them is kept.
@@ -154,7 +154,7 @@ def finish(store: Store, arrival: Arrival, *, via: OrgName) -> ListRecord | None
 
     Returns:
         The list as it is now; None when it has moved on since the offer, or as `take`: the
-        snapshot then has to be asked for anew.
+        snapshot then has to be asked for again.
 
     Raises:
         PeerError: the buckets together are not a live set that fits what was signed.

@@ -145,7 +145,7 @@ def _replace(
 def _check(
     copy: Path, clock: Clock, schema: Schema, on_progress: Callable[[str, int, int], None]
 ) -> None:
-    """Derive all that is in the migrated copy anew from what was signed."""
+    """Derive everything in the migrated copy again from what was signed."""
     migrated = Store.open(copy, clock, schema=schema)
     try:
         for damage in check.fsck(migrated, on_progress=on_progress):

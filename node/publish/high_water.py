@@ -79,7 +79,7 @@ class HighWater:
             durable.sync(self.path.parent)
 
     def load(self, origin: Origin) -> Mark | Obstacle:
-        """Return the mark of a list, or why there is none that can be used.
+        """Return the mark of a list, or why it cannot be used.
 
         Raises:
             StoreError: the file cannot be read.

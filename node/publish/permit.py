@@ -1,7 +1,7 @@
 """Guards the next signature of our own lists: no position is signed twice.
 
 Whether a list may be signed for is decided by `federation.recovery`, from what is gathered here:
-the store, the high-water mark, what peers have answered. Whoever asks holds the lock on publishing.
+the store, the high-water mark, what peers have answered. The caller holds the lock on publishing.
 
 One step of publishing: what is signed is committed; before that the raised mark is written, after
 it the mark is put in place; then what was signed is released. `obtain_permit` finishes what a

@@ -1,8 +1,8 @@
-"""Snapshots of a list: its live set in buckets, signed by its owner or made anew to be served.
+"""Snapshots of a list: its live set in buckets, signed by its owner or rebuilt to be served.
 
 The buckets are made first, in short transactions, and mean nothing until the leaf that commits to
-them is in the log. Whoever replayed the deltas makes the same buckets (`rebuild`), which is how a
-relay comes to serve a snapshot, and how anybody checks that it is the live set.
+them is in the log. A node that replayed the deltas makes the same buckets (`rebuild`). So a
+relay comes to serve a snapshot, and anybody can check that it is the live set.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def publish_snapshot(
 ) -> MadeSnapshot:
     """Sign a snapshot of one of our lists as it is now, unless its newest leaf is one.
 
-    Then that one is served: it is made anew if it is not here, as after a recovery.
+    Then that one is served: it is rebuilt if it is not here, as after a recovery.
 
     The caller holds the lock on publishing, so that the list does not change meanwhile. The leaf
     takes a position as a delta does, with the same order of durability (`node.publish.sign`).
@@ -148,7 +148,7 @@ def rebuild(
     *,
     on_progress: ProgressCallback = lambda _done, _total: None,
 ) -> MadeSnapshot:
-    """Make the buckets of a list's newest snapshot anew, from the deltas here, and serve it.
+    """Rebuild the buckets of a list's newest snapshot from the deltas here, and serve it.
 
     Where it is served already, nothing is done.
 
@@ -206,7 +206,7 @@ def _signed_root(offer: SnapshotOffer) -> bytes | None:
 
 def _made(store: Store, record: ListRecord, number: int, *, making: Making) -> MadeSnapshot:
     held = snapshots.load(store.connection, number)
-    assert held is not None  # noqa: S101  # whoever asks has just seen it
+    assert held is not None  # noqa: S101  # the caller has just seen it
     header = log.read_header(held.offer.header)
     return MadeSnapshot(
         origin=record.origin,

@@ -50,7 +50,7 @@ class Match(NamedTuple):
 
 
 LookupResult = list[Match] | FederationError
-"""The matches of a hash, or why it is none."""
+"""The matches of a hash, or why the text is not a hash."""
 
 _Column = tuple[str, int]
 """Hash type and bytes of one digest."""

@@ -43,7 +43,7 @@ class SignedLeaf:
         """Read a leaf from its signed bytes, which were verified when they came.
 
         Raises:
-            DamageError: they are none any more.
+            DamageError: they cannot be read any more.
         """
         header = log.read_header(record)
         return cls(
@@ -177,7 +177,7 @@ def show(store: Store, record: ListRecord, text: str) -> list[list[Provenance]]:
     Raises:
         CommandError: the list never had such an entry.
         DamageError: the list is damaged here.
-        FingerprintError: it starts like a hash and is none.
+        FingerprintError: it starts like a hash and is not one.
     """
     damage.require_sound(store.path, str(record.origin))
     with store.snapshot() as connection:

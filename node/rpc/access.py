@@ -119,8 +119,8 @@ def offer_snapshot(
 def read_bucket(store: Store, caller: str, origin: str, position: int, number: int) -> bytes | None:
     """Return one bucket of the snapshot at a position.
 
-    None when there is none, or the caller may not have the list: this is asked for every bucket. Of
-    a list that is damaged, a bucket that is not is served to whoever repairs its own copy.
+    None when there is none, or the caller may not have the list: this is asked for every bucket. A
+    sound bucket of a damaged list is still served, so that peers can repair their copies.
     """
     record = _find_in_parts(store, caller, origin)
     held = None if record is None else _held(store, record, position)
@@ -157,7 +157,7 @@ def read_leaf(
 
 
 def read_lone_leaf(store: Store, caller: str, origin: str, position: int) -> SignedDelta | None:
-    """Return one leaf of a list's log for whoever repairs its own copy, verified here.
+    """Return one leaf of a list's log, verified here, for a peer that repairs its own copy.
 
     It is served also where the list is damaged, as long as the leaf is not: two nodes that are
     damaged at different places mend each other. None when it is not here, or is not what was

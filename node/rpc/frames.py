@@ -1,6 +1,6 @@
 """Frames of deltas as the bytes that are sent, made once for all streams that stand at one place.
 
-Knows nothing of who may have a list: whoever asks has found that out, for this frame.
+Knows nothing of who may have a list: the caller has found that out, for this frame.
 """
 
 from __future__ import annotations

@@ -134,7 +134,7 @@ class Statuses:
 
 
 class Authentication:
-    """Finds out who calls, anew for every call: a connection outlives a certificate's removal."""
+    """Finds out who calls, for every call: a connection outlives a certificate's removal."""
 
     def __init__(self, readers: Readers) -> None:
         self._readers = readers

@@ -70,7 +70,7 @@ class TransportLimits:
         handshake_seconds: from connecting to the peer's HTTP/2 settings, with the TLS handshake
             between; gRPC's own 120 s feed half-open connections.
         idle_seconds: without any call: frees the place of a connection that nobody uses.
-        age_seconds: after this a peer must connect anew: a certificate that was removed is out for
+        age_seconds: after this a peer must connect again: a certificate that was removed is out for
             good, and a reader too slow to take what it asked for does not stay for ever.
         age_grace_seconds: what calls get to end in when a connection has reached its age.
         keepalive_seconds: between our pings on a connection with calls: finds peers that are gone

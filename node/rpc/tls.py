@@ -1,8 +1,8 @@
 """Server side of mutual TLS: who may open a connection at all.
 
 Each peer's certificate is pinned as its own root; there is no certificate authority. The peers are
-read anew for every connection, so a peer that is added or removed while the node serves is known at
-once. What a connection may do is decided for every call by `node.rpc.peers`.
+read again for every connection, so a peer that is added or removed while the node serves is known
+at once. What a connection may do is decided for every call by `node.rpc.peers`.
 """
 
 from __future__ import annotations

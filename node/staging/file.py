@@ -84,7 +84,7 @@ _SCHEMA: Final = (
     # How many operations are staged, by kind: counting them would read them all.
     "CREATE TABLE tally (kind INTEGER PRIMARY KEY, staged INTEGER NOT NULL) STRICT",
     "CREATE TABLE edit (edit INTEGER PRIMARY KEY) STRICT",
-    # Tells this file from one that took its place: edits are numbered anew in each.
+    # Tells this file from one that took its place: edits are numbered from 1 in each.
     "CREATE TABLE identity (identity BLOB NOT NULL) STRICT",
 )
 _IDENTITY_BYTES: Final = 16

@@ -142,7 +142,7 @@ def to_body(
 ) -> Body | None:
     """Make a body of rows: what `federation.body.build_body` would make, many times faster.
 
-    Nothing of it is checked: that is for whoever signs it.
+    Nothing of it is checked: the signer does that.
 
     Args:
         prefix: what all keys begin with (`key_prefix`).

@@ -122,7 +122,7 @@ class Template:
         elif len(lines) < _LEAST_LINES:
             _divide(numbers, lines, [False] * len(lines), left)
         else:
-            # Some hash among them is none. All others are taken.
+            # Some text among them is not a hash. All others are taken.
             half = len(lines) // 2
             for some in (slice(half), slice(half, None)):
                 unfit_numbers, unfit = self.take(numbers[some], lines[some], items)
@@ -133,7 +133,7 @@ class Template:
     def _cut(self, lines: Sequence[bytes]) -> list[list[bytes]] | None:
         """Return the parts of the lines' records, each for all lines: the names first.
 
-        None if a hash is none that a list may carry, or an id is not a plain one.
+        None if a list may not carry one of the hashes, or an id is not a plain one.
         """
         texts: dict[bytes, tuple[int, list[bytes]]] = {}
         for start, stop, type_name in self.layout.slots:

@@ -1,7 +1,7 @@
 """Names beside a store: of copies that are to replace it, and of stores that were replaced.
 
-Whoever makes a copy holds both locks of the node. So what is there under such a name was left by a
-process that was killed, and is as large as a store: it is removed before another one is made.
+The process that makes a copy holds both locks of the node. So a file of such a name was left by a
+process that was killed. It is as large as a store: it is removed before another one is made.
 """
 
 from __future__ import annotations

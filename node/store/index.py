@@ -1,6 +1,6 @@
 """The index of fingerprints and entry names, and which operations are in force.
 
-It is derived: `hashfed fsck` makes it anew from the signed bytes and compares.
+It is derived: `hashfed fsck` makes it again from the signed bytes and compares.
 """
 
 from __future__ import annotations
@@ -114,14 +114,14 @@ def _place(span: int, position: object, row: object, bucket: object) -> Place:
     """Return a place, as it stands in the index.
 
     Raises:
-        DamageError: it is none: a damaged page gives any column any value.
+        DamageError: it is not one: a damaged page gives any column any value.
     """
     if not (
         isinstance(position, int)
         and isinstance(row, int)
         and (bucket is None or isinstance(bucket, int))
     ):
-        raise DamageError("the index has a place that is none", hint="run 'hashfed fsck'")
+        raise DamageError("the index has a place that cannot be", hint="run 'hashfed fsck'")
     return Place(span, position, row, bucket)
 
 

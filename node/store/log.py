@@ -132,7 +132,7 @@ def read_header(record: bytes, what: str = "a leaf") -> Header:
     """Return what the stored record of a leaf says; it was verified when it came.
 
     Raises:
-        DamageError: it is none any more.
+        DamageError: it cannot be read any more.
     """
     try:
         return Header.parse(record)

@@ -169,5 +169,5 @@ def own_root(store: Store) -> PinnedRoot:
     org = load_node(store.connection, ORG_KEY)
     root = None if org is None else load_root(store.connection, org)
     if root is None:
-        raise CommandError("this store has no organization", hint="run 'hashfed init' anew")
+        raise CommandError("this store has no organization", hint="run 'hashfed init' again")
     return root

@@ -66,7 +66,7 @@ def load_incarnation(connection: sqlite3.Connection) -> bytes:
     try:
         return bytes.fromhex(row[0])
     except (ValueError, TypeError) as error:
-        raise DamageError("the store's token is none", hint="run 'hashfed fsck'") from error
+        raise DamageError("the store's token is not a token", hint="run 'hashfed fsck'") from error
 
 
 def rotate_incarnation(transaction: Transaction) -> bytes:

@@ -267,7 +267,7 @@ def load_bucket(connection: sqlite3.Connection, snapshot: int, number: int) -> B
         raise DamageError(f"bucket {number} of a snapshot is missing", hint="run 'hashfed fsck'")
     try:
         bucket = decode_bucket(data)
-        # Whoever reads its entries relies on these, as the bucket was verified.
+        # Readers of its entries rely on these, as the bucket was verified.
         for group in bucket.body.groups:
             group.shape.check()
         if not bucket.body.has_all_annotations:

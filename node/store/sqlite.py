@@ -88,7 +88,7 @@ def sqlite_errors(path: Path, if_damaged: str = "run 'hashfed fsck'") -> Iterato
         raise DamageError(f"{path}: {error}", hint=if_damaged) from error
     except UnicodeDecodeError as error:
         # Of a value, or of an error's own text that quotes one.
-        raise DamageError(f"{path}: it has text that is none", hint=if_damaged) from error
+        raise DamageError(f"{path}: it has text that cannot be decoded", hint=if_damaged) from error
 
 
 def make_single_file(connection: sqlite3.Connection) -> None:

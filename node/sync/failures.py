@@ -83,7 +83,7 @@ def _explain_unreachable(org: OrgName, text: str) -> UnreachableError:
             return UnreachableError(
                 f"{org} cannot be connected to: the TLS handshake failed",
                 hint="one side does not have the certificate that the other shows: exchange "
-                "invitations anew ('hashfed invite', 'hashfed peer add')",
+                "invitations again ('hashfed invite', 'hashfed peer add')",
             )
         case _ if _is_hang_up(text):
             return UnreachableError(

@@ -168,7 +168,7 @@ class Intake:
         """Put a snapshot in force, all of whose buckets are here, and ask for what follows it.
 
         Returns:
-            Whether it was; otherwise the list has moved on, and is asked for anew.
+            Whether it was; otherwise the list has moved on, and is asked for again.
 
         Raises:
             PeerError: the buckets do not fit what was signed.

@@ -108,7 +108,7 @@ class Join:
         """Fetch what is missing, and put the snapshot in force.
 
         Returns:
-            Whether it was; otherwise the list has moved on and has to be asked for anew.
+            Whether it was; otherwise the list has moved on and has to be asked for again.
 
         Raises:
             PeerError: the peer that offered the snapshot sent what was not signed, or the buckets

@@ -2,7 +2,7 @@
 
 Sorted runs go to one unnamed temporary file and are merged as they are read, so that memory does
 not grow with what is sorted, and nothing is left behind by a process that is killed. Knows nothing
-of what the byte strings mean; whoever adds them puts the key in front.
+of what the byte strings mean; the caller puts the key in front.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Wakes the node's server after a commit of another process, so that streams need no polling.
 
 A wake-up says only that the store has something new; what it is, the store says. It may be lost:
-whoever listens also looks by itself now and then. It never fails and never waits.
+the listener also looks by itself now and then. It never fails and never waits.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _WAKE: Final = b"\x01"
 def notify(home: Home) -> None:
     """Wake the server of this home, if one listens. Never raises, never waits."""
     # No server, a socket that a dead one left, or a full queue, which is a wake-up that waits
-    # already: nothing of it is of concern to whoever has committed.
+    # already: none of it concerns the process that has committed.
     with (
         suppress(OSError),
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender,

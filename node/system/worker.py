@@ -166,7 +166,7 @@ class Worker:
             self._slots = [stack.enter_context(Scratch(directory)) for _ in range(slots)]
             descriptors = [slot.descriptor for slot in self._slots]
             try:
-                # Not multiprocessing: it would run the start of the program anew in the child, and
+                # Not multiprocessing: it would run the start of the program again in the child, and
                 # a third process that tidies up. -P: nothing of the folder that this was started in
                 # is imported.
                 self._process = subprocess.Popen(  # noqa: S603  # this very program

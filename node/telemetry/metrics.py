@@ -235,7 +235,7 @@ class Metrics:
             address: where; port 0 lets the system choose.
 
         Raises:
-            ConfigError: the address is taken, or is none of this machine.
+            ConfigError: the address is taken, or is not one of this machine.
         """
         try:
             server, thread = start_http_server(

@@ -189,8 +189,8 @@ HARMS: dict[str, Harm] = {
     "a store of the same name with other keys": Harm(
         _put_twin_in_place,
         {
-            **_no_tls("TLS certificate is none of hotline.example"),
-            "publish": Refusal(10, "CONFIG", "is none of hotline.example"),
+            **_no_tls("TLS certificate is not one of hotline.example"),
+            "publish": Refusal(10, "CONFIG", "is not one of hotline.example"),
         },
         "role keys",
     ),
@@ -256,7 +256,7 @@ HARMS: dict[str, Harm] = {
     ),
     "another organization's certificate and key": Harm(
         _take("keys/tls.crt", "keys/tls.key"),
-        _no_tls("TLS certificate is none of hotline.example"),
+        _no_tls("TLS certificate is not one of hotline.example"),
         "TLS files",
     ),
 }

@@ -175,7 +175,7 @@ def _read_rows(path: Path) -> _Digests:
     """
     digests = {}
     connection = sqlite3.connect(path, isolation_level=None)
-    # A flipped bit may leave text that is none.
+    # A flipped bit may leave bytes that are not text.
     connection.text_factory = bytes
     try:
         try:

@@ -186,7 +186,7 @@ def test_what_people_read_must_be_what_is_signed(key: str, value: str) -> None:
 def test_a_certificate_that_the_org_root_does_not_list_is_refused() -> None:
     other = build_certificate(_ORG, _NOW_MS)[1]
     message = _refusal(_changed(certificate=other))
-    assert "none of those that the org root lists" in message
+    assert "not among those that the org root lists" in message
 
 
 def test_a_certificate_for_another_organization_is_refused() -> None:

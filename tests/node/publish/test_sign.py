@@ -147,7 +147,7 @@ def test_a_withdrawal_of_what_is_withdrawn_already_is_dropped(own: OwnList, tmp_
 def test_a_key_that_is_not_the_organizations_publishes_nothing(own: OwnList) -> None:
     own.import_operations(assertion(1))
     stranger = signing_key("stranger")
-    with pytest.raises(Exception, match="is none of hotline"):
+    with pytest.raises(Exception, match="is not one of hotline"):
         Publishing(own.store, own.staging, ORIGIN, PublishingKeys(publisher=stranger, log=stranger))
     assert own.record.log.size == 0
     assert not own.staging.is_empty
