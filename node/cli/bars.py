@@ -1,4 +1,4 @@
-"""Progress bars by rich, for a terminal: what `node.cli.progress` shows there."""
+"""Progress bars for terminals, drawn by rich. `node.cli.progress` imports this only there."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class RichBar:
         self._task = progress.add_task(title, total=None, detail="")
 
     def update(self, completed: float, total: float | None = None, detail: str = "") -> None:
-        """Show how much is done, of how much if that is known."""
+        """Show how much is done, and the total if it is known."""
         self._progress.update(self._task, completed=completed, total=total, detail=detail)
 
 

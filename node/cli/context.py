@@ -1,4 +1,4 @@
-"""What every command gets: the node's folder, its store, how to print."""
+"""What every command gets: the node's folder, its store, and how to print."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Context:
     Attributes:
         home_option: what `--home` said.
         as_json: print JSON.
-        quiet: print results alone.
+        quiet: print only results.
         environ: the process's environment.
         clock: the machine's clock.
     """
@@ -54,7 +54,7 @@ class Context:
             output.say(message)
 
     def config(self) -> Config:
-        """Return the node's configuration, as it is when it is asked for first."""
+        """Return the node's configuration, as it was when first asked for."""
         if self._config is None:
             self._config = load_config(self.home, self.environ)
         return self._config
@@ -81,7 +81,7 @@ class Context:
             yield store
 
     def _require_own(self, store: Store) -> None:
-        """Refuse a store that is another organization's."""
+        """Refuse the store of another organization."""
         try:
             org = self.config().node.org
         except ConfigError:
@@ -92,7 +92,7 @@ class Context:
 
 @contextmanager
 def _closing(store: Store) -> Iterator[Store]:
-    """Close a store after the block, and say of what goes wrong with its file what to do."""
+    """Close a store after the block; turn errors of its file into ones that say what to do."""
     try:
         with sqlite_errors(store.path):
             yield store

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from node.repair.repair import Repaired
 
 _LOCK_SECONDS: Final = 30.0
-"""How long the background scrub is waited for: it lets go between two steps."""
+"""How long to wait for the background scrub, which releases the lock between two steps."""
 
 _NOTE_SECONDS: Final = 2.0
 
@@ -38,19 +38,18 @@ _NOTE_SECONDS: Final = 2.0
     "--repair",
     "wanted",
     is_flag=True,
-    help="Replace what is damaged, from the signed bytes here and at peers.",
+    help="Rebuild what is damaged, from the signed bytes here and at peers.",
 )
-@click.option(
-    "--from-start", is_flag=True, help="Do not go on where an earlier check was interrupted."
-)
+@click.option("--from-start", is_flag=True, help="Start over, even if a check was interrupted.")
 @json_option
 @pass_context
 def fsck(context: Context, wanted: bool, from_start: bool) -> None:
     """Check everything that is stored against what was signed.
 
     Every signature, leaf, root, body, bucket, operation and index row is derived again from the
-    signed bytes. Without --repair, nothing is changed. A check that was interrupted goes on where
-    it was. Exit code 12 when anything differs; with --repair, when anything is damaged still.
+    signed bytes. Without --repair, nothing is changed. A check that was interrupted continues
+    where it stopped. Exit code: 12 when anything differs; with --repair, when anything is still
+    damaged.
     """
     if wanted:
         _repair(context)
@@ -61,7 +60,7 @@ def fsck(context: Context, wanted: bool, from_start: bool) -> None:
             journal.forget(home.fsck_journal)
         began = Journal.load(home.fsck_journal)
         if began is not None:
-            context.remark(f"going on with the check that began at {format_ms(began.began_ms)}")
+            context.remark(f"continuing the check that began at {format_ms(began.began_ms)}")
         found, lists = _check(context)
         journal.forget(home.scrub_journal)
     if context.as_json:
@@ -79,7 +78,7 @@ def fsck(context: Context, wanted: bool, from_start: bool) -> None:
 
 
 def _check(context: Context) -> tuple[list[Damage], dict[str, int]]:
-    """Check the store, print what is found, and note it at once for who answers from it."""
+    """Check the store, print what is found, and record it at once for those who answer from it."""
     home = context.home
     path = home.store.resolve()
     lists: dict[str, int] = {}
@@ -114,7 +113,7 @@ def _check(context: Context) -> tuple[list[Damage], dict[str, int]]:
 
 @contextmanager
 def _opened(context: Context) -> Iterator[Store | Damage]:
-    """Open the store; what keeps it from being opened is the one damage that can be told."""
+    """Open the store. If damage keeps it from being opened, yield that damage instead."""
     with ExitStack() as stack:
         opened: Store | Damage
         try:
@@ -199,8 +198,8 @@ def _report(context: Context, repaired: Repaired) -> None:
         kept = "" if repaired.aside is not None else ": nothing was changed"
         raise DamageError(
             f"{len(left)} of {len(repaired.damages)} damages could not be repaired{kept}",
-            hint="try again when a peer that has these lists can be reached; otherwise restore a "
-            "backup. Nothing is answered from a damaged list until then",
+            hint="try again when a peer that has these lists can be reached, or restore a backup. "
+            "Until then, nothing is answered from a damaged list",
         )
     if not context.as_json:
         if repaired.damages:

@@ -25,7 +25,7 @@ from node.store.history import Change
 @json_option
 @pass_context
 def diff(context: Context, arguments: tuple[str, ...]) -> None:
-    """Show what became of each entry between two points of a list's history.
+    """Show what happened to each entry between two points of a list's history.
 
     A point is position:N, version:N or time:T, as in position:3..position:9.
     """

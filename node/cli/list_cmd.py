@@ -19,7 +19,7 @@ from node.system import wake
 @json_option
 @click.pass_context
 def list_group(click_context: click.Context) -> None:
-    """Show the lists here; create lists of our own and say whom they may reach."""
+    """Show the lists here; create lists of our own and set who may receive them."""
     if click_context.invoked_subcommand is None:
         _show_all(click_context.obj)
 
@@ -75,7 +75,7 @@ _audience_option = click.option(
     "--audience",
     required=True,
     metavar="ORG,...|all-peers",
-    help="Whom the list may reach: organizations with commas between, or all-peers; '' is nobody.",
+    help="Who may receive the list: organizations separated by commas, or all-peers; '' is nobody.",
 )
 
 
@@ -110,7 +110,7 @@ def create(context: Context, name: str, audience: str) -> None:
 @json_option
 @pass_context
 def audience_command(context: Context, name: str, audience: str) -> None:
-    """Change whom one of our lists may reach. What was sent before stays where it is."""
+    """Change who may receive one of our lists. What was sent before stays where it is."""
     chosen = lists.parse_audience(audience)
     with publish_lock(context, "hashfed list audience"), context.store() as store:
         # A charter's version is signed once too.
@@ -133,12 +133,12 @@ def audience_command(context: Context, name: str, audience: str) -> None:
             }
         )
     else:
-        click.echo(f"{record.origin} may now reach {_audience_text(chosen)} (charter {version})")
+        click.echo(f"{record.origin} is now for {_audience_text(chosen)} (charter {version})")
 
 
 @click.command("follow")
 @click.argument("origin", metavar="ORG/LIST")
-@click.option("--via", metavar="ORG", help="Fetch it from this peer, a relay, not from its owner.")
+@click.option("--via", metavar="ORG", help="Fetch it from this peer, a relay, not its owner.")
 @click.option(
     "--all-deltas/--snapshots",
     default=None,
@@ -165,7 +165,7 @@ def follow(context: Context, origin: str, via: str | None, all_deltas: bool | No
 @json_option
 @pass_context
 def unfollow(context: Context, origin: str) -> None:
-    """Stop fetching a list. What is here stays, and lookups still answer from it."""
+    """Stop fetching a list. Its entries stay here, and lookups still answer from them."""
     with context.store() as store:
         record = lists.unfollow(store, Origin.parse(origin))
     wake.notify(context.home)

@@ -29,17 +29,11 @@ COMMANDS: Final = {
     ),
     "config": ("node_cmd", "Show every setting, its value and where it came from."),
     "serve": ("serve_cmd", "Serve peers and keep following lists, until SIGTERM or Ctrl-C."),
-    "invite": (
-        "peer_cmd",
-        (
-            "Print this node's invitation: public, to be given to every organization that is to "
-            "be a peer."
-        ),
-    ),
+    "invite": ("peer_cmd", "Print this node's invitation."),
     "peer": ("peer_cmd", "Show the peers of this node; add and remove them."),
     "list": (
         "list_cmd",
-        "Show the lists here; create lists of our own and say whom they may reach.",
+        "Show the lists here; create lists of our own and set who may receive them.",
     ),
     "follow": ("list_cmd", "Follow another organization's list, from its owner or from a relay."),
     "unfollow": (
@@ -48,28 +42,28 @@ COMMANDS: Final = {
     ),
     "import": (
         "stage_cmd",
-        "Stage the changes in a file (- for stdin), all of them or none; 'publish' signs them.",
+        "Stage the changes in a file (- for stdin), all or none of them; 'publish' signs them.",
     ),
     "retract": (
         "stage_cmd",
-        "Stage the retraction of an entry, named by its id or by a hash that it alone has.",
+        "Stage the retraction of an entry, named by its id or by a hash that only it has.",
     ),
     "purge": (
         "stage_cmd",
-        "Stage the purge of an entry: it is withdrawn for good, and no reason is given.",
+        "Stage the purge of an entry: withdraw it for good, without giving a reason.",
     ),
-    "staged": ("stage_cmd", "Show how much is staged for a list, or let go of it."),
+    "staged": ("stage_cmd", "Show how much is staged for a list, or discard it."),
     "publish": (
         "publish_cmd",
         "Sign what is staged for a list: one delta, or several where one would exceed the cap.",
     ),
     "recover": (
         "recover_cmd",
-        "Bring a list of ours to where it is safe to sign for it again.",
+        "Bring a list of our own to a state in which it is safe to sign for it again.",
     ),
     "snapshot": (
         "snapshot_cmd",
-        ("Sign a snapshot of a list of our own; rebuild that of a followed list, to serve it."),
+        "Sign a snapshot of a list of our own, or rebuild that of a followed list to serve it.",
     ),
     "export": (
         "history_cmd",
@@ -77,17 +71,17 @@ COMMANDS: Final = {
     ),
     "sync": (
         "sync_cmd",
-        "Fetch, verify and merge what peers have of the lists followed here: once, all lists.",
+        "Fetch, verify and merge, once, what peers have of the lists followed here.",
     ),
     "offers": ("sync_cmd", "Ask a peer which of its lists this node may follow."),
-    "lookup": ("query_cmd", "Find the entries in force, in all lists here, that have a hash."),
+    "lookup": ("query_cmd", "Find the entries in force with a given hash, in all lists here."),
     "show": ("query_cmd", "Show every version of an entry, and how each came here."),
     "log": ("query_cmd", "Show the deltas of a list's log, newest first."),
     "diff": (
         "history_cmd",
-        "Show what became of each entry between two points of a list's history.",
+        "Show what happened to each entry between two points of a list's history.",
     ),
-    "status": ("query_cmd", "Show how every list stands here: state, position, lag, last contact."),
+    "status": ("query_cmd", "Show each list here: its state, position, lag and last contact."),
     "fsck": ("fsck_cmd", "Check everything that is stored against what was signed."),
     "backup": (
         "maintenance_cmd",
@@ -95,7 +89,7 @@ COMMANDS: Final = {
     ),
     "restore": (
         "recover_cmd",
-        "Put a backup in place of the store, once all of it is checked; the old store is kept.",
+        "Check a backup and put it in place of the store; the old store is kept.",
     ),
     "migrate": (
         "maintenance_cmd",
@@ -103,12 +97,12 @@ COMMANDS: Final = {
     ),
     "doctor": (
         "maintenance_cmd",
-        "Look for what would keep this node from working, and say what to do about it.",
+        "Look for anything that would keep this node from working, and say what to do about it.",
     ),
 }
-"""Each command, the module that it is in, and the first sentence of its help. A module is imported
-when its command runs: what `sync` needs would slow down the start of every `lookup`, and all of it
-that of `--help`."""
+"""Each command, its module, and the first sentence of its help. A module is imported only when its
+command runs: importing what `sync` needs would slow down the start of every `lookup`, and
+importing everything would slow down `--help`."""
 
 
 class _Commands(click.Group):
@@ -155,13 +149,13 @@ def main() -> None:
     """Run the program and exit with its code."""
     # gRPC's C core logs to stderr by itself; what matters reaches the user as an error.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    # Bulk work makes millions of tuples that are in no cycles: the default has the collector look
-    # through them every 700, which takes a third of the time of an import.
+    # Bulk work makes millions of tuples that are in no cycles. By default the collector looks
+    # through them every 700 objects, which takes a third of the time of an import.
     gc.set_threshold(_COLLECT_AFTER, 20, 20)
     as_json = "--json" in sys.argv
     try:
         code = cli.main(standalone_mode=False)
-        # Now: when the interpreter ends, nobody could say what went wrong.
+        # Flush now: a failure at the interpreter's exit could not be explained.
         sys.stdout.flush()
     except click.exceptions.Abort:
         code = EXIT_INTERRUPTED
@@ -176,19 +170,19 @@ def main() -> None:
     except NodeError as error:
         code = _tell(error, as_json=as_json)
         if isinstance(error, DiskError):
-            # Without what an interpreter does at its end: no connection is to write anything more.
+            # Skip the interpreter's exit handlers: no connection may write anything more.
             sys.stderr.flush()
             os._exit(code)
     except FederationError as error:
-        # What a command was given by its user is parsed by the protocol library.
+        # The protocol library parses what the user gave the command.
         output.emit_error(error, reason=error.reason, hint="", exit_code=2, as_json=as_json)
         code = 2
     except BrokenPipeError:
-        # The reader of our output has had enough.
+        # The reader of our output has closed it.
         _abandon_output()
         code = 1
     except OSError as error:
-        # Files have their own errors; what is left is our output, such as to a full disk.
+        # Files have their own errors; what is left is our output, for example to a full disk.
         _abandon_output()
         failure = NodeError(f"{error.filename or 'the output'}: {error.strerror or error}")
         code = _tell(failure, as_json=as_json)
@@ -208,18 +202,18 @@ def _tell(error: NodeError, *, as_json: bool) -> int:
 
 
 def _describe(error: Exception) -> UnforeseenError:
-    """Return what a person is told of an exception that has no place in the program."""
+    """Return what a person is told about an exception that the program does not expect."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return UnforeseenError(
         f"{type(error).__name__} in {frame.name}, {Path(frame.filename).name} line {frame.lineno}: "
         f"{error}",
-        hint="run 'hashfed fsck': damage can do that. If all is whole, it is a mistake of the "
-        "program: report what the same command prints with PYTHONDEVMODE=1",
+        hint="run 'hashfed fsck': damage can cause this. If it finds none, this is a bug: report "
+        "what the same command prints with PYTHONDEVMODE=1",
     )
 
 
 def _abandon_output() -> None:
-    """Let go of what is still to be written, so that the interpreter does not try it again."""
+    """Discard the output not yet written, so that the interpreter does not try again."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)

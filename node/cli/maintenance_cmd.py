@@ -42,7 +42,7 @@ def backup(context: Context, path: Path) -> None:
     click.echo(
         f"{result.path}: {result.size_bytes} bytes, store version {result.version}, verified"
     )
-    context.remark("the keys are not in it: keep a copy of the folder keys/ apart, offline")
+    context.remark("the keys are not in it: keep a separate offline copy of the folder keys/")
 
 
 @click.command("migrate")
@@ -51,7 +51,7 @@ def backup(context: Context, path: Path) -> None:
 def migrate(context: Context) -> None:
     """Replace a store of an older hashfed by a migrated, verified copy; the old store is kept.
 
-    'serve' and every other command must have ended. Takes room for a second store.
+    Stop 'serve' and every other command first. This needs room for a second store.
     """
     home = context.home
     folder = home.store.resolve().parent
@@ -78,14 +78,14 @@ def migrate(context: Context) -> None:
         click.echo(f"{home.store}: nothing to migrate")
     else:
         click.echo(f"{home.store}: migrated by {', '.join(done.steps)}, verified")
-        click.echo(f"what was there is now {done.kept}")
+        click.echo(f"the old store is now {done.kept}")
 
 
 @click.command("doctor")
 @json_option
 @pass_context
 def doctor(context: Context) -> None:
-    """Look for what would keep this node from working, and say what to do about it."""
+    """Look for anything that would keep this node from working, and say what to do about it."""
     from node.cli.network import ask_times  # noqa: PLC0415  # the network: too much for `fsck`
 
     findings = list(

@@ -1,4 +1,4 @@
-"""What commands need to ask peers: what this node shows to them, and what recovering needs."""
+"""What commands need to ask peers: this node's identity, and the tools for recovery."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _T = TypeVar("_T")
 
 
 def tls_identity(context: Context) -> TlsIdentity:
-    """Return what this node shows to peers, of which its org root says that it is this node's."""
+    """Return what this node shows to peers, checked to be what its org root names."""
     with context.reader() as store:
         return _checked_identity(context, store)
 
@@ -39,16 +39,19 @@ def _checked_identity(context: Context, store: Store) -> TlsIdentity:
 
 
 def unchecked_identity(context: Context) -> TlsIdentity:
-    """Return what this node shows to peers while its store cannot be read: they know what is so."""
+    """Return what this node shows to peers, unchecked, for when its store cannot be read.
+
+    Peers check it anyway.
+    """
     key, pem = certificate.load_pair(context.home.tls_key, context.home.tls_certificate)
     return TlsIdentity(certificate=pem.encode(), key=key.encode())
 
 
 @contextmanager
 def recovery_tools(context: Context) -> Iterator[RecoveryTools]:
-    """Make what asking peers about our own lists needs."""
+    """Make the tools for asking peers about our own lists."""
     config = context.config()
-    # What peers do is said in the error, if there is one; the log of it is for `serve`.
+    # An error says what the peers did; logging it is for `serve`.
     logs.configure(LogLevel.ERROR, config.log.format)
     writer = Writer(context.home.store, context.clock)
     try:
@@ -67,7 +70,7 @@ def recovery_tools(context: Context) -> Iterator[RecoveryTools]:
 
 
 def ask_times(context: Context, store: Store) -> dict[OrgName, int]:
-    """Ask all peers what their clocks say."""
+    """Ask all peers for the time."""
     config = context.config()
     logs.configure(LogLevel.ERROR, config.log.format)
     peers = list(orgs.iter_peers(store.connection))
@@ -83,15 +86,15 @@ def while_asking_peers(
     origin: Origin,
     work: Callable[[Callable[[], Sequence[PeerReport]]], _T],
 ) -> _T:
-    """Do something while all peers are asked what they hold of a list of ours.
+    """Do some work while all peers are asked what they hold of a list of ours.
 
     Args:
         context: the node.
         store: its store, open for writing.
         origin: the list.
-        work: is done in another thread, so that this one listens for Ctrl-C. It gets a function
-            that waits for the answers, puts a newer charter of the list in force if a peer has one,
-            and returns the answers.
+        work: the work. It runs in another thread, so that this one listens for Ctrl-C. It gets a
+            function that waits for the answers, puts a newer charter of the list in force if a
+            peer has one, and returns the answers.
 
     Returns:
         What `work` returns.

@@ -28,8 +28,8 @@ from node.system import durable, filesystem
 
 @click.command("init")
 @click.option("--org", required=True, metavar="NAME", help="The organization: a DNS name it owns.")
-@click.option("--listen", required=True, metavar="HOST:PORT", help="Where peers are served.")
-@click.option("--advertise", metavar="HOST:PORT", help="Where peers call, if not there.")
+@click.option("--listen", required=True, metavar="HOST:PORT", help="Where to serve peers.")
+@click.option("--advertise", metavar="HOST:PORT", help="Where peers call, if not at --listen.")
 @json_option
 @pass_context
 def init(context: Context, org: str, listen: str, advertise: str | None) -> None:
@@ -40,13 +40,13 @@ def init(context: Context, org: str, listen: str, advertise: str | None) -> None
     called = listens if advertise is None else parse_address(advertise)
     if advertise is not None and not called.is_callable:
         raise ConfigError(
-            f"address {advertise!r} is not one that a peer can call",
-            hint="name the host under which peers reach this node",
+            f"peers cannot call the address {advertise!r}",
+            hint="give the host name or address at which peers reach this node",
         )
     config = Config(node=NodeConfig(org=name, listen=listens, advertise=called))
     if home.config.exists():
         raise CommandError(
-            f"there is a node in {home.path} already", hint="name another folder with --home"
+            f"there is already a node in {home.path}", hint="name another folder with --home"
         )
     try:
         durable.make_folder(home.path)
@@ -55,8 +55,8 @@ def init(context: Context, org: str, listen: str, advertise: str | None) -> None
     if home.keys.exists() or home.store.exists() or home.mark.exists():
         raise CommandError(
             f"{home.path} holds keys, a store or a mark, but no configuration",
-            hint="an earlier init was interrupted, or files are missing: put them back, "
-            "or move the folder away",
+            hint="an earlier init was interrupted, or files are missing: put them back, or move "
+            "the folder away",
         )
     filesystem.require_local(home.path, config.node.allow_filesystem)
     now_ms = context.clock.now_ms()

@@ -19,14 +19,14 @@ _JSON: Final = json.JSONEncoder(ensure_ascii=False)
 
 
 def safe(text: str) -> str:
-    """Return text with every character that a terminal might obey written as an escape."""
+    """Return text with every character escaped that a terminal might obey."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def emit_line(text: str) -> None:
-    """Print one of many lines: unlike `click.echo`, without a flush for each."""
+    """Print one of many lines; unlike `click.echo`, do not flush each."""
     sys.stdout.write(text + "\n")
 
 
@@ -55,7 +55,7 @@ def emit_facts(facts: Mapping[str, object], *, indent: str = "") -> None:
 
 
 def say(message: str) -> None:
-    """Tell the person something that is no result."""
+    """Tell the person something that is not a result."""
     click.echo(message, err=True)
 
 
@@ -73,7 +73,7 @@ def emit_error(
 
 
 def read_lines(path: str) -> Iterator[str]:
-    """Yield the lines of a file, or of stdin for `-`, stripped; no empty ones.
+    """Yield the lines of a file, or of stdin for `-`, stripped; skip empty ones.
 
     Raises:
         CommandError: the file cannot be read, or is not UTF-8.

@@ -23,9 +23,10 @@ from node.system import wake
 @click.command("invite")
 @pass_context
 def invite(context: Context) -> None:
-    """Print this node's invitation: public, to be given to every organization that is to be a peer.
+    """Print this node's invitation.
 
-    The fingerprint on stderr is what two people compare, over a channel that they trust.
+    It is public: give it to every organization that is to be a peer. Two people compare the
+    fingerprint on stderr, over a channel that they trust.
     """
     with context.reader() as store:
         root = orgs.own_root(store)
@@ -34,7 +35,7 @@ def invite(context: Context) -> None:
         address=str(context.config().node.advertise),
         certificate=certificate.load_certificate(context.home.tls_certificate),
     )
-    # As its readers will: what they would refuse has to be corrected here.
+    # As its receivers will: what they would refuse must be fixed here.
     invitation.verify(context.clock.now_ms())
     click.echo(invitation.format(), nl=False)
     output.say(f"fingerprint of {root.document.org}: {root.short_fingerprint}")
@@ -47,7 +48,7 @@ def _read_invitation(path: str, now_ms: int) -> Invitation:
     except OSError as error:
         raise CommandError(
             f"cannot read {path}: {error.strerror}",
-            hint="name the file that the other organization's 'hashfed invite' printed",
+            hint="name a file printed by the other organization's 'hashfed invite'",
         ) from error
     return Invitation.parse(data, now_ms=now_ms)
 
@@ -84,13 +85,13 @@ def _show_all(context: Context) -> None:
             ((row["org"], row["address"], row["fingerprint"], row["added"]) for row in rows),
         )
     else:
-        context.remark("no peers yet: 'hashfed peer add FILE' takes another node's invitation")
+        context.remark("no peers yet: run 'hashfed peer add FILE' with another node's invitation")
 
 
 @peer_group.command("add")
 @click.argument("path", metavar="FILE")
-@click.option("-y", "--yes", is_flag=True, help="The fingerprint was compared: do not ask.")
-@click.option("--fingerprint", metavar="HEX", help="Add only if this is the fingerprint.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask: the fingerprint was compared.")
+@click.option("--fingerprint", metavar="HEX", help="Add the peer only if it has this fingerprint.")
 @json_option
 @pass_context
 def add(context: Context, path: str, yes: bool, fingerprint: str | None) -> None:
@@ -109,8 +110,8 @@ def add(context: Context, path: str, yes: bool, fingerprint: str | None) -> None
         output.say(f"fingerprint: {root.short_fingerprint}")
         if not sys.stdin.isatty():
             raise RefusedError(
-                "nobody is there to compare the fingerprint",
-                hint="compare it by another channel, then add --fingerprint HEX or --yes",
+                "no terminal to ask whether the fingerprint is right",
+                hint="compare it over another channel, then add --fingerprint HEX or --yes",
             )
         click.confirm("is that the fingerprint they told you?", abort=True, err=True)
     with context.store() as store:
@@ -139,14 +140,14 @@ def add(context: Context, path: str, yes: bool, fingerprint: str | None) -> None
 @json_option
 @pass_context
 def remove(context: Context, org: str) -> None:
-    """Refuse a peer's calls from now on. Its lists stay here as they are."""
+    """Refuse a peer's calls from now on. Its lists stay here unchanged."""
     with context.store() as store:
         admin_peers.remove_peer(store, parse_org(org))
     wake.notify(context.home)
     if context.as_json:
         output.emit_json({"org": org, "removed": True})
     else:
-        click.echo(f"removed {org}: it can no longer call here, nor is it called")
+        click.echo(f"removed {org}: it can no longer call this node, and is no longer called")
 
 
 COMMANDS = (invite, peer_group)

@@ -12,7 +12,7 @@ class Bar(Protocol):
     """A progress bar."""
 
     def update(self, completed: float, total: float | None = None, detail: str = "") -> None:
-        """Show how much is done, of how much if that is known."""
+        """Show how much is done, and the total if it is known."""
 
 
 class _NoBar:
@@ -22,12 +22,12 @@ class _NoBar:
 
 @contextmanager
 def progress(title: str, *, unit: str = "", quiet: bool = False) -> Iterator[Bar]:
-    """Show a progress bar on stderr while a block runs, if that is a terminal.
+    """Show a progress bar on stderr while a block runs, if stderr is a terminal.
 
     Args:
         title: what is being done.
         unit: `bytes` for sizes; anything else counts items.
-        quiet: show none.
+        quiet: show no bar.
     """
     if quiet or not sys.stderr.isatty():
         yield _NoBar()

@@ -72,7 +72,7 @@ def publish(context: Context, name: str) -> None:
         f"{result.live_count} live entries"
     )
     if result.dropped:
-        context.remark(f"{result.dropped} staged withdrawals were of what is withdrawn already")
+        context.remark(f"{result.dropped} staged withdrawals dropped: already withdrawn")
     if made is not None:
         click.echo(describe(made))
 

@@ -1,4 +1,4 @@
-"""Commands that answer: lookup, show, log, status."""
+"""Commands that answer questions: lookup, show, log, status."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ EXIT_NOT_FOUND = 1
 EXIT_BAD_INPUT = 2
 
 _OBJECTS_BETWEEN_COLLECTIONS: Final = 50_000
-"""Against 700 of the interpreter, saves a fifth of the time of looking up many hashes."""
+"""The interpreter's default is 700. This saves a fifth of the time of looking up many hashes."""
 
 
 @click.command("lookup")
@@ -43,7 +43,7 @@ _OBJECTS_BETWEEN_COLLECTIONS: Final = 50_000
 @click.option(
     "--file", "path", metavar="FILE", help="Read hashes from a file, one a line; - is stdin."
 )
-@click.option("--list", "name", metavar="LIST", help="Look into one list only.")
+@click.option("--list", "name", metavar="LIST", help="Look in this list only.")
 @click.option("--as-of", metavar="POINT", help="position:N (with --list), version:N or time:T.")
 @json_option
 @pass_context
@@ -54,12 +54,12 @@ def lookup(
     name: str | None,
     as_of: str | None,
 ) -> None:
-    """Find the entries in force, in all lists here, that have a hash.
+    """Find the entries in force with a given hash, in all lists here.
 
-    HASH is <type>:<digest>, or a digest alone, which is looked up as each type that it could be.
-    With --as-of, what was in force here at that point. Purely local. Exit code: 0 when every hash
-    was found, 1 when one was not, 2 when one is no hash; 12 when a list is damaged, as what was not
-    found may be in it.
+    HASH is <type>:<digest>, or a digest alone, which is looked up as every type that it could be.
+    --as-of finds what was in force here at that point. No peer is asked. Exit code: 0 when every
+    hash was found, 1 when one was not found, 2 when one is not a hash, 12 when a list is damaged,
+    since a hash that was not found may be in it.
     """
     if not hashes and path is None:
         raise click.UsageError("name a hash, or --file FILE (- for stdin)")
@@ -79,16 +79,16 @@ def lookup(
                 _emit_matches(context, text, matches, withheld)
     if withheld:
         raise DamageError(
-            f"damaged here: {', '.join(withheld)}: what was not found may be in there",
-            hint="stop 'hashfed serve' and run 'hashfed fsck --repair'; with --list, a sound list "
-            "answers",
+            f"damaged here: {', '.join(withheld)}: hashes that were not found may be in there",
+            hint="stop 'hashfed serve' and run 'hashfed fsck --repair'; --list still looks in a "
+            "sound list",
         )
     click.get_current_context().exit(exit_code)
 
 
 @contextmanager
 def _millions_of_objects() -> Iterator[None]:
-    """Look for cyclic garbage seldom: what a lookup makes has no cycles, and is a lot."""
+    """Look for cyclic garbage rarely: a lookup makes many objects, but no cycles."""
     thresholds = gc.get_threshold()
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS, *thresholds[1:])
     try:
@@ -103,7 +103,7 @@ def _emit_bad(context: Context, text: str, error: FederationError) -> None:
             {"hash": text, "found": False, "error": str(error), "reason": error.reason}
         )
     else:
-        output.say(f"{output.safe(text)}  no hash: {error}")
+        output.say(f"{output.safe(text)}  not a hash: {error}")
 
 
 def _emit_matches(
@@ -125,7 +125,7 @@ def _emit_matches(
         output.emit_json({"hash": text, "found": answer, "matches": found, **unknown})
         return
     if not matches:
-        where = " in the lists that are sound" if withheld else ""
+        where = " in the sound lists" if withheld else ""
         output.emit_line(f"{output.safe(text)}  not found{where}")
     for origin, position, _, _, packed in matches:
         said = f"entry {packed.entry.format()}  labels [{', '.join(packed.annotation.labels)}]"
@@ -140,16 +140,14 @@ def _emit_matches(
 @click.command("show")
 @click.argument("name", metavar="LIST")
 @click.argument("target", metavar="ENTRY|HASH")
-@click.option(
-    "--fetch", is_flag=True, help="Fetch deltas that are not here from a peer, with their proof."
-)
+@click.option("--fetch", is_flag=True, help="Fetch missing deltas from a peer, with their proofs.")
 @json_option
 @pass_context
 def show(context: Context, name: str, target: str, fetch: bool) -> None:
     """Show every version of an entry, and how each came here.
 
-    ENTRY is an entry's id; HASH finds every entry of the list that ever had it. An entry that came
-    with a snapshot names its own delta, which --fetch fetches and verifies.
+    ENTRY is an entry's id. HASH finds every entry of the list that ever had it. If an entry came
+    with a snapshot, --fetch fetches and verifies the delta that it came from.
     """
     with context.reader() as store:
         record = lists.find_list(store, name)
@@ -235,7 +233,7 @@ def _emit_version(number: int, version: Provenance) -> None:
 
 def _leaf_facts(leaf: SignedLeaf | None) -> dict[str, object]:
     if leaf is None:
-        return {"delta": "not here: the entry came with a snapshot; --fetch fetches it"}
+        return {"delta": "not here: the entry came with a snapshot; --fetch gets it"}
     try:
         checkpoint = read_checkpoint(leaf.checkpoint)
         root = b64encode(checkpoint.root_hash).decode()
@@ -339,7 +337,7 @@ def _log_line(line: LogLine) -> dict[str, object]:
 @json_option
 @pass_context
 def status(context: Context) -> None:
-    """Show how every list stands here: state, position, lag, last contact."""
+    """Show each list here: its state, position, lag and last contact."""
     now_ms = context.clock.now_ms()
     with context.reader() as store:
         root = orgs.own_root(store)
@@ -409,10 +407,10 @@ def status(context: Context) -> None:
 
 
 def _describe_check(known: Findings, now_ms: int) -> str:
-    """Say when all was last checked, and what is known to be damaged."""
-    last = "never checked as a whole"
+    """Say when the whole store was last checked, and how much is known to be damaged."""
+    last = "never fully checked"
     if known.ended_ms is not None:
-        last = f"checked as a whole {_ago(now_ms, known.ended_ms)}"
+        last = f"fully checked {_ago(now_ms, known.ended_ms)}"
     return f"{last}, {len(known.damages)} damages" if known.damages else last
 
 

@@ -26,19 +26,19 @@ from node.system import locks, wake
     "--accept-risk",
     "risk",
     metavar="WHY",
-    help="Sign again although peers are silent or the mark is lost; WHY is kept in the store.",
+    help="Sign again even if peers are silent or the mark is lost; WHY is kept in the store.",
 )
 @json_option
 @pass_context
 def recover_command(context: Context, name: str, risk: str | None) -> None:
-    """Bring a list of ours to where it is safe to sign for it again.
+    """Bring a list of our own to a state in which it is safe to sign for it again.
 
     All peers are asked which positions of it they hold. What is missing here is fetched from their
-    copies, verified and kept byte for byte. Then the high-water mark is raised. Without it, and
-    without the answers of all peers, the list stays as it is.
+    copies, verified and kept byte for byte. Then the high-water mark is raised. If the mark is lost
+    and not all peers answer, the list stays as it is.
     """
     if risk is not None and not risk.strip():
-        raise CommandError("--accept-risk: say why, for the people who look into it later")
+        raise CommandError("--accept-risk: say why, for anyone who looks into it later")
     with context.reader() as store:
         origin = lists.find_own_list(store, name).origin
     with recovery_tools(context) as tools:
@@ -70,7 +70,7 @@ def recover_command(context: Context, name: str, risk: str | None) -> None:
     came = f" from {', '.join(recovered.sources)}" if recovered.sources else ""
     click.echo(
         f"{origin}: may be signed for at position {recovered.size}; "
-        f"{recovered.size - recovered.before} deltas taken back{came}"
+        f"{recovered.size - recovered.before} deltas recovered{came}"
     )
 
 
@@ -79,9 +79,9 @@ def recover_command(context: Context, name: str, risk: str | None) -> None:
 @json_option
 @pass_context
 def restore_command(context: Context, path: Path) -> None:
-    """Put a backup in place of the store, once all of it is checked; the old store is kept.
+    """Check a backup and put it in place of the store; the old store is kept.
 
-    Lists of ours are not signed for before they have caught up with what was released of them.
+    Our own lists are not signed for until they have caught up with what was already released.
     """
     home = context.home
     org = context.config().node.org
@@ -110,7 +110,7 @@ def restore_command(context: Context, path: Path) -> None:
         return
     click.echo(f"{home.store}: store version {restored.version}, verified")
     if restored.aside is not None:
-        click.echo(f"what was there is now {restored.aside}")
+        click.echo(f"the old store is now {restored.aside}")
     if restored.own:
         context.remark(
             f"not signed for until they have caught up: {', '.join(restored.own)}\n"

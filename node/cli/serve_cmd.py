@@ -14,8 +14,8 @@ from node.telemetry import logs
 
 
 @click.command("serve")
-@click.option("--listen", metavar="HOST:PORT", help="Where peers are served [node.listen].")
-@click.option("--metrics", metavar="HOST:PORT", help="Where metrics are served [metrics.listen].")
+@click.option("--listen", metavar="HOST:PORT", help="Where to serve peers [node.listen].")
+@click.option("--metrics", metavar="HOST:PORT", help="Where to serve metrics [metrics.listen].")
 @click.option("--log-level", metavar="LEVEL", help="debug, info, warning or error [log.level].")
 @click.option("--log-format", metavar="FORMAT", help="auto, json or console [log.format].")
 @pass_context
@@ -37,7 +37,7 @@ def serve(
             "log.format": log_format,
         },
     )
-    # Store, keys and certificate that are not of one node are refused before anybody can call.
+    # Refuse a store, keys and certificate of different nodes before any peer can call.
     tls_identity(context)
     logs.configure(config.log.level, config.log.format)
     asyncio.run(daemon_serve.serve(context.home, config, clock=context.clock))

@@ -1,4 +1,4 @@
-"""What commands do before they sign for a list of ours: they ask its peers."""
+"""What commands do before they sign for a list of ours: ask the peers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def load_keys(context: Context) -> PublishingKeys:
 @contextmanager
 def publish_lock(context: Context, what: str) -> Iterator[None]:
     """Hold the lock on publishing: one process of this machine signs for a store at a time."""
-    # `serve` takes it for a moment when it finishes what a killed publisher has left.
+    # `serve` takes it for a moment when it finishes the work of a killed publisher.
     with locks.hold(context.home.lock_file("publish"), what, wait_seconds=_WAIT_SECONDS):
         yield
 
@@ -49,8 +49,8 @@ def obtain_permit(
         context: the node.
         store: its store, open for writing.
         origin: the list.
-        meanwhile: what can be done while the peers answer, though it is not known yet whether the
-            list may be signed for. It may be called in another thread.
+        meanwhile: work to do while the peers answer, before it is known whether the list may be
+            signed for. It may be called in another thread.
 
     Raises:
         RecoveringError: the list may not be signed for.

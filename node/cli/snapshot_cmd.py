@@ -17,7 +17,7 @@ from node.system import wake
 
 _DONE: Final = {
     Making.SIGNED: "signed a snapshot",
-    Making.ANEW: "rebuilt the snapshot that is signed",
+    Making.REBUILT: "rebuilt the signed snapshot",
     Making.HERE: "nothing was published since the snapshot",
 }
 
@@ -27,11 +27,11 @@ _DONE: Final = {
 @json_option
 @pass_context
 def snapshot(context: Context, name: str) -> None:
-    """Sign a snapshot of a list of our own; rebuild that of a followed list, to serve it.
+    """Sign a snapshot of a list of our own, or rebuild that of a followed list to serve it.
 
-    Who joins a list then fetches its live entries in place of all that was ever published. Of a
-    followed list, the newest snapshot that its owner signed is made from the deltas here, compared
-    with what was signed, and served from now on.
+    A node that joins the list then fetches its live entries instead of its whole history. For a
+    followed list, the newest snapshot that its owner signed is rebuilt from the deltas here,
+    compared with what was signed, and served from now on.
     """
     with (
         publish_lock(context, "hashfed snapshot"),
@@ -68,7 +68,7 @@ def snapshot(context: Context, name: str) -> None:
 
 
 def describe(made: MadeSnapshot) -> str:
-    """Return what a person is told of a snapshot that was made."""
+    """Return what a person is told about a snapshot that was made."""
     return (
         f"{made.origin}: {_DONE[made.making]} at position {made.position}: "
         f"{made.entries} entries in {made.buckets} buckets, {made.size_bytes} bytes"

@@ -30,10 +30,10 @@ _STAGING_WAIT_SECONDS: Final = 10.0
 
 @contextmanager
 def open_staging(context: Context, record: ListRecord, *, what: str) -> Iterator[Staging]:
-    """Open what is staged for one of our own lists, with nobody else at it.
+    """Open what is staged for one of our own lists, while no other process has it open.
 
-    What an import stages depends on what is in force, and publishing moves the one into the
-    other: they take turns.
+    What an import stages depends on what is in force, and publishing puts staged changes in force.
+    So the two take turns.
     """
     path = context.home.staging_file(record.origin.name)
     with durable.disk_errors(path.parent):
@@ -76,15 +76,15 @@ def _effect_text(effect: Effect) -> str:
     type=click.Choice([kind.value for kind in Format]),
     help="The text form: JSON Lines, or CSV with the header type,digest,label.",
 )
-@click.option("-n", "--dry-run", is_flag=True, help="Say what would change, and stage nothing.")
+@click.option("-n", "--dry-run", is_flag=True, help="Show what would change, but stage nothing.")
 @json_option
 @pass_context
 def import_command(
     context: Context, name: str, path: Path, file_format: str | None, dry_run: bool
 ) -> None:
-    """Stage the changes in a file (- for stdin), all of them or none; 'publish' signs them.
+    """Stage the changes in a file (- for stdin), all or none of them; 'publish' signs them.
 
-    FILE is JSON Lines, one change a line, or CSV with the header type,digest,label; either may be
+    FILE is JSON Lines, one change a line, or CSV with the header type,digest,label. Either may be
     compressed with gzip.
     """
     with (
@@ -122,10 +122,10 @@ def import_command(
     if report.error_count:
         hidden = report.error_count - len(report.errors)
         raise NodeError(
-            # A header that cannot be read is no row, but all that was looked at.
+            # A header that cannot be read counts as an error, but not as a row.
             f"{report.error_count} of {max(report.rows, report.error_count)} rows cannot be "
-            "imported, nothing was staged" + (f" ({hidden} more are not shown)" if hidden else ""),
-            hint="mend these rows, or leave them out, and import the file again",
+            "imported; nothing was staged" + (f" ({hidden} more not shown)" if hidden else ""),
+            hint="correct or remove these rows, and import the file again",
             reason="BAD_ROWS",
         )
     if not context.as_json:
@@ -143,7 +143,7 @@ def import_command(
 @json_option
 @pass_context
 def retract(context: Context, name: str, target: str, cause: str, reason: str) -> None:
-    """Stage the retraction of an entry, named by its id or by a hash that it alone has."""
+    """Stage the retraction of an entry, named by its id or by a hash that only it has."""
     with _own_list(context, name, "hashfed retract") as (store, record, staging):
         done = import_file.stage_retraction(
             store, record, staging, target, CAUSES[cause], reason=reason
@@ -160,7 +160,7 @@ def retract(context: Context, name: str, target: str, cause: str, reason: str) -
         return
     click.echo(f"{record.origin}: {output.safe(done.entry.format())}: {_effect_text(done.effect)}")
     for other in done.others:
-        context.remark(f"note: {output.safe(other.format())} has that hash too, and stays")
+        context.remark(f"note: {output.safe(other.format())} also has that hash, and stays")
     context.remark(f"next: 'hashfed publish {name}' signs it")
 
 
@@ -170,7 +170,7 @@ def retract(context: Context, name: str, target: str, cause: str, reason: str) -
 @json_option
 @pass_context
 def purge(context: Context, name: str, entry: str) -> None:
-    """Stage the purge of an entry: it is withdrawn for good, and no reason is given."""
+    """Stage the purge of an entry: withdraw it for good, without giving a reason."""
     with _own_list(context, name, "hashfed purge") as (store, record, staging):
         effect = import_file.stage_operations(
             store, record, staging, [Operation.purge(EntryId.parse(entry))]
@@ -184,18 +184,18 @@ def purge(context: Context, name: str, entry: str) -> None:
 
 @click.command("staged")
 @click.argument("name", metavar="LIST")
-@click.option("--clear", is_flag=True, help="Let go of everything that is staged.")
+@click.option("--clear", is_flag=True, help="Discard everything that is staged.")
 @json_option
 @pass_context
 def staged_command(context: Context, name: str, clear: bool) -> None:
-    """Show how much is staged for a list, or let go of it."""
+    """Show how much is staged for a list, or discard it."""
     with _own_list(context, name, "hashfed staged") as (_store, record, staging):
         counts = {kind.name.lower(): number for kind, number in staging.count_by_kind().items()}
         cleared = staging.clear() if clear else 0
     if context.as_json:
         output.emit_json({"list": str(record.origin), "staged": counts, "cleared": cleared})
     elif clear:
-        click.echo(f"{record.origin}: let go of {cleared} staged changes")
+        click.echo(f"{record.origin}: discarded {cleared} staged changes")
     else:
         text = ", ".join(f"{number} {kind}" for kind, number in counts.items() if number)
         click.echo(f"{record.origin}: staged: {text or 'nothing'}")

@@ -34,8 +34,8 @@ from node.telemetry import logs
 EXIT_PARTLY = 3
 
 _BEHIND_SECONDS: Final = 1.0
-"""How long a `sync` merges the index, and checks ops trees, after it has caught up; the next one
-goes on from there."""
+"""How long a `sync` merges the index, and checks ops trees, after it has caught up. The next one
+continues from there."""
 
 
 @click.command("sync")
@@ -43,13 +43,13 @@ goes on from there."""
 @json_option
 @pass_context
 def sync(context: Context, lists: tuple[str, ...]) -> None:
-    """Fetch, verify and merge what peers have of the lists followed here: once, all lists.
+    """Fetch, verify and merge, once, what peers have of the lists followed here.
 
-    Exit code: 0 when every list is current, 3 when some are and some are not, else the first
-    failure's own.
+    All lists are fetched if none is named. Exit code: 0 when every list is current, 3 when only
+    some are, else that of the first failure.
     """
     config = context.config()
-    # What went wrong is reported list by list; the log of it is for `serve`.
+    # Errors are reported list by list; logging them is for `serve`.
     logs.configure(LogLevel.ERROR, config.log.format)
     with context.store() as store:
         wanted = [admin_lists.find_list(store, name).origin for name in lists] or None
@@ -115,7 +115,7 @@ def _report(context: Context, results: list[ListResult], seconds: float) -> None
         )
         return
     if not results:
-        context.remark("no lists are followed here: 'hashfed follow ORG/LIST' starts one")
+        context.remark("no lists are followed here: run 'hashfed follow ORG/LIST' first")
     for result in results:
         click.echo(
             f"{result.origin} via {result.via or 'nobody'}: {result.state}, "
@@ -125,7 +125,7 @@ def _report(context: Context, results: list[ListResult], seconds: float) -> None
 
 
 def _bootstrap(result: ListResult) -> str | None:
-    """Say how a list came that was not here before; None when it was, or did not come."""
+    """Say how a new list came; None when it was here before, or did not come."""
     if result.before or not result.after:
         return None
     return "deltas" if result.joined is None else "snapshot"
@@ -154,7 +154,7 @@ def fetch_deltas(
     record: ListRecord,
     wanted: Mapping[int, Sequence[tuple[int, Operation]]],
 ) -> None:
-    """Fetch deltas that a snapshot went past (`node.sync.fetch_delta`)."""
+    """Fetch deltas that a snapshot skipped (`node.sync.fetch_delta`)."""
     with context.store() as store:
         asyncio.run(
             fetch_delta.fetch_deltas(
@@ -182,8 +182,8 @@ def offers(context: Context, org: str) -> None:
     found = asyncio.run(ask())
     if not found:
         raise NodeError(
-            f"{peer.org} has no list for this node",
-            hint="ask them to put your organization into a list's audience",
+            f"{peer.org} offers no list to this node",
+            hint="ask them to add your organization to a list's audience",
             reason="UNAVAILABLE",
         )
     for offer in found:

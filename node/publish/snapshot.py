@@ -44,7 +44,7 @@ class Making(Enum):
 
     SIGNED = "signed"
     """Its leaf was signed now."""
-    ANEW = "anew"
+    REBUILT = "rebuilt"
     """Its leaf was in the log already; its buckets were made now."""
     HERE = "here"
     """It was here already, and nothing was done."""
@@ -193,7 +193,7 @@ def rebuild(
     with store.update_status() as connection:
         snapshots.hold(connection, number, offer)
     _drop_older(store, record, number)
-    return _made(store, record, number, making=Making.ANEW)
+    return _made(store, record, number, making=Making.REBUILT)
 
 
 def _signed_root(offer: SnapshotOffer) -> bytes | None:

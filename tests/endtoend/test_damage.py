@@ -268,7 +268,7 @@ def test_status_says_when_all_was_checked_last(coalition: Coalition) -> None:
     # By `serve`, in the background, or by a command.
     eventually(lambda: relay("status", "--json").json()["last_check"])
     assert last("status", "--json").json()["last_check"] is None
-    assert "never checked as a whole" in last("status").out
+    assert "never fully checked" in last("status").out
     last("fsck")
     assert last("status", "--json").json()["last_check"] is not None
     assert not (last.home / "fsck.journal").exists()

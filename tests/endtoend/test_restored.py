@@ -272,7 +272,7 @@ def test_the_drill_of_the_operators_page_works_command_by_command(
     owner.stage("known", [assertion(9)])
     out = owner.shell(second, tmp_path)
     assert "recovering" in out
-    assert "2 deltas taken back from ngo.example" in out
+    assert "2 deltas recovered from ngo.example" in out
     assert "signed 1 operations in 1 delta, positions 3 to 3" in out
     owner.serve()
     coalition.spread()

@@ -197,7 +197,7 @@ def _rebuild_alike(nodes: Nodes, publisher: Publisher) -> None:
     record = nodes.replayer.record(publisher.origin)
     made = publish_snapshot.rebuild(nodes.replayer.store, record)
     assert made.root_hash == Header.parse(newest.leaf.header).ops_root
-    assert made.making is Making.ANEW
+    assert made.making is Making.REBUILT
     held = snapshots.newest_held(nodes.replayer.store.connection, record.list)
     assert held is not None
     assert held.offer == newest.offer

@@ -277,7 +277,7 @@ def test_who_replayed_makes_the_same_buckets_though_the_list_has_moved_on(
 ) -> None:
     node = FollowedLists(tmp_path / "node", publisher)
     made = publish_snapshot.rebuild(node.store, node.record(publisher.origin))
-    assert (made.position, made.making, made.entries) == (2, Making.ANEW, 7)
+    assert (made.position, made.making, made.entries) == (2, Making.REBUILT, 7)
     held = snapshots.newest_held(node.store.connection, 1)
     assert held is not None
     assert held.offer == publisher.snapshots[0].offer
@@ -314,7 +314,7 @@ def test_a_snapshot_of_ours_whose_buckets_are_gone_is_made_anew_and_not_signed_a
         snapshots.remove(connection, held.snapshot)
     size = own.record.log.size
 
-    assert make(own) == replace(made, making=Making.ANEW)
+    assert make(own) == replace(made, making=Making.REBUILT)
     assert own.record.log.size == size
     anew = snapshots.newest_held(own.store.connection, own.record.list)
     assert anew is not None
