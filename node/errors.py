@@ -1,7 +1,7 @@
 """Every error that a node shows to its operator, with the exit code of the command line.
 
     NodeError                 1   anything else
-    ├── UsageError            2   the command does not fit what is there
+    ├── CommandError          2   the command does not fit what is there
     ├── ConfigError          10   configuration, key or certificate files
     ├── LockedError          11   another process holds what this one needs
     ├── StoreError           12   the store cannot be used
