@@ -2,7 +2,7 @@
 
 Follows the log through its spans as a subscriber would. Where a subscriber refuses a leaf as a
 whole, every part that is damaged is named, and the log is followed on as far as the leaves after it
-tell what stood there.
+tell what stood there. The module is long because one pass carries its state from leaf to leaf.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The index of fingerprints and entry names, and which operations are in force.
 
-It is derived: `hashfed fsck` makes it again from the signed bytes and compares.
+It is derived: `hashfed fsck` makes it again from the signed bytes and compares. The
+module is long because writing and looking up have to cut names into the same keys.
 """
 
 from __future__ import annotations
