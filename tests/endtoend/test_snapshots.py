@@ -189,7 +189,7 @@ def test_who_joined_by_a_snapshot_shows_the_way_back_to_each_delta(orgs: Orgs) -
 
     before = shown()
     assert (before["delta"], before["position"]) == (None, 2)
-    assert "--fetch fetches it" in reader("show", origin, digest(7)).out
+    assert "--fetch gets it" in reader("show", origin, digest(7)).out
     fetched = shown("--fetch")
     assert fetched["delta"] == owner.headers(origin)[2]
     assert shown() == fetched
