@@ -257,7 +257,7 @@ def _say(part: Part, leaf: SignedDelta, error: FederationError) -> str:
 def _is_counted(before: LogState, header: Header, body: Body, prior: Mapping[int, Prior]) -> bool:
     """Say whether a delta can be merged, and leaves as many live entries as it signs."""
     try:
-        live_count = merge(body, prior, before.live_count, complete=before.start == 0)
+        live_count = merge(body, prior, before.live_count)
     except OperationError:
         return False
     return live_count == header.live_count

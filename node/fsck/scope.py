@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from federation import limits
 from node.fsck.journal import Journal, ListCursor
 from node.store import log
 from node.store.damage import Damage, DamageKind
 from node.store.lists import ListRecord
-from node.store.schema import POSITION_BITS
 from node.store.spans import Span
 from node.store.sqlite import sqlite3
 
@@ -67,6 +67,6 @@ class Scope:
     def end_of(self, record: ListRecord, span: Span) -> int:
         """Return the size at which a span ends here, whatever is recorded."""
         recorded = record.log.size if span.stop is None else span.stop
-        most = min(recorded, (1 << POSITION_BITS) - 1)
+        most = min(recorded, limits.MAX_TREE_SIZE)
         newest = next(log.iter_records(self.connection, self.number, 0, most, newest=True), None)
         return 0 if newest is None else newest.position + 1

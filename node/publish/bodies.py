@@ -150,7 +150,7 @@ class _Cut:
 
 
 def _needless(body: Body, prior: Mapping[int, Prior]) -> set[int]:
-    """Return the rows that withdraw what is withdrawn already: they cannot be signed."""
+    """Return the rows that withdraw what is withdrawn already: a person meant more than nothing."""
     needless: set[int] = set()
     for group in body.groups:
         if group.shape.kind is OpKind.ASSERT:

@@ -124,7 +124,7 @@ def read_bucket(store: Store, caller: str, origin: str, position: int, number: i
     """
     record = _find_in_parts(store, caller, origin)
     held = None if record is None else _held(store, record, position)
-    if held is None:
+    if held is None or number >= held.buckets:
         return None
     data = snapshots.load_bucket_bytes(store.connection, held.snapshot, number)
     return data if data is not None and held.offer.has_bucket(number, data) else None

@@ -236,7 +236,7 @@ def _parse(data: bytes, org: OrgName) -> Event | None:
                 checkpoint=opening.checkpoint,
                 charter=opening.charter,
                 size_bytes=len(data),
-                retained_from=opening.retained_from,
+                retained_from=_within(opening.retained_from, limits.MAX_TREE_SIZE, "size", org),
                 snapshot=_snapshot(opening, org),
             )
         case "frame":
@@ -255,7 +255,10 @@ def _parse(data: bytes, org: OrgName) -> Event | None:
                 size_bytes=len(data),
             )
         case "heartbeat":
-            return Alive(sent_ms=message.heartbeat.sent_ms, size_bytes=len(data))
+            return Alive(
+                sent_ms=_within(message.heartbeat.sent_ms, limits.MAX_TIME_MS, "time", org),
+                size_bytes=len(data),
+            )
         case None:
             return None
 
@@ -373,8 +376,20 @@ async def fetch_logs(channel: grpc.aio.Channel, org: OrgName) -> Offers:
         found.extend(map(_offered, page.logs))
         token = page.next_page_token
         if not token:
-            return Offers(lists=tuple(found), sent_ms=page.sent_ms or None)
+            sent_ms = _within(page.sent_ms, limits.MAX_TIME_MS, "time", org)
+            return Offers(lists=tuple(found), sent_ms=sent_ms or None)
     raise ProtocolError(f"{org} offers lists without an end")
+
+
+def _within(value: int, most: int, what: str, org: OrgName) -> int:
+    """Return a number that a peer has sent.
+
+    Raises:
+        ProtocolError: it is more than the protocol allows.
+    """
+    if value > most:
+        raise ProtocolError(f"{org} sent the {what} {value}, at most {most} is allowed")
+    return value
 
 
 def _keep(data: bytes) -> bytes:

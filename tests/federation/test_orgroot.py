@@ -173,9 +173,15 @@ def test_an_organization_has_a_proper_name(org: str) -> None:
         open_signed(replace(two_of_three(), org=OrgName(org)), *ROOTS)
 
 
-def test_version_0_is_refused() -> None:
+@pytest.mark.parametrize("version", [0, limits.MAX_VERSION + 1])
+def test_a_version_out_of_range_is_refused(version: int) -> None:
     with pytest.raises(MalformedError):
-        open_signed(replace(two_of_three(), version=0), *ROOTS)
+        open_signed(replace(two_of_three(), version=version), *ROOTS)
+
+
+def test_a_time_after_the_year_9999_is_refused() -> None:
+    with pytest.raises(MalformedError):
+        open_signed(replace(two_of_three(), created_ms=limits.MAX_TIME_MS + 1), *ROOTS)
 
 
 def test_a_certificate_digest_is_sha256() -> None:

@@ -58,6 +58,7 @@ REASONS_OF_OTHER_PARTS = {
     Reason.BUCKET_MALFORMED,  # snapshots in place of deltas
     Reason.PROOF_INVALID,  # proofs of single operations, consistency
     Reason.CHARTER_ROLLBACK,  # charters
+    Reason.PURGE_OF_ABSENT,  # what is staged
     Reason.USAGE,  # no fault of a peer
 }
 
@@ -130,13 +131,13 @@ def test_more_operations_than_a_delta_may_have_are_refused_whatever_is_announced
     ("operations", "reason"),
     [
         ([retraction(1), retraction(1)], Reason.RETRACT_OF_ABSENT),
-        ([retraction(1), purge(1), purge(1)], Reason.PURGE_OF_ABSENT),
         ([purge(1), retraction(1)], Reason.RETRACT_OF_ABSENT),
-        ([purge(1), purge(1)], Reason.PURGE_OF_ABSENT),
     ],
-    ids=["retracted twice", "purged twice", "retracted after purge", "purged live, then again"],
+    ids=["retracted twice", "retracted after purge"],
 )
-def test_an_entry_that_is_gone_cannot_go_again(operations: list[Operation], reason: Reason) -> None:
+def test_an_entry_that_is_gone_cannot_be_retracted(
+    operations: list[Operation], reason: Reason
+) -> None:
     publisher, subscriber = started()
     *honest, last = operations
     for operation in honest:
@@ -148,10 +149,30 @@ def test_an_entry_that_is_gone_cannot_go_again(operations: list[Operation], reas
 
 def test_a_refusal_by_the_entries_names_no_hash() -> None:
     publisher, subscriber = started()
-    for operation in (retraction(77), purge(77)):
-        with pytest.raises(PeerError) as caught:
-            subscriber.deliver(publisher.forge(Forgery(ops=(operation,), fields=live_count(3))))
-        assert fingerprint(77).digest.hex() not in str(caught.value)
+    with pytest.raises(PeerError) as caught:
+        subscriber.deliver(publisher.forge(Forgery(ops=(retraction(77),), fields=live_count(3))))
+    assert fingerprint(77).digest.hex() not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "operations",
+    [
+        [purge(77)],
+        [purge(77), purge(77)],
+        [retraction(1), purge(1), purge(1)],
+        [purge(1), purge(1)],
+    ],
+    ids=["unknown", "unknown twice", "retracted and purged twice", "live and purged twice"],
+)
+def test_any_entry_can_be_purged_and_only_a_live_one_counts(operations: list[Operation]) -> None:
+    publisher, subscriber = started()
+    live = subscriber.state.live_count
+    for operation in operations:
+        subscriber.deliver(publisher.publish(operation))
+    gone = {operation.entry for operation in operations}
+    assert subscriber.state == publisher.state
+    assert not gone & subscriber.entries.live().keys()
+    assert subscriber.state.live_count == live - (purge(1).entry in gone)
 
 
 def test_a_first_delta_with_a_leaf_before_it_is_malformed_not_a_fork() -> None:
