@@ -179,6 +179,13 @@ def with_flipped_note_signature(publisher: Publisher) -> SignedDelta:
     return delta._replace(checkpoint=delta.checkpoint[:at] + other + delta.checkpoint[at + 1 :])
 
 
+def with_a_strangers_line(publisher: Publisher) -> SignedDelta:
+    delta = publisher.forge(Forgery())
+    stranger = publisher.forge(Forgery(log=signing_key("stranger"))).checkpoint
+    line = stranger.rpartition(b"\n\n")[2]
+    return delta._replace(checkpoint=delta.checkpoint + line)
+
+
 def with_other_body(publisher: Publisher) -> SignedDelta:
     other = wire.encode_body(build_body([pack(assertion(99))], salt_seed(publisher.state.size)))
     return publisher.forge(Forgery(sent_body=other))
@@ -320,6 +327,9 @@ CASES: dict[str, Case] = {
     "checkpoint without signature": Case(
         Reason.CHECKPOINT_MALFORMED,
         forged(Forgery(checkpoint=b"hotline.example/main\n3\nAAAA\n\n")),
+    ),
+    "checkpoint with a line that the log did not sign": Case(
+        Reason.CHECKPOINT_MALFORMED, with_a_strangers_line
     ),
     "checkpoint by a stranger": Case(
         Reason.CHECKPOINT_SIGNATURE_INVALID, forged(Forgery(log=signing_key("stranger")))

@@ -34,6 +34,7 @@ from tests.federation.forgeries import (
     retraction,
     started,
     together,
+    with_a_strangers_line,
     with_time,
 )
 from tests.federation.worlds import (
@@ -275,12 +276,13 @@ def test_a_delta_of_another_list_of_the_same_owner_is_refused() -> None:
         assert caught.value.reason is reason
 
 
-def test_further_signatures_on_a_checkpoint_are_no_fault() -> None:
+def test_a_relay_cannot_hide_lines_in_a_checkpoint() -> None:
     publisher, subscriber = started()
-    delta = publisher.forge(Forgery())
-    stranger = publisher.forge(Forgery(log=signing_key("stranger"))).checkpoint
-    line = stranger.rpartition(b"\n\n")[2]
-    subscriber.deliver(delta._replace(checkpoint=delta.checkpoint + line))
+    delta, padded = publisher.forge(Forgery()), with_a_strangers_line(publisher)
+    with pytest.raises(PeerError) as caught:
+        subscriber.deliver(padded)
+    assert caught.value.reason is Reason.CHECKPOINT_MALFORMED
+    subscriber.deliver(delta)
     assert subscriber.state.size == 3
 
 
