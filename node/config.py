@@ -1,7 +1,7 @@
 """The node's configuration: one TOML file, the environment and flags, read strictly.
 
-A flag wins over the environment (`HASHFED_<SECTION>_<KEY>`), that over config.toml, and that over
-the default. Holds no secrets: keys are files.
+A flag wins over the environment (`HASHFED_<SECTION>_<KEY>`), the environment over config.toml, and
+config.toml over the default. The configuration holds no secrets: keys are files.
 
 Each setting is declared once, as a field of its section: type, default, bounds and one sentence.
 Reading, the initial file, `hashfed config` and the table of docs/operate.md follow from that.
@@ -43,8 +43,8 @@ def _parse_advertise(text: str) -> Address:
     address = parse_address(text)
     if not address.is_callable:
         raise ConfigError(
-            f"address {text!r} is not one that a peer can call",
-            hint="name the host under which peers reach this node",
+            f"peers cannot call the address {text!r}",
+            hint="use a host name or address at which peers reach this node",
         )
     return address
 
@@ -57,8 +57,8 @@ def _parse_mark_dir(text: str) -> Path | None:
     path = Path(text) if text else None
     if path is not None and not (text.isprintable() and path.is_absolute()):
         raise ConfigError(
-            f"{text!r} is not the full name of a folder",
-            hint="name a folder from the root on, best on another disk",
+            f"{text!r} is not the absolute path of a folder",
+            hint="write the path from the root on, such as /srv/mark; another disk is best",
         )
     return path
 
@@ -83,7 +83,7 @@ def _word(words: type[_E], text: str) -> _E:
 
 
 class LogLevel(StrEnum):
-    """From which level on events are written."""
+    """The lowest level of the events that are written."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -131,12 +131,12 @@ class NodeConfig:
     )
     advertise: Address = text_setting(
         _parse_advertise,
-        "Where peers call this node, if that is not `listen`. It stands in invitations.",
+        "Where peers call this node, if not at `listen`. Invitations contain it.",
         same_as="listen",
     )
     allow_filesystem: str = text_setting(
         _parse_filesystem,
-        'Use this kind of file system although it can lose or damage the store; "" allows none.',
+        'A kind of file system to use although it can lose or damage the store; "" allows none.',
         default="",
         shown="none",
     )
@@ -148,7 +148,7 @@ class MetricsConfig:
 
     listen: Address | None = text_setting(
         _parse_metrics_listen,
-        'Where metrics are served over HTTP: host:port, best of this machine only; "" is off.',
+        'Where metrics are served over HTTP: host:port, best a local address; "" is off.',
         default=None,
         shown="off",
     )
@@ -176,33 +176,33 @@ class StoreConfig:
         24.0,
         "hours",
         *(0, 8_760),
-        "Hours within which `serve` checks all that is stored, again and again; 0: never.",
+        "Hours within which `serve` checks the whole store, over and over; 0: never.",
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishConfig:
-    """Publishing our own lists, and guarding that no position is signed twice."""
+    """Publishing our own lists without ever signing one position twice."""
 
     mark_dir: Path | None = text_setting(
         _parse_mark_dir,
-        'The folder of the high-water mark, best on another disk; "" is mark/ in the home folder.',
+        'The folder of the high-water mark; another disk is best; "" is mark/ in the home folder.',
         default=None,
         shown="`mark/`",
     )
     peers_needed: PeersNeeded = text_setting(
         PeersNeeded.parse,
-        "How many peers have to answer before the first signature after a start: all, or a number.",
+        "How many peers must answer before the first signature after a start: all, or a number.",
         PeersNeeded(),
     )
     ask_seconds: float = number_setting(
-        3.0, "seconds", 0.1, 60, "How long peers are waited for before a publication."
+        3.0, "seconds", 0.1, 60, "How long a publication waits for answers of peers."
     )
     snapshot_ops: int = number_setting(
         100_000,
         "operations",
         *(0, 1_000_000_000_000),
-        "Operations since its last snapshot after which a list gets one; 0: on command only.",
+        "How many operations after its last snapshot a list gets a new one; 0: on command only.",
     )
 
 
@@ -220,13 +220,13 @@ class SyncConfig:
         15.0,
         "seconds",
         *(0.05, 1_800),
-        "How often this node speaks on a stream without news; less than idle_timeout_seconds.",
+        "How often this node sends on a stream without news; less than idle_timeout_seconds.",
     )
     check_budget_seconds: float = number_setting(
         60.0,
         "seconds",
         *(0.01, 86_400),
-        "How long what was accepted may wait for the checks behind acceptance.",
+        "How long accepted changes may wait for the checks behind acceptance.",
     )
 
 
@@ -273,8 +273,8 @@ def load_config(
         overrides: flags of the command line, by `section.key`; None is a flag that was not given.
 
     Raises:
-        ConfigError: there is no config.toml, or anything in the three places is not known, of
-            the wrong type, out of range, or missing.
+        ConfigError: there is no config.toml; or a setting in one of the three places is unknown,
+            of the wrong type, out of range, or missing.
     """
     keys = {name: [one.name for one in dataclasses.fields(cls)] for name, cls in sections().items()}
     file = TomlFile(home.config, keys)
@@ -325,9 +325,9 @@ def render_initial(config: Config) -> str:
     Reading it back gives an equal configuration.
     """
     lines = [
-        "# The configuration of this node. A flag wins over an environment variable, and that over",
-        "# this file; HASHFED_LOG_LEVEL stands for `level` in [log], and so on. What is commented",
-        "# out is the default. `hashfed config` shows what is in force, and why.",
+        "# The configuration of this node. A flag wins over an environment variable, a variable",
+        "# over this file; HASHFED_LOG_LEVEL stands for `level` in [log], and so on. Values that",
+        "# are commented out are the defaults. `hashfed config` shows which are in force, and why.",
     ]
     for section, cls in sections().items():
         lines += ["", f"# {cls.__doc__}", f"[{section}]"]

@@ -1,7 +1,7 @@
 """What a running node does in the background: deferred checks, the scrub, the gauges.
 
-None of it is waited for by a peer. Each part gives way to what is: it works in short steps, while
-nothing is fetched or published, or when it is due.
+No peer waits for any of it. Each part lets fetching and publishing go first: it works in short
+steps, while nothing is fetched or published, or when it is due.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Background:
         config: its configuration.
         clock: the time of day.
         writer: what writes to the store.
-        metrics: what the gauges are part of.
+        metrics: the metrics with the gauges.
         on_damage: called when the scrub has found damage.
     """
 
@@ -102,7 +102,7 @@ class Background:
         self._readers.close()
 
     def note_wake_up(self) -> None:
-        """Another process has just written: it may write more at once."""
+        """Note that another process has just written: it may write more soon."""
         self._woken_at = time.monotonic()
 
     def refresh(self) -> None:
@@ -110,7 +110,7 @@ class Background:
         self._changed.set()
 
     async def _work_behind(self) -> None:
-        """Do what acceptance leaves for later while nothing is fetched, or when it is due."""
+        """Do the work behind acceptance while nothing is fetched, or when it is due."""
         due = time.monotonic() + self._check_budget_seconds
         while True:
             idle_seconds = min(self._writer.idle_seconds, time.monotonic() - self._woken_at)
@@ -120,10 +120,10 @@ class Background:
             try:
                 done = await self._writer.run_aside(self._take_step)
             except LockedError:
-                # Another process writes for long: what is not done now is done later.
+                # Another process has been writing for a long time: try again later.
                 done = 0
             except DamageError as error:
-                # The scrub names it, and has the list withheld; other lists are served until then.
+                # The scrub will report the damage and withhold the list; others are served on.
                 _log.error("checks_wait", detail=str(error))
                 await asyncio.sleep(_SCRUB_POLL_SECONDS)
                 continue
@@ -132,15 +132,15 @@ class Background:
                 due = time.monotonic() + self._check_budget_seconds
 
     def _take_step(self, store: Store) -> int:
-        """Merge and check for two steps' time; return how much was done."""
+        """Merge and check for the time of two steps; return how much was done."""
         if store_damage.load(store.path).damages:
-            # Nothing is built on what is damaged, nor moved about in it.
+            # Damaged data is neither built upon nor moved.
             return 0
         merged = merge_behind(store, _STEP_SECONDS) + sweep(store)
         return merged + check_behind(store, _STEP_SECONDS, clock=self._clock)
 
     async def _scrub(self) -> None:
-        """Check all that is stored, again and again, each time within the hours that are set."""
+        """Check the whole store over and over, each pass within the configured hours."""
         within = self._scrub_seconds
         scrub = Scrub(self._home, self._clock)
         ended_ms = store_damage.load(self._home.store).ended_ms
@@ -155,13 +155,13 @@ class Background:
             except DiskError:
                 raise
             except (LockedError, StoreError) as error:
-                # `hashfed fsck` is at work, or the disk is full: later.
+                # `hashfed fsck` is running, or the disk is full: try again later.
                 _log.warning("scrub_waits", detail=str(error))
                 await asyncio.sleep(min(_SCRUB_POLL_SECONDS, within))
                 continue
             now = time.monotonic()
             if began is None:
-                # Of a pass that another process began, the part that is done took its time.
+                # Another process began this pass; the time it took for its part counts.
                 began = now - done.part * within * _SCRUB_SHARE * (not done.ended)
             self._report(done)
             due = began + within * (1 if done.ended else done.part * _SCRUB_SHARE)
@@ -200,7 +200,7 @@ class Background:
         self._metrics.show_findings(known)
 
     async def _gauge(self) -> None:
-        """Keep the gauges of the lists up to date."""
+        """Update the gauges of the lists from time to time."""
         shown: set[str] = set()
         while True:
             self._changed.clear()

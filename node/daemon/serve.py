@@ -35,10 +35,10 @@ from node.telemetry.logs import get_logger
 from node.telemetry.metrics import Metrics
 
 GRACE_SECONDS: Final = 5.0
-"""What calls get to end in when the node stops."""
+"""How long running calls get to end when the node stops."""
 
 _POLL_SECONDS: Final = 1.0
-"""How often the store is looked at without a wake-up, as one may have been lost."""
+"""How often the node looks at the store without a wake-up: a wake-up can be lost."""
 
 _log = get_logger()
 
@@ -100,7 +100,7 @@ def _signals() -> Iterator[asyncio.Event]:
 
 
 class _Node:
-    """The parts of a running node. What `start` opens, the stack closes, in the other order."""
+    """The parts of a running node. The stack closes what `start` opens, in reverse order."""
 
     def __init__(self, home: Home, config: Config, clock: Clock, stack: AsyncExitStack) -> None:
         pair = load_pair(home.tls_key, home.tls_certificate)
@@ -162,7 +162,7 @@ class _Node:
     async def start(self) -> None:
         """Open everything; peers can call once this returns."""
         stack = self._stack
-        # First: what keeps the store from being used is said before anything else is opened.
+        # First: if the store cannot be used, say so before anything else is opened.
         stack.push_async_callback(asyncio.to_thread, self._writer.close)
         await self._writer.run(lambda _store: None)
         stack.push_async_callback(asyncio.to_thread, self._background.close)
@@ -198,7 +198,7 @@ class _Node:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _notice(self) -> None:
-        """The store may have something new, from any process."""
+        """Note that any process may have written something new to the store."""
         self.server.wakeups.notify()
         self._follower.wake()
         self._background.refresh()
@@ -217,10 +217,10 @@ class _Node:
         self._stack.callback(loop.remove_reader, listener.fileno())
 
     async def _watch(self, store: Store) -> None:
-        """Look for commits of other processes, as a wake-up may be lost."""
+        """Look for commits of other processes, because a wake-up can be lost."""
         seen = -1
         while True:
-            # A look at memory: no work for a thread.
+            # This only looks at memory, so it needs no thread.
             version = store.data_version
             if version != seen:
                 seen = version
@@ -229,7 +229,7 @@ class _Node:
 
 
 def _notify_manager(state: str) -> None:
-    """Tell a service manager such as systemd how this node is, if one asked for it."""
+    """Tell a service manager such as systemd the state of this node, if it asked for that."""
     name = os.environ.get("NOTIFY_SOCKET", "")
     if not name.startswith(("/", "@")):
         return

@@ -1,7 +1,8 @@
 """Settings: declared once as fields of dataclasses, and read from flags, variables and a TOML file.
 
-A flag wins over the environment, that over the file, and that over the default. Which settings a
-program has is for others to declare; here is how one is declared, read and written.
+A flag wins over the environment, the environment over the file, and the file over the default.
+Other modules declare which settings a program has; this one says how to declare, read and write
+them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from node.home import HOME_VARIABLE
 from node.system.toml_file import TomlFile, refuse_unknown, type_of
 
 VARIABLE_PREFIX: Final = "HASHFED_"
-"""What the name of every environment variable of this program starts with."""
+"""The prefix of the name of every environment variable of this program."""
 
 
 def text_setting(
@@ -35,9 +36,9 @@ def text_setting(
 
     Args:
         parse: returns the value of a text, or raises ConfigError.
-        sentence: what is said of the setting.
-        default: its value where it is not set; it has to be set if there is none.
-        shown: how documents show the default, where the value itself does not say it.
+        sentence: one sentence that describes the setting.
+        default: its value if it is not set; without a default, it has to be set.
+        shown: how documents show the default, if the value itself does not tell it.
         same_as: the setting of the same section whose value is the default.
     """
     metadata = {"parse": parse, "sentence": sentence, "shown": shown, "same_as": same_as}
@@ -45,14 +46,14 @@ def text_setting(
 
 
 def number_setting(default: float, unit: str, lowest: float, highest: float, sentence: str) -> Any:  # noqa: ANN401  # as above
-    """Declare a number of a unit within bounds; a whole number where its type says so."""
+    """Declare a number with its unit and bounds; a field of type int takes whole numbers only."""
     bounds = msgspec.Meta(ge=lowest, le=highest)
     return field(default=default, metadata={"bounds": bounds, "unit": unit, "sentence": sentence})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Setting:
-    """One setting, as its section declares it: place, type, default, and what is said of it."""
+    """One setting, as its section declares it: place, type, default and description."""
 
     section: str
     key: str
@@ -86,7 +87,7 @@ class Setting:
         return value
 
     def read(self, raw: object) -> object:
-        """Return the value that stands in a file as `raw`.
+        """Return the value that `raw`, as read from the file, stands for.
 
         Raises:
             ConfigError: it is of another type, or out of bounds.
@@ -103,7 +104,7 @@ class Setting:
             raise ConfigError(f"got {got}, expected {self._expected()}") from error
 
     def read_text(self, text: str) -> object:
-        """Return the value that a variable or a flag says.
+        """Return the value that the text of a variable or a flag stands for.
 
         Raises:
             ConfigError: as for `read`.
@@ -181,7 +182,7 @@ def read_all(
             read = partial(setting.read, table[setting.key])
         elif setting.is_required:
             raise ConfigError(
-                f"{setting.name} is set nowhere",
+                f"{setting.name} is not set",
                 hint=f"set {setting.key} in [{setting.section}] of {file.path}, "
                 f"or {setting.variable}",
             )
