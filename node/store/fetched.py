@@ -14,7 +14,7 @@ from federation.replica import SignedDelta
 from federation.snapshot import split_hashes
 from node.store.connection import Transaction
 from node.store.log import delta_id
-from node.store.sqlite import sqlite3
+from node.store.sqlite import select, sqlite3
 
 _HASH_BYTES = 32
 
@@ -41,8 +41,9 @@ class FetchedDelta:
 
 
 _FETCHED = (
-    "SELECT f.id, f.header, f.body, f.checkpoint, f.inclusion, f.size, f.received_ms, o.name "
-    "FROM fetched AS f JOIN org AS o ON o.org = f.via WHERE f.id >= ? AND f.id < ? ORDER BY f.id"
+    "SELECT f.id, f.header, f.body, f.checkpoint, f.inclusion, f.size, f.received_ms, "
+    "o.name AS via FROM fetched AS f JOIN org AS o ON o.org = f.via "
+    "WHERE f.id >= ? AND f.id < ? ORDER BY f.id"
 )
 
 
@@ -73,14 +74,14 @@ def iterate(
     connection: sqlite3.Connection, list_number: int, start: int, stop: int
 ) -> Iterator[FetchedDelta]:
     """Yield the deltas that were fetched from `start` on, before `stop`."""
-    for at, header, body, checkpoint, inclusion, size, received_ms, via in connection.execute(
-        _FETCHED, (delta_id(list_number, start), delta_id(list_number, stop))
-    ):
+    places = (delta_id(list_number, start), delta_id(list_number, stop))
+    for row in select(connection, _FETCHED, places):
+        proof = row["inclusion"]
         yield FetchedDelta(
-            position=at - delta_id(list_number, 0),
-            delta=SignedDelta(header, body, checkpoint),
-            inclusion=split_hashes(inclusion, len(inclusion) // _HASH_BYTES),
-            size=size,
-            received_ms=received_ms,
-            via=OrgName(via),
+            position=row["id"] - delta_id(list_number, 0),
+            delta=SignedDelta(row["header"], row["body"], row["checkpoint"]),
+            inclusion=split_hashes(proof, len(proof) // _HASH_BYTES),
+            size=row["size"],
+            received_ms=row["received_ms"],
+            via=OrgName(row["via"]),
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from federation.follow import FollowState
 from node.errors import DamageError
 from node.store.damage import Damage
-from node.store.sqlite import sqlite3
+from node.store.sqlite import select, sqlite3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,17 +33,18 @@ class FollowStatus:
 
 def load_follow_status(connection: sqlite3.Connection, list_number: int) -> FollowStatus:
     """Return how following a list goes."""
-    state, reason, detail, since_ms, contact_ms, head = connection.execute(
+    row = select(
+        connection,
         "SELECT state, reason, detail, since_ms, contact_ms, head FROM follow_state WHERE list = ?",
         (list_number,),
     ).fetchone()
     return FollowStatus(
-        state=FollowState(state),
-        reason=reason,
-        detail=detail,
-        since_ms=since_ms,
-        contact_ms=contact_ms,
-        head=head,
+        state=FollowState(row["state"]),
+        reason=row["reason"],
+        detail=row["detail"],
+        since_ms=row["since_ms"],
+        contact_ms=row["contact_ms"],
+        head=row["head"],
     )
 
 

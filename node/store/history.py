@@ -14,7 +14,7 @@ from node.store import index, log, runs, snapshots, spans
 from node.store.contents import Contents
 from node.store.index import Version
 from node.store.spans import Span
-from node.store.sqlite import sqlite3
+from node.store.sqlite import select, sqlite3
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,8 +189,9 @@ _INTERVALS: Final = """WITH stated AS (
         SELECT digest, kind, span, position, row, op FROM posting
         WHERE run < :main AND kind % 2 = 1
     )
-    SELECT p.span, p.position, p.row, p.op, p.by_position, p.by_row,
-    s.op, s.by_position, s.by_row
+    SELECT p.span, p.position, p.row, s.op IS NOT NULL AS recorded,
+        s.op IS CASE WHEN p.by_position IS NULL THEN NULL ELSE p.op END
+            AND s.by_position IS p.by_position AND s.by_row IS p.by_row AS holds
     FROM (
         SELECT span, position, row, op,
             lead(position) OVER entry AS by_position, lead(row) OVER entry AS by_row
@@ -222,8 +223,11 @@ class Interval:
 def iter_intervals(connection: sqlite3.Connection) -> Iterator[Interval]:
     """Yield, for all spans, every operation that is or should be no longer in force."""
     # In the order of the index, so that little is sorted: what is not in the main run.
-    for number, position, row, op, by_position, by_row, *recorded in connection.execute(
-        _INTERVALS, {"main": runs.MAIN}
-    ):
-        derived = [None] * 3 if by_position is None else [op, by_position, by_row]
-        yield Interval(number, position, row, recorded[0] is not None, recorded == derived)
+    for row in select(connection, _INTERVALS, {"main": runs.MAIN}):
+        yield Interval(
+            span=row["span"],
+            position=row["position"],
+            row=row["row"],
+            recorded=bool(row["recorded"]),
+            holds=bool(row["holds"]),
+        )

@@ -1,4 +1,4 @@
-"""Organizations, peers and lists that this node knows, and how following goes."""
+"""The lists that this node owns or follows, and where the log of each stands."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from node.errors import CommandError, DamageError, as_damage
 from node.store import spans
 from node.store.connection import Transaction
 from node.store.follow_state import store_follow_state
-from node.store.sqlite import sqlite3
+from node.store.sqlite import select, sqlite3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,21 +65,11 @@ class ListRecord:
             return wire.decode_charter(wire.decode_envelope(self.charter).payload)
 
 
-# --- the node itself --------------------------------------------------------------------------
-
-
-# --- organizations and peers ------------------------------------------------------------------
-
-
-# --- lists ------------------------------------------------------------------------------------
-
-_LIST = (
-    "SELECT l.list, o.name, l.name, l.own, v.name, l.charter, l.charter_version, l.frontier, "
-    "l.size, l.last_leaf, l.last_time_ms, l.live_count, l.state_digest, l.checked, l.span, "
-    "s.start, s.snapshot, l.deltas_only, l.since_snapshot "
-    "FROM list AS l JOIN org AS o ON o.org = l.org JOIN span AS s ON s.span = l.span "
-    "LEFT JOIN org AS v ON v.org = l.via"
-)
+_LIST = """SELECT l.list, o.name AS org, l.name, l.own, v.name AS via, l.charter, l.charter_version,
+    l.frontier, l.size, l.last_leaf, l.last_time_ms, l.live_count, l.state_digest, l.checked,
+    l.span, s.start, s.snapshot, l.deltas_only, l.since_snapshot
+    FROM list AS l JOIN org AS o ON o.org = l.org JOIN span AS s ON s.span = l.span
+    LEFT JOIN org AS v ON v.org = l.via"""
 
 
 def add_list(transaction: Transaction, origin: Origin, *, via: OrgName | None) -> None:
@@ -148,7 +138,7 @@ def iter_lists(connection: sqlite3.Connection) -> Iterator[ListRecord]:
     Raises:
         DamageError: what is recorded of one cannot be.
     """
-    for row in connection.execute(f"{_LIST} ORDER BY o.name, l.name"):
+    for row in select(connection, f"{_LIST} ORDER BY o.name, l.name"):
         yield _list(row)
 
 
@@ -189,8 +179,8 @@ def load_list(connection: sqlite3.Connection, origin: Origin) -> ListRecord | No
     Raises:
         DamageError: what is recorded of it cannot be.
     """
-    row = connection.execute(
-        f"{_LIST} WHERE o.name = ? AND l.name = ?", (origin.org, origin.name)
+    row = select(
+        connection, f"{_LIST} WHERE o.name = ? AND l.name = ?", (origin.org, origin.name)
     ).fetchone()
     return None if row is None else _list(row)
 
@@ -201,65 +191,38 @@ def load_list_by_number(connection: sqlite3.Connection, number: int) -> ListReco
     Raises:
         DamageError: what is recorded of it cannot be, or is not there.
     """
-    row = connection.execute(f"{_LIST} WHERE l.list = ?", (number,)).fetchone()
+    row = select(connection, f"{_LIST} WHERE l.list = ?", (number,)).fetchone()
     if row is None:
         raise DamageError(f"list {number}, or its span, is missing", hint="run 'hashfed fsck'")
     return _list(row)
 
 
-def _list(
-    row: tuple[
-        int,
-        str,
-        str,
-        int,
-        str | None,
-        bytes | None,
-        int,
-        bytes,
-        int,
-        bytes,
-        int,
-        int,
-        bytes,
-        int,
-        int,
-        int,
-        int | None,
-        int,
-        int,
-    ],
-) -> ListRecord:
-    (
-        number, org, name, own, via, charter, charter_version, frontier, size, last_leaf,
-        last_time_ms, live_count, state_digest, checked, span, start, snapshot, deltas_only,
-        since_snapshot,
-    ) = row  # fmt: skip
-    origin = Origin(OrgName(org), name)
+def _list(row: sqlite3.Row) -> ListRecord:
+    origin = Origin(OrgName(row["org"]), row["name"])
     with as_damage(f"the recorded state of {origin}"):
-        tree = CompactRange.decode(size, frontier)
+        tree = CompactRange.decode(row["size"], row["frontier"])
     return ListRecord(
-        list=number,
+        list=row["list"],
         origin=origin,
-        own=bool(own),
-        via=None if via is None else OrgName(via),
-        charter=charter,
-        charter_version=charter_version,
+        own=bool(row["own"]),
+        via=None if row["via"] is None else OrgName(row["via"]),
+        charter=row["charter"],
+        charter_version=row["charter_version"],
         log=LogState(
             frontier=tree,
-            last_leaf=last_leaf,
-            last_time_ms=last_time_ms,
-            live_count=live_count,
-            state_digest=state_digest,
+            last_leaf=row["last_leaf"],
+            last_time_ms=row["last_time_ms"],
+            live_count=row["live_count"],
+            state_digest=row["state_digest"],
             # A span that begins with a snapshot begins right after its leaf.
-            start=0 if snapshot is None else start - 1,
+            start=0 if row["snapshot"] is None else row["start"] - 1,
         ),
-        checked=checked,
-        span=span,
-        start=start,
-        base=snapshot,
-        deltas_only=bool(deltas_only),
-        since_snapshot=since_snapshot,
+        checked=row["checked"],
+        span=row["span"],
+        start=row["start"],
+        base=row["snapshot"],
+        deltas_only=bool(row["deltas_only"]),
+        since_snapshot=row["since_snapshot"],
     )
 
 
@@ -292,9 +255,6 @@ def store_log_state(transaction: Transaction, list_number: int, state: LogState)
             list_number,
         ),
     )
-
-
-# --- how following goes -----------------------------------------------------------------------
 
 
 def store_checked(connection: sqlite3.Connection, list_number: int, checked: int) -> None:

@@ -19,7 +19,7 @@ from federation.rows import RowReader
 from node.errors import DamageError
 from node.store.connection import Transaction
 from node.store.schema import pack
-from node.store.sqlite import open_blob, sqlite3
+from node.store.sqlite import open_blob, select, sqlite3
 
 _FEW_ROWS: Final = 3
 """Rows of one body that are read by slices, rather than from all of its bytes."""
@@ -155,7 +155,7 @@ def load_record(
     return None
 
 
-_RECORDS: Final = """SELECT d.id, d.version, d.received_ms, o.name, d.body_size, d.header,
+_RECORDS: Final = """SELECT d.id, d.version, d.received_ms, o.name AS via, d.body_size, d.header,
     d.checkpoint FROM delta AS d LEFT JOIN org AS o ON o.org = d.via
     WHERE d.id >= ? AND d.id < ? ORDER BY d.id"""
 _RECORDS_NEWEST_FIRST: Final = f"{_RECORDS} DESC"
@@ -166,18 +166,16 @@ def iter_records(
 ) -> Iterator[DeltaRecord]:
     """Yield deltas without their bodies from `start` on, before `stop`; newest first if asked."""
     statement = _RECORDS_NEWEST_FIRST if newest else _RECORDS
-    for at, version, received_ms, via, body_size, header, checkpoint in connection.execute(
-        statement,
-        (delta_id(list_number, start), delta_id(list_number, stop)),
-    ):
+    places = (delta_id(list_number, start), delta_id(list_number, stop))
+    for row in select(connection, statement, places):
         yield DeltaRecord(
-            position=at - delta_id(list_number, 0),
-            version=version,
-            received_ms=received_ms,
-            via=None if via is None else OrgName(via),
-            body_size=body_size,
-            header=header,
-            checkpoint=checkpoint,
+            position=row["id"] - delta_id(list_number, 0),
+            version=row["version"],
+            received_ms=row["received_ms"],
+            via=None if row["via"] is None else OrgName(row["via"]),
+            body_size=row["body_size"],
+            header=row["header"],
+            checkpoint=row["checkpoint"],
         )
 
 

@@ -17,7 +17,7 @@ from federation.merkle import HASH_BYTES
 from federation.snapshot import SnapshotOffer
 from node.errors import DamageError
 from node.store.schema import pack
-from node.store.sqlite import sqlite3
+from node.store.sqlite import select, sqlite3
 
 
 class SnapshotState(StrEnum):
@@ -87,15 +87,16 @@ _SNAPSHOT: Final = (
 )
 
 
-def _record(row: tuple[int, int, int, str, bytes, bytes, bytes, bytes, int]) -> SnapshotRecord:
-    number, list_number, position, state, header, checkpoint, frontier, hashes, size_bytes = row
+def _record(row: sqlite3.Row) -> SnapshotRecord:
     return SnapshotRecord(
-        snapshot=number,
-        list=list_number,
-        position=position,
-        state=SnapshotState(state),
-        offer=SnapshotOffer(header, checkpoint, frontier, hashes),
-        size_bytes=size_bytes,
+        snapshot=row["snapshot"],
+        list=row["list"],
+        position=row["position"],
+        state=SnapshotState(row["state"]),
+        offer=SnapshotOffer(
+            row["header"], row["checkpoint"], row["frontier"], row["bucket_hashes"]
+        ),
+        size_bytes=row["size_bytes"],
     )
 
 
@@ -110,7 +111,15 @@ def add(
     cursor = connection.execute(
         """INSERT INTO snapshot (list, position, state, header, checkpoint, frontier,
             bucket_hashes, size_bytes) VALUES (?, ?, ?, ?, ?, ?, ?, 0)""",
-        (list_number, position, state, *offer[:4]),
+        (
+            list_number,
+            position,
+            state,
+            offer.header,
+            offer.checkpoint,
+            offer.frontier,
+            offer.bucket_hashes,
+        ),
     )
     return int(cursor.lastrowid or 0)
 
@@ -120,7 +129,14 @@ def hold(connection: sqlite3.Connection, snapshot: int, offer: SnapshotOffer) ->
     connection.execute(
         """UPDATE snapshot SET state = ?, header = ?, checkpoint = ?, frontier = ?,
             bucket_hashes = ? WHERE snapshot = ?""",
-        (SnapshotState.HELD, *offer[:4], snapshot),
+        (
+            SnapshotState.HELD,
+            offer.header,
+            offer.checkpoint,
+            offer.frontier,
+            offer.bucket_hashes,
+            snapshot,
+        ),
     )
 
 
@@ -131,7 +147,7 @@ def set_state(connection: sqlite3.Connection, snapshot: int, state: SnapshotStat
 
 def load(connection: sqlite3.Connection, snapshot: int) -> SnapshotRecord | None:
     """Return one snapshot, or None."""
-    row = connection.execute(f"{_SNAPSHOT} WHERE snapshot = ?", (snapshot,)).fetchone()
+    row = select(connection, f"{_SNAPSHOT} WHERE snapshot = ?", (snapshot,)).fetchone()
     return None if row is None else _record(row)
 
 
@@ -139,7 +155,8 @@ def iter_of_list(
     connection: sqlite3.Connection, list_number: int, state: SnapshotState
 ) -> Iterator[SnapshotRecord]:
     """Yield the snapshots of a list that are in a state, newest first."""
-    for row in connection.execute(
+    for row in select(
+        connection,
         f"{_SNAPSHOT} WHERE list = ? AND state = ? ORDER BY position DESC, snapshot DESC",
         (list_number, state),
     ).fetchall():

@@ -5,10 +5,10 @@ The standard library's is not used: SQLite before 3.51.3 can lose committed data
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from node.errors import DamageError, LockedError, StoreError, StoreFullError
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 else:
     import pysqlite3 as sqlite3
 
-__all__ = ["Blob", "is_disk_failure", "open_blob", "sqlite3", "sqlite_errors"]
+__all__ = ["Blob", "is_disk_failure", "open_blob", "select", "sqlite3", "sqlite_errors"]
 
 
 def is_disk_failure(error: BaseException) -> bool:
@@ -52,6 +52,15 @@ def open_blob(connection: sqlite3.Connection, table: str, column: str, row: int)
     # What the standard library calls `blobopen`, since version 3.11 alone.
     blob: Blob = connection.open_blob(table, column, row, True)  # type: ignore[attr-defined]  # noqa: FBT003
     return blob
+
+
+def select(
+    connection: sqlite3.Connection, query: str, values: Sequence[Any] | Mapping[str, Any] = ()
+) -> sqlite3.Cursor:
+    """Run a query and return a cursor whose rows are read by the names of their columns."""
+    cursor = connection.cursor()
+    cursor.row_factory = sqlite3.Row
+    return cursor.execute(query, values)
 
 
 @contextmanager
