@@ -304,7 +304,7 @@ def _resolve(intents: Sequence[Intent], kinds: dict[EntryId, OpKind]) -> dict[En
     operations: dict[EntryId, Operation] = {}
     for intent in intents:
         if intent.kind == "assert":
-            operation = assertion(intent.value, intent.number)
+            operation = assertion(intent.value, f"revision-{intent.number}")
         else:
             wanted = OpKind.PURGE if intent.kind == "purge" else OpKind.RETRACT
             fitting = sorted(

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from tests.simulation.scale.bounds import Profile, Serving, line_ops
 from tests.simulation.scale.costs import COSTS, MEMORY
+from tests.simulation.scale.network import iter_way
 from tests.simulation.scale.stories import Outcome, Plan
 
-_BEGIN = "<!-- tables: begin (written by scripts/scale, do not edit) -->"
+_BEGIN = "<!-- tables: begin (written by scripts/simulate, do not edit) -->"
 _END = "<!-- tables: end -->"
 _FAN_OUTS = (8, 32, 200, 999)
 
@@ -76,16 +77,9 @@ def _spread(outcomes: Sequence[Outcome]) -> list[str]:
 
 
 def _depth(outcome: Outcome) -> int:
-    deepest = 0
-    for origin in outcome.members[0].lists:
-        owner = outcome.members[0].lists[origin].source.owner
-        via = outcome.network.routes(owner)
-        for member in range(len(via)):
-            hops, at = 0, member
-            while at != owner:
-                hops, at = hops + 1, via[at]
-            deepest = max(deepest, hops)
-    return deepest
+    """Return over how many hops a list comes to the member farthest from its owner."""
+    ways = map(outcome.network.routes, {log.owner for log in outcome.logs})
+    return max(len(list(iter_way(via, at))) - 1 for via in ways for at in range(len(via)))
 
 
 def _load(outcomes: Sequence[Outcome]) -> list[str]:
@@ -111,7 +105,7 @@ def member_table(profile: Profile) -> list[str]:
         ["what", "how much"],
         [
             ["database", _bytes(profile.disk_bytes)],
-            ["memory of a process at its peak", f"{MEMORY.value / 2**20:.0f} MiB"],
+            ["memory of a process at its peak", str(MEMORY)],
             ["first sync: bytes", _bytes(profile.first_sync_bytes)],
             ["first sync: a line of 100 Mbit/s", _time(profile.first_sync_bytes / uplink)],
             ["first sync: processor, until all is found", _time(profile.first_sync_seconds)],
@@ -159,7 +153,7 @@ def cost_table() -> list[str]:
     """Return every cost with its source."""
     return _table(
         ["cost", "value", "source"],
-        ([cost.what, f"{cost.value * cost.scale:.3g} {cost.unit}", cost.source] for cost in COSTS),
+        ([cost.what, str(cost), cost.source] for cost in COSTS),
     )
 
 
