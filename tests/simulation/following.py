@@ -76,7 +76,7 @@ class MemoryCopy:
             OperationError: it is not.
         """
         here = self.held.leaf(position)
-        if here is None or not self._member.repair.is_sound(self.held.origin, position, here):
+        if here is None or not self._member.tools.is_sound(self.held.origin, position, here):
             raise OperationError(f"position {position} is damaged here")
 
     def load_prior(self, body: Body) -> Mapping[int, Prior]:

@@ -13,7 +13,7 @@ from federation.errors import FederationError
 from federation.follow import FollowState
 from federation.names import OrgName, Origin
 from federation.recovery import Decision, Mark, Obstacle, OwnLog, PeerReport
-from federation.replica import Replica, SignedDelta
+from federation.replica import LogState, Replica, SignedDelta
 from federation.trust.orgroot import PinnedRoot
 from tests.simulation.disk import (
     DamageError,
@@ -103,6 +103,27 @@ class Tools:
     def root_of(self, origin: Origin) -> PinnedRoot:
         """Return the org root of a list's owner, as everybody has pinned it."""
         return self.members[self.numbers[origin.org]].party.root
+
+    def replica(self, held: Held) -> Replica:
+        """Return what verifies the next deltas of a list."""
+        return self.parts.replica(held.origin, self.root_of(held.origin), held.log)
+
+    def is_sound(self, origin: Origin, position: int, delta: SignedDelta) -> bool:
+        """Say whether a leaf is what was signed for its position."""
+        if (origin, delta) not in self.places:
+            self.places[origin, delta] = self._verify(origin, delta)
+        return self.places[origin, delta] == position
+
+    def _verify(self, origin: Origin, delta: SignedDelta) -> int | None:
+        # Not the part that is tried: what is stored is judged by what is right.
+        replica = Replica(origin, self.root_of(origin), LogState.empty())
+        try:
+            header = replica.read_leaf(delta.header)
+            replica.read_checkpoint(delta.checkpoint, header.position)
+            replica.read_body(header, delta.body)
+        except FederationError:
+            return None
+        return header.position
 
     def check_permit(
         self, member: Member, held: Held, answers: Sequence[PeerReport], *, risk: bool
@@ -324,7 +345,7 @@ class Member:
             DamageError: what is stored there is not what was signed.
         """
         leaf = held.leaf(size - 1)
-        if leaf is None or not self.repair.is_sound(held.origin, size - 1, leaf):
+        if leaf is None or not self.tools.is_sound(held.origin, size - 1, leaf):
             raise DamageError(f"position {size - 1} of {held.origin} is damaged")
         return held.root_at(size)
 

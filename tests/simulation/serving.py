@@ -227,8 +227,8 @@ class Server:
         if held is None or message.position >= held.available:
             return
         delta = held.leaf(message.position)
-        repair = self.member.repair
-        if delta is None or not repair.is_sound(message.origin, message.position, delta):
+        repair, is_sound = self.member.repair, self.member.tools.is_sound
+        if delta is None or not is_sound(message.origin, message.position, delta):
             return
         proof: list[bytes] = []
         if message.origin not in repair.damaged and message.size <= held.available:

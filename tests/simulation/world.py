@@ -279,11 +279,9 @@ class World:
         owner = self.members[ledger.owner]
         held = owner.store[origin]
         copies = [member.store[origin] for member in self._honest() if member is not owner]
-        sound = owner.repair.is_sound
+        sound = self.tools.is_sound
         for copy in [held, *copies]:
-            for position, leaf in enumerate(copy.leaves, copy.log.start):
-                if sound(origin, position, leaf.delta):
-                    continue
+            for position in owner.repair.find_damage(copy):
                 others = (other.leaf(position) for other in [held, *copies])
                 if not any(
                     other is not None and sound(origin, position, other) for other in others
