@@ -124,9 +124,9 @@ class HeldSnapshot:
     buckets: tuple[bytes, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Arriving:
-    """A snapshot on its way here."""
+    """A snapshot on its way here, with the buckets that have come."""
 
     offer: SnapshotOffer
     buckets: Mapping[int, bytes]
@@ -259,6 +259,10 @@ class Store:
     def number(self) -> int:
         """The number of its version."""
         return len(self.history)
+
+    def leaf(self, delta: SignedDelta) -> Leaf:
+        """Return a leaf as the next version brings it."""
+        return Leaf(delta, self.number + 1)
 
     def commit(self, held: Held) -> None:
         """Make a list what it is now, durably.

@@ -191,11 +191,26 @@ class Guard:
         if fetch is not None:
             self._fetch(fetch.origin, fetch.others)
 
-    def opened(self, message: Opened) -> None:
-        """Take how a peer that we fetch from stands."""
+    def hear(self, peer: int, message: Opened | Delivered | End) -> None:
+        """Take what comes from the peer that is fetched from."""
         fetch = self._fetches.get(message.serial)
         if fetch is None:
             return
+        match message:
+            case Opened():
+                self._take_answer(fetch, message)
+            case Delivered():
+                if fetch.peer == peer and self.member.writing != fetch.origin:
+                    self._take_deltas(fetch, message)
+            case End():
+                del self._fetches[message.serial]
+                if message.failed:
+                    self._fetch(fetch.origin, fetch.others)
+                elif self.member.lock is None:
+                    # They may hold more by now.
+                    self.ask(self._attend_all)
+
+    def _take_answer(self, fetch: Fetch, message: Opened) -> None:
         match judge_recovery(message.outcome, from_start=fetch.from_start):
             case Handling.TAKE:
                 return
@@ -206,12 +221,9 @@ class Guard:
             case _:
                 self._next(message.serial)
 
-    def delivered(self, peer: int, message: Delivered) -> None:
+    def _take_deltas(self, fetch: Fetch, message: Delivered) -> None:
         """Take deltas of our own back, verified as anybody's."""
         member = self.member
-        fetch = self._fetches.get(message.serial)
-        if fetch is None or fetch.peer != peer or member.writing == fetch.origin:
-            return
         held = member.store[fetch.origin]
         after, error = member.follower.merge(held, message.deltas)
         if after is not held:
@@ -223,16 +235,6 @@ class Guard:
             member.note_own(member.store[fetch.origin], decision)
         if error is not None:
             self._next(message.serial)
-
-    def ended(self, message: End) -> None:
-        """Take the end of what a peer gave: ask all of them again, as long as they hold more."""
-        fetch = self._fetches.pop(message.serial, None)
-        if fetch is None:
-            return
-        if message.failed:
-            self._fetch(fetch.origin, fetch.others)
-        elif self.member.lock is None:
-            self.ask(self._attend_all)
 
 
 def note_state(held: Held, decision: Decision) -> Held:

@@ -240,6 +240,11 @@ class Member:
         self._incarnations += 1
         return self.number.to_bytes(8) + self._incarnations.to_bytes(8)
 
+    def staged(self, origin: Origin) -> list[Intent]:
+        """Return the staged changes of a list that are not signed yet."""
+        extent = self.store[origin].signed_extent
+        return [item for item in self.staging.get(origin, []) if item.number > extent]
+
     def send(self, target: int, message: Message) -> None:
         """Send a message to another node."""
         self.tools.post(self.number, target, message)
@@ -475,17 +480,11 @@ class Member:
         match message:
             case Open():
                 self.server.open(source, message)
-            case Opened():
-                self.follower.opened(source, message)
-                self.guard.opened(message)
-            case Delivered():
-                self.follower.delivered(source, message)
-                self.guard.delivered(source, message)
             case Alive():
-                self.follower.alive(source, message)
-            case End():
-                self.follower.end(source, message)
-                self.guard.ended(message)
+                self.follower.hear(source, message)
+            case Opened() | Delivered() | End():
+                self.follower.hear(source, message)
+                self.guard.hear(source, message)
             case Ask():
                 self.server.show(source, message)
             case Shown():
