@@ -179,6 +179,12 @@ class Held:
         return min(self.released, self.size) if self.own else self.size
 
     @property
+    def shown(self) -> bytes:
+        """The newest checkpoint that may leave this node; empty for none."""
+        newest = self.leaf(self.available - 1)
+        return b"" if newest is None else newest.checkpoint
+
+    @property
     def settled(self) -> int:
         """The size before the newest committed step: a step is one version of the store."""
         newest = self.leaves[-1].version if self.leaves else 0
