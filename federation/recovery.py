@@ -28,7 +28,7 @@ from typing import Final
 
 from federation import limits
 from federation.checkpoint import Checkpoint, open_checkpoint
-from federation.follow import open_charter
+from federation.follow import FollowState, open_charter
 from federation.names import OrgName, Origin
 from federation.trust.charter import Charter
 from federation.trust.orgroot import PinnedRoot
@@ -182,6 +182,45 @@ class Decision:
     detail: str = ""
     overridable: bool = False
     sources: tuple[OrgName, ...] = ()
+
+    @property
+    def doubts_mark(self) -> bool:
+        """Whether the mark has to be compared with the peers before it counts as the newest."""
+        return self.obstacle not in {None, Obstacle.TIME_BACKWARDS}
+
+
+def state_of(decision: Decision) -> FollowState:
+    """Return the state that a list of ours is in."""
+    if decision.obstacle is None:
+        return FollowState.OWN
+    return FollowState.FORKED if decision.obstacle in DIVERGED else FollowState.RECOVERING
+
+
+def standing(decision: Decision, reason: str) -> tuple[FollowState, str] | None:
+    """Return the state of a list of ours and its reason; None if what is recorded says more.
+
+    Args:
+        decision: what is known now.
+        reason: the reason that is recorded.
+    """
+    state = state_of(decision)
+    if state is FollowState.RECOVERING and reason == Obstacle.PEER_DIFFERS:
+        # That two histories are signed was proved: to be behind one of them is less.
+        return None
+    return state, str(decision.obstacle or "")
+
+
+def is_settled(decision: Decision, *, is_released: bool) -> bool:
+    """Say whether nothing can be done for a list of ours before the peers are asked again.
+
+    Args:
+        decision: what is known now.
+        is_released: whether all that is committed of the list is released.
+    """
+    # A publisher may have been killed between the mark and the release: all agree then, and yet
+    # nobody is served what it has signed.
+    in_order = decision.action is Action.SIGN and is_released
+    return in_order or decision.action is Action.REFUSE
 
 
 def read_report(

@@ -7,16 +7,15 @@ has left.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from federation.errors import FederationError, ForkError
 from federation.follow import Following, Handling, judge_recovery
 from federation.names import OrgName, Origin
-from federation.recovery import Action, Decision, Obstacle, PeerReport, read_report
+from federation.recovery import Action, Decision, Obstacle, PeerReport, is_settled, read_report
 from federation.replica import LogState
-from node.publish.permit import state_of
-from tests.simulation.disk import DamageError, Held
+from tests.simulation.disk import DamageError
 from tests.simulation.messages import Ask, Delivered, End, Open, Opened, Shown
 
 if TYPE_CHECKING:
@@ -106,36 +105,26 @@ class Guard:
 
     def _close(self, number: int) -> None:
         question = self._questions.pop(number, None)
-        if question is None:
-            return
-        said: Said = {}
-        for held in [held for held in self.member.store if held.own]:
-            said[held.origin] = tuple(
-                self._read(peer, question.shown.get(peer), held.origin)
-                for peer in self.member.peers
+        if question is not None:
+            shown = [(peer, question.shown.get(peer)) for peer in self.member.peers]
+            own = [held.origin for held in self.member.store if held.own]
+            question.then(
+                {origin: tuple(self._read(*at, origin) for at in shown) for origin in own}
             )
-        question.then(said)
 
     def _read(self, peer: int, shown: Shown | None, origin: Origin) -> PeerReport:
         """Return what a peer said of one list; what we did not sign is no answer."""
-        member = self.member
-        org = member.tools.party_of(peer).org
-        if shown is None:
-            return PeerReport(peer=org, answered=False)
-        note, envelope = shown.lists.get(origin, (b"", b""))
-        try:
-            report, _ = read_report(
-                org,
-                origin,
-                member.party.root,
-                checkpoint=note,
-                charter=envelope,
-                time_ms=shown.time_ms,
-            )
-        except FederationError:
-            member.tools.hits["answer refused"] += 1
-            return PeerReport(peer=org, answered=False)
-        return report
+        org, root = self.member.tools.party_of(peer).org, self.member.party.root
+        if shown is not None:
+            note, charter = shown.lists.get(origin, (b"", b""))
+            time_ms = shown.time_ms
+            try:
+                return read_report(
+                    org, origin, root, checkpoint=note, charter=charter, time_ms=time_ms
+                )[0]
+            except FederationError:
+                self.member.tools.hits["answer refused"] += 1
+        return PeerReport(peer=org, answered=False)
 
     # --- attending ----------------------------------------------------------------------------
 
@@ -162,8 +151,8 @@ class Guard:
             self._fetch(origin, decision.sources)
             return False
         held = member.store[origin]
-        in_order = decision.action is Action.SIGN and held.released == held.size
-        if in_order or decision.action is Action.REFUSE or member.lock is not None:
+        is_released = held.released == held.size
+        if is_settled(decision, is_released=is_released) or member.lock is not None:
             return False
         member.run(member.publisher.permit(origin, answers))
         return True
@@ -235,8 +224,3 @@ class Guard:
             member.note_own(member.store[fetch.origin], decision)
         if error is not None:
             self._next(message.serial)
-
-
-def note_state(held: Held, decision: Decision) -> Held:
-    """Return a list of our own with how it stands."""
-    return replace(held, state=state_of(decision), reason=str(decision.obstacle or ""))

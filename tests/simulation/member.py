@@ -12,7 +12,7 @@ from federation import recovery
 from federation.errors import FederationError
 from federation.follow import FollowState
 from federation.names import OrgName, Origin
-from federation.recovery import Decision, Mark, Obstacle, OwnLog, PeerReport
+from federation.recovery import Decision, Mark, OwnLog, PeerReport
 from federation.replica import LogState, Replica, SignedDelta
 from federation.trust.orgroot import PinnedRoot
 from tests.simulation.disk import (
@@ -27,7 +27,7 @@ from tests.simulation.disk import (
     Store,
 )
 from tests.simulation.following import Follower
-from tests.simulation.guarding import Guard, Said, note_state
+from tests.simulation.guarding import Guard, Said
 from tests.simulation.messages import (
     Alive,
     Ask,
@@ -356,11 +356,10 @@ class Member:
 
     def note_own(self, held: Held, decision: Decision) -> None:
         """Record how a list of ours stands, if that is news."""
-        noted = note_state(held, decision)
-        if noted.state is FollowState.RECOVERING and held.reason == Obstacle.PEER_DIFFERS:
-            return
-        if (noted.state, noted.reason) != (held.state, held.reason):
-            self.commit(noted)
+        noted = recovery.standing(decision, held.reason)
+        if noted is not None and noted != (held.state, held.reason):
+            state, reason = noted
+            self.commit(replace(held, state=state, reason=reason))
 
     # --- processes ----------------------------------------------------------------------------
 

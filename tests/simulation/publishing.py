@@ -130,9 +130,9 @@ class Publisher:
                 self.release(origin)
             yield "permit"
         member.note_own(member.store[origin], decision)
+        if decision.doubts_mark:
+            member.mark.known.pop(origin, None)
         if decision.obstacle is not None:
-            if decision.obstacle is not Obstacle.TIME_BACKWARDS:
-                member.mark.known.pop(origin, None)
             return
         mark = member.mark.load(origin)
         if isinstance(mark, Mark):
