@@ -304,6 +304,13 @@ def measure_lead(own: OwnLog, answers: Sequence[PeerReport], now_ms: int) -> int
     return lead if lead > allowed else 0
 
 
+def accept_lead(own: OwnLog, answers: Sequence[PeerReport], now_ms: int) -> int:
+    """Return the lead, in milliseconds, that an operator accepts who goes on at a risk."""
+    lead = measure_lead(own, answers, now_ms)
+    # The next answers take another time to come.
+    return lead + limits.MAX_CLOCK_SKEW_MS if lead else 0
+
+
 def _against_knowledge(
     own: OwnLog, mark: Mark | Obstacle, answers: Sequence[PeerReport], now_ms: int
 ) -> Decision | None:

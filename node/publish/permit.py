@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
 
-from federation import limits
 from federation.checkpoint import Checkpoint, open_checkpoint
 from federation.errors import FederationError, ProofError
 from federation.follow import open_charter
@@ -28,8 +27,8 @@ from federation.recovery import (
     Obstacle,
     OwnLog,
     PeerReport,
+    accept_lead,
     decide,
-    measure_lead,
     standing,
     state_of,
 )
@@ -172,9 +171,7 @@ def obtain_permit(
         decision = look(store, mark, record, answers, clock=clock, needed=needed, risk=True)
     if decision.action in {Action.SIGN, Action.FINISH}:
         own = _describe(store, record)
-        lead = 0 if risk is None else measure_lead(own, answers, clock.now_ms())
-        # The next answers take another time to come.
-        accepted = lead + limits.MAX_CLOCK_SKEW_MS if lead else 0
+        accepted = 0 if risk is None else accept_lead(own, answers, clock.now_ms())
         mark.adopt(origin, own.checkpoint, own.incarnation, accepted_lead_ms=accepted)
         if released_size(store.connection, record) != record.log.size:
             with store.update_status() as connection:

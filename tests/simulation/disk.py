@@ -345,6 +345,12 @@ class MarkFile:
             accepted_lead_ms=self.known.get(origin, 0),
         )
 
+    def raised(self, held: Held, incarnation: bytes) -> MarkContent:
+        """Return what it says when the mark of one list is where the list is now."""
+        assert not isinstance(self.content, Obstacle)  # only what can be used is raised
+        record = MarkRecord(held.size, held.log.frontier.root(), incarnation)
+        return {**self.content, held.origin: record}
+
     def write(self) -> None:
         """Write a mark under another name and sync it.
 

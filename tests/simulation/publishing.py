@@ -17,14 +17,13 @@ from federation.body import build_body, pack
 from federation.entry import EntryId, Operation, OpKind
 from federation.errors import FederationError
 from federation.header import Header, LeafKind, leaf_hash
-from federation.limits import MAX_CLOCK_SKEW_MS
 from federation.merkle import CompactRange
 from federation.names import Origin
-from federation.recovery import Action, Mark, Obstacle, PeerReport, measure_lead
+from federation.recovery import Action, Mark, Obstacle, PeerReport, accept_lead
 from federation.replica import Replica, SignedDelta
 from federation.snapshot import SnapshotOffer, build_buckets
 from federation.trust.orgroot import PinnedRoot
-from tests.simulation.disk import DamageError, Held, HeldSnapshot, Intent, MarkRecord
+from tests.simulation.disk import DamageError, Held, HeldSnapshot, Intent, MarkContent
 from tests.simulation.parties import assertion, retraction
 
 if TYPE_CHECKING:
@@ -123,8 +122,8 @@ class Publisher:
             decision = member.decide(held, answers, risk=True)
         if decision.action in {Action.SIGN, Action.FINISH}:
             member.tools.check_permit(member, held, answers, risk=risked)
-            lead = measure_lead(member.describe(held), answers, member.now_ms()) if risked else 0
-            yield from self._adopt(held, lead + MAX_CLOCK_SKEW_MS if lead else 0)
+            own, now_ms = member.describe(held), member.now_ms()
+            yield from self._adopt(held, accept_lead(own, answers, now_ms) if risked else 0)
             if held.released != held.size:
                 member.commit(replace(held, released=max(held.released, held.size)))
                 self.release(origin)
@@ -145,13 +144,11 @@ class Publisher:
             # Put aside under another name: what there is now has no records.
             mark.rename({})
             mark.sync()
-        records = mark.content
-        assert not isinstance(records, Obstacle)  # put aside above
-        record = MarkRecord(held.size, held.log.frontier.root(), self.member.store.incarnation)
-        if records.get(held.origin) != record:
+        raised = mark.raised(held, self.member.store.incarnation)
+        if raised != mark.content:
             mark.write()
             yield "permit mark written"
-            mark.rename({**records, held.origin: record})
+            mark.rename(raised)
             yield "permit mark renamed"
         # Also when it is in place already: who put it there may have been killed before this.
         mark.sync()
@@ -167,21 +164,19 @@ class Publisher:
         yield "mark written"
         member.commit_signed(after)
         yield "committed"
-        records = mark.content
-        if isinstance(records, Obstacle) or mark.load(origin) != permit:
+        if mark.load(origin) != permit:
             # Somebody has put another mark in place: nothing is released.
             member.permits.pop(origin)
             return
-        record = MarkRecord(after.size, after.log.frontier.root(), permit.incarnation)
-        yield from self.seal(after, {**records, origin: record})
+        yield from self.seal(after, mark.raised(after, permit.incarnation))
         member.permits[origin] = replace(permit, checkpoint=after.checkpoint())
         member.staging[origin] = member.staged(origin)
         yield "let go"
 
-    def seal(self, after: Held, records: dict[Origin, MarkRecord]) -> Steps:
+    def seal(self, after: Held, raised: MarkContent) -> Steps:
         """Put the raised mark in place, and release what it has."""
         mark, origin = self.member.mark, after.origin
-        mark.rename(records)
+        mark.rename(raised)
         yield "mark renamed"
         mark.sync()
         yield "mark synced"
