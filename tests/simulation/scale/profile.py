@@ -10,7 +10,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tests.simulation.scale import tables
-from tests.simulation.scale.bounds import Profile
 from tests.simulation.scale.network import KINDS
 from tests.simulation.scale.stories import Outcome, Plan, run
 
@@ -67,7 +66,7 @@ def simulate(arguments: argparse.Namespace, command: str) -> int:
     for name in arguments.networks:
         print(f"scripts/simulate: {name}", file=sys.stderr, flush=True)
         outcomes.append(run(name, plan))
-    text = tables.render(outcomes, plan, Profile(members=plan.members), command)
+    text = tables.render(outcomes, plan, command)
     print(text)
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(_figures(outcomes, plan), indent=1) + "\n")
