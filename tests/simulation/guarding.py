@@ -43,11 +43,10 @@ class Question:
 
 @dataclass(slots=True)
 class Fetch:
-    """What is being taken back from one peer."""
+    """What is being taken back from the first of some peers."""
 
     origin: Origin
-    peer: int
-    others: tuple[OrgName, ...]
+    sources: tuple[OrgName, ...]
     from_start: bool
 
 
@@ -167,7 +166,7 @@ class Guard:
         held = member.store[origin]
         log = LogState.empty() if from_start else held.log
         serial, peer = member.next_serial(), member.tools.number_of(sources[0])
-        self._fetches[serial] = Fetch(origin, peer, sources[1:], from_start)
+        self._fetches[serial] = Fetch(origin, sources, from_start)
         # Of an own list every delta is to be here: it is the one copy that answers for all of it.
         asked = Following.ask(log, deltas_only=True, from_start=False)
         cursor = asked.cursor(origin, log, held.charter_version)
@@ -178,7 +177,7 @@ class Guard:
         """Go on with another peer, if the one that was asked has not given all."""
         fetch = self._fetches.pop(serial, None)
         if fetch is not None:
-            self._fetch(fetch.origin, fetch.others)
+            self._fetch(fetch.origin, fetch.sources[1:])
 
     def hear(self, peer: int, message: Opened | Delivered | End) -> None:
         """Take what comes from the peer that is fetched from."""
@@ -189,13 +188,14 @@ class Guard:
             case Opened():
                 self._take_answer(fetch, message)
             case Delivered():
-                if fetch.peer == peer and self.member.writing != fetch.origin:
+                source = self.member.tools.number_of(fetch.sources[0])
+                if source == peer and self.member.writing != fetch.origin:
                     self._take_deltas(fetch, message)
+            case End(failed=True):
+                self._next(message.serial)
             case End():
                 del self._fetches[message.serial]
-                if message.failed:
-                    self._fetch(fetch.origin, fetch.others)
-                elif self.member.lock is None:
+                if self.member.lock is None:
                     # They may hold more by now.
                     self.ask(self._attend_all)
 
@@ -205,8 +205,7 @@ class Guard:
                 return
             case Handling.ASK_AGAIN:
                 del self._fetches[message.serial]
-                peer = self.member.tools.party_of(fetch.peer).org
-                self._fetch(fetch.origin, (peer, *fetch.others), from_start=True)
+                self._fetch(fetch.origin, fetch.sources, from_start=True)
             case _:
                 self._next(message.serial)
 

@@ -125,8 +125,7 @@ class Publisher:
             own, now_ms = member.describe(held), member.now_ms()
             yield from self._adopt(held, accept_lead(own, answers, now_ms) if risked else 0)
             if held.released != held.size:
-                member.commit(replace(held, released=max(held.released, held.size)))
-                self.release(origin)
+                self.release(held, max(held.released, held.size))
             yield "permit"
         member.note_own(member.store[origin], decision)
         if decision.doubts_mark:
@@ -175,19 +174,19 @@ class Publisher:
 
     def seal(self, after: Held, raised: MarkContent) -> Steps:
         """Put the raised mark in place, and release what it has."""
-        mark, origin = self.member.mark, after.origin
+        mark = self.member.mark
         mark.rename(raised)
         yield "mark renamed"
         mark.sync()
         yield "mark synced"
-        self.member.commit(replace(self.member.store[origin], released=after.size))
-        self.release(origin)
+        self.release(self.member.store[after.origin], after.size)
         yield "released"
 
-    def release(self, origin: Origin) -> None:
-        """Take note that the oracle sees what is released now."""
-        held = self.member.store[origin]
-        self.member.tools.oracle.release(held, held.released, self.member.mark)
+    def release(self, held: Held, size: int) -> None:
+        """Let deltas up to a size leave, for the oracle to see."""
+        self.member.commit(replace(held, released=size))
+        released = self.member.store[held.origin]
+        self.member.tools.oracle.release(released, size, self.member.mark)
 
     # --- signing ------------------------------------------------------------------------------
 

@@ -118,8 +118,7 @@ def plant(bug: str) -> Part:
             mark = self.member.mark
             mark.rename(records)
             yield "mark renamed"
-            self.member.commit(replace(self.member.store[after.origin], released=after.size))
-            self.release(after.origin)
+            self.release(self.member.store[after.origin], after.size)
             yield "released"
             mark.sync()
 
