@@ -103,8 +103,9 @@ def sign_checkpoint(checkpoint: Checkpoint, note_signer: NoteSigner) -> bytes:
 def open_checkpoint(data: bytes, origin: str, verifiers: Iterable[Verifier]) -> Checkpoint:
     """Verify the note of a checkpoint and return what it says of this log.
 
-    Witnesses may be among the verifiers; their cosignatures are then checked, but never stand in
-    for the log's own signature.
+    Every line must be by one of the verifiers: a note is kept and passed on as it came, and must
+    not hold anything that nobody signed. Witnesses may be among the verifiers. Their cosignatures
+    are then checked, but never stand in for the log's own signature.
 
     Args:
         data: the bytes of the note.
@@ -113,7 +114,8 @@ def open_checkpoint(data: bytes, origin: str, verifiers: Iterable[Verifier]) -> 
 
     Raises:
         LimitError: the note is too long, or has too many signatures.
-        MalformedError: it is not the note of a checkpoint (reason `CHECKPOINT_MALFORMED`).
+        MalformedError: it is not the note of a checkpoint, or has a line of another key (reason
+            `CHECKPOINT_MALFORMED`).
         SignatureError: no key of the log signed it, or a signature of a known key is false
             (reason `CHECKPOINT_SIGNATURE_INVALID`).
         SequenceError: it is about another log (reason `ORIGIN_MISMATCH`).
@@ -139,6 +141,10 @@ def open_checkpoint(data: bytes, origin: str, verifiers: Iterable[Verifier]) -> 
         )
     if not any(line.name == origin and line.key_id in log_keys for line in note.signatures):
         raise _signature_error(f"checkpoint is not signed by a key of the log {origin!r}")
+    if note.unverified:
+        raise _malformed(
+            f"{len(note.unverified)} signature lines are of keys that are not the log's"
+        )
     return checkpoint
 
 

@@ -151,17 +151,17 @@ def check_tail(
     checkpoint: bytes,
     load_body: Callable[[int], bytes | None],
 ) -> None:
-    """Check that the newest leaves of a log, and where it is said to stand, are what was signed.
+    """Check the newest leaves of a log, and its recorded state, against what was signed.
 
     Args:
-        replica: stands where the log is said to stand.
-        before: the signed record before these; None where there is none.
-        records: the signed records up to the newest, by ascending position.
-        checkpoint: what is stored with the newest.
-        load_body: returns the body at a position; None where it is not to be looked at.
+        replica: has the recorded state of the log.
+        before: the record before these; None if these begin the log.
+        records: the records up to the newest one, by ascending position.
+        checkpoint: the checkpoint stored with the newest record.
+        load_body: returns the body at a position; None if it is not to be checked.
 
     Raises:
-        FederationError: they are not.
+        FederationError: something is not what was signed.
     """
     log = replica.state
     last_leaf = NO_LEAF if before is None else leaf_hash(before)
@@ -171,7 +171,7 @@ def check_tail(
             raise ProofError(f"position {position} does not follow the one before")
         last_leaf = leaf_hash(record)
         if position == log.size - 1:
-            # It signs the hash of all of the one before, and that one likewise.
+            # Each header signs the hash of the leaf before it, so one signature is enough.
             replica.read_leaf(record)
         body = load_body(position)
         # A snapshot's leaf signs the digest of no bytes.
@@ -180,6 +180,6 @@ def check_tail(
     if records:
         signed = replica.read_checkpoint(checkpoint, log.size - 1)
         if signed.root_hash != log.frontier.root():
-            raise ProofError("the recorded state has another root than was signed")
+            raise ProofError("the root of the recorded state is not the one signed")
     if log.last_leaf != last_leaf:
-        raise ProofError("the recorded state ends with another delta than the newest")
+        raise ProofError("the recorded state does not end with the newest delta")

@@ -63,10 +63,11 @@ class Envelope:
         *,
         payload_type: str | None = None,
     ) -> bytes:
-        """Return the payload once enough different keys have signed it.
+        """Return the payload if enough different keys have signed it, and nobody else.
 
-        Signatures that are false or of unknown keys count for nothing and spoil nothing: anyone
-        on the way could have added them. A raw key counts once, whatever ids it goes by.
+        An envelope is kept and passed on as it came. So it must not hold anything that nobody
+        signed: a signature that is false, of an unknown key, or the second one of a raw key makes
+        the whole envelope false.
 
         Args:
             keys: the public keys that may sign, by key id.
@@ -77,7 +78,8 @@ class Envelope:
         Raises:
             MalformedError: it is of another type (reason `FORMAT_UNSUPPORTED`).
             LimitError: it carries more signatures than a document may.
-            SignatureError: fewer keys than the threshold signed it.
+            SignatureError: fewer keys than the threshold signed it, or a signature is not one of
+                theirs.
             UsageError: the threshold is not a positive number.
         """
         if type(threshold) is not int or threshold < 1:
@@ -96,8 +98,13 @@ class Envelope:
         signed_by: set[bytes] = set()
         for signature in self.signatures:
             key = keys.get(signature.key_id)
-            if key is not None and key not in signed_by and _holds(key, signature, message):
-                signed_by.add(key)
+            if key is None or key in signed_by:
+                which = "a key that may not sign it" if key is None else "one key twice"
+                raise SignatureError(
+                    f"envelope of type {self.payload_type!r}: it is signed by {which}"
+                )
+            verify_signature(key, signature.signature, message)
+            signed_by.add(key)
         if len(signed_by) < threshold:
             raise SignatureError(
                 f"envelope of type {self.payload_type!r}: got {len(signed_by)} of "
@@ -131,11 +138,3 @@ def sign_envelope(payload_type: str, payload: bytes, signers: Iterable[Signer]) 
     if len({signature.key_id for signature in signatures}) != len(signatures):
         raise UsageError("envelope: a key must not sign twice")
     return Envelope(payload_type, payload, signatures)
-
-
-def _holds(key: bytes, signature: Signature, message: bytes) -> bool:
-    try:
-        verify_signature(key, signature.signature, message)
-    except SignatureError:
-        return False
-    return True

@@ -154,8 +154,12 @@ class Header:
             problem = f"position {position} in change set {change_set}"
         elif (position == 0) is not (previous == NO_LEAF):
             problem = "a leaf before position 0, or none before a later one"
-        elif time_ms > limits.MAX_TREE_SIZE or live_count > limits.MAX_TREE_SIZE:
-            problem = "a time or count beyond 2^63 - 1"
+        elif time_ms > limits.MAX_TIME_MS:
+            problem = f"time {time_ms} is after the year 9999"
+        elif live_count > limits.MAX_LIVE_ENTRIES:
+            problem = f"{live_count} live entries, at most {limits.MAX_LIVE_ENTRIES} allowed"
+        elif not 1 <= root_version <= limits.MAX_VERSION:
+            problem = f"root version {root_version}"
         else:
             problem = header._content_problem()
             if not problem:

@@ -110,5 +110,16 @@ MAX_FOLLOWED_LISTS: Final = 1_024
 MAX_CLOCK_SKEW_MS: Final = 5 * 60 * 1000
 """Milliseconds by which a peer's clock may run ahead of ours."""
 
-MAX_TREE_SIZE: Final = 2**63 - 1
-"""Leaves of a log (C2SP integers end here)."""
+# --- numbers ----------------------------------------------------------------------------------
+MAX_TREE_SIZE: Final = 2**32 - 1
+"""Leaves of a log. A position and a size fit into 32 bits: a node may keep a leaf under one integer
+made of the number of its list and its position. One leaf a second would take 136 years."""
+
+MAX_LIVE_ENTRIES: Final = MAX_SNAPSHOT_BUCKETS * MAX_BUCKET_ENTRIES
+"""Live entries of a list: what a snapshot can hold."""
+
+MAX_TIME_MS: Final = 253_402_300_799_999
+"""Milliseconds since 1970-01-01T00:00:00Z: the end of the year 9999, where RFC 3339 ends."""
+
+MAX_VERSION: Final = 2**31 - 1
+"""Versions of an org root or a list charter."""

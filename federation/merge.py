@@ -29,7 +29,7 @@ class Prior:
     kind: OpKind
 
 
-def merge(body: Body, prior: Mapping[int, Prior], live_count: int, *, complete: bool = True) -> int:
+def merge(body: Body, prior: Mapping[int, Prior], live_count: int) -> int:
     """Return the number of live entries after a delta.
 
     Every operation of the delta comes into force, and the operation in `prior` of the same row, if
@@ -37,14 +37,13 @@ def merge(body: Body, prior: Mapping[int, Prior], live_count: int, *, complete: 
 
     Args:
         body: the delta's operations, well formed (`Body.check`).
-        prior: for each row whose entry the list has known, the operation in force on it before.
+        prior: for each row whose entry is known, the operation in force on it before. A subscriber
+            that joined by a snapshot does not know what was retracted before it: no rule depends on
+            more than whether an entry is live.
         live_count: live entries before.
-        complete: `prior` tells of every entry that the list has known. Who joined by a snapshot
-            knows none of those that were retracted before it, and must let them be purged.
 
     Raises:
-        OperationError: RETRACT_OF_ABSENT, an entry retracted that is not live; PURGE_OF_ABSENT, one
-            purged that the list never had or that is purged already.
+        OperationError: RETRACT_OF_ABSENT, an entry retracted that is not live.
     """
     for group in body.groups:
         rows = range(group.first_row, group.first_row + group.count)
@@ -63,14 +62,7 @@ def merge(body: Body, prior: Mapping[int, Prior], live_count: int, *, complete: 
                         )
                 live_count -= group.count
             case OpKind.PURGE:
-                for row in rows:
-                    before = prior.get(row)
-                    if before is None and not complete:
-                        continue
-                    if before is None or before.kind is OpKind.PURGE:
-                        raise OperationError(
-                            f"row {row} purges an entry that is not here",
-                            reason=Reason.PURGE_OF_ABSENT,
-                        )
-                    live_count -= before.kind is OpKind.ASSERT
+                # Any entry, known or not: a purge is to leave nothing behind.
+                for row in prior.keys() & rows:
+                    live_count -= prior[row].kind is OpKind.ASSERT
     return live_count

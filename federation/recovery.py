@@ -185,40 +185,40 @@ class Decision:
 
     @property
     def doubts_mark(self) -> bool:
-        """Whether the mark has to be compared with the peers before it counts as the newest."""
+        """Whether the mark must be compared with the peers before it counts as the newest."""
         return self.obstacle not in {None, Obstacle.TIME_BACKWARDS}
 
 
 def state_of(decision: Decision) -> FollowState:
-    """Return the state that a list of ours is in."""
+    """Return the state of one of our lists."""
     if decision.obstacle is None:
         return FollowState.OWN
     return FollowState.FORKED if decision.obstacle in DIVERGED else FollowState.RECOVERING
 
 
 def standing(decision: Decision, reason: str) -> tuple[FollowState, str] | None:
-    """Return the state of a list of ours and its reason; None if what is recorded says more.
+    """Return the state of one of our lists and its reason; None if the recorded one is to stay.
 
     Args:
         decision: what is known now.
-        reason: the reason that is recorded.
+        reason: the recorded reason.
     """
     state = state_of(decision)
     if state is FollowState.RECOVERING and reason == Obstacle.PEER_DIFFERS:
-        # That two histories are signed was proved: to be behind one of them is less.
+        # It was proved that two histories are signed; being behind one of them is less serious.
         return None
     return state, str(decision.obstacle or "")
 
 
 def is_settled(decision: Decision, *, is_released: bool) -> bool:
-    """Say whether nothing can be done for a list of ours before the peers are asked again.
+    """Say whether nothing can be done for one of our lists until the peers are asked again.
 
     Args:
         decision: what is known now.
-        is_released: whether all that is committed of the list is released.
+        is_released: whether everything committed of the list is released.
     """
-    # A publisher may have been killed between the mark and the release: all agree then, and yet
-    # nobody is served what it has signed.
+    # A publisher may have been killed between the mark and the release: then everything agrees,
+    # but what it has signed is not served to anybody.
     in_order = decision.action is Action.SIGN and is_released
     return in_order or decision.action is Action.REFUSE
 
@@ -305,9 +305,9 @@ def measure_lead(own: OwnLog, answers: Sequence[PeerReport], now_ms: int) -> int
 
 
 def accept_lead(own: OwnLog, answers: Sequence[PeerReport], now_ms: int) -> int:
-    """Return the lead, in milliseconds, that an operator accepts who goes on at a risk."""
+    """Return the lead, in milliseconds, that an operator accepts by going on at a risk."""
     lead = measure_lead(own, answers, now_ms)
-    # The next answers take another time to come.
+    # The next answers may take longer to come than these.
     return lead + limits.MAX_CLOCK_SKEW_MS if lead else 0
 
 

@@ -187,7 +187,7 @@ class Replica:
         if candidate.header.position != self.state.size:
             raise UsageError(f"candidate {candidate.header.position} at size {self.state.size}")
         state = self.state
-        live_count = merge(candidate.body, prior, state.live_count, complete=state.start == 0)
+        live_count = merge(candidate.body, prior, state.live_count)
         if live_count != candidate.header.live_count:
             raise OperationError(
                 f"position {candidate.header.position}: got {candidate.header.live_count} live "

@@ -65,8 +65,11 @@ def encode_envelope(envelope: dsse.Envelope) -> bytes:
 def decode_envelope(data: bytes) -> dsse.Envelope:
     """Decode a DSSE envelope; verifies nothing.
 
+    Only what `encode_envelope` makes is an envelope: in any other encoding of the same message, a
+    node on the way could hide what nobody signed.
+
     Raises:
-        MalformedError: not an envelope.
+        MalformedError: not an envelope, or not encoded as one is.
         LimitError: too large, or too many signatures.
     """
     if len(data) > limits.MAX_DOCUMENT_BYTES:
@@ -74,12 +77,14 @@ def decode_envelope(data: bytes) -> dsse.Envelope:
     message = _parse(document_pb2.Envelope(), data, "envelope")
     if len(message.signatures) > limits.MAX_DOCUMENT_SIGNATURES:
         raise LimitError(f"envelope: got {len(message.signatures)} signatures")
-    _refuse_unknown(chain([message], message.signatures), "envelope")
-    return dsse.Envelope(
+    envelope = dsse.Envelope(
         message.payload_type,
         message.payload,
         tuple(dsse.Signature(item.key_id, item.signature) for item in message.signatures),
     )
+    if encode_envelope(envelope) != data:
+        raise MalformedError("envelope is not encoded as this version encodes it")
+    return envelope
 
 
 def encode_org_root(root: orgroot.OrgRoot) -> bytes:

@@ -33,7 +33,7 @@ class Address:
 
     @property
     def is_callable(self) -> bool:
-        """Whether a peer can call it: it has a port, and is no "every interface"."""
+        """Whether a peer can call it: it has a port and does not stand for every interface."""
         return self.port != 0 and self.host not in {"0.0.0.0", "::"}  # noqa: S104  # nothing binds
 
 
@@ -57,7 +57,7 @@ def parse_address(text: str, *, allow_port_0: bool = False) -> Address:
         raise ConfigError(f"address {text!r}: got port {port_text!r}, expected 1 to {_MAX_PORT}")
     port = int(port_text)
     if port == 0 and not allow_port_0:
-        raise ConfigError(f"address {text!r}: port 0 is no port that anyone can call")
+        raise ConfigError(f"address {text!r}: nobody can call port 0")
     return Address(_parse_host(host, text), port)
 
 
@@ -73,14 +73,14 @@ def _parse_host(host: str, text: str) -> str:
                 return str(ipaddress.IPv6Address(host[1:-1]))
         except ValueError:
             pass
-        raise ConfigError(f"address {text!r}: {host!r} is no IPv6 address in brackets")
+        raise ConfigError(f"address {text!r}: {host!r} is not an IPv6 address in brackets")
     name = host.lower()
     # A name whose last label is a number is an IPv4 address, or a mistyped one.
     if name.rpartition(".")[2].isdigit():
         try:
             return str(ipaddress.IPv4Address(name))
         except ValueError as error:
-            raise ConfigError(f"address {text!r}: {host!r} is no IPv4 address") from error
+            raise ConfigError(f"address {text!r}: {host!r} is not an IPv4 address") from error
     if len(name) > _MAX_HOST or _HOST.fullmatch(name) is None:
-        raise ConfigError(f"address {text!r}: {host!r} is no host name")
+        raise ConfigError(f"address {text!r}: {host!r} is not a host name")
     return name

@@ -23,7 +23,7 @@ class SystemClock:
 
 
 def format_ms(milliseconds: int) -> str:
-    """Format a time as RFC 3339 in UTC, with milliseconds; one that no calendar has as a number."""
+    """Format a time as RFC 3339 in UTC, with milliseconds; as a number if no calendar has it."""
     try:
         moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
     except (ValueError, OverflowError, OSError):

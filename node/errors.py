@@ -8,11 +8,11 @@
     │   ├── DamageError      12   what is stored is not what was signed
     │   ├── StoreFullError   12   no room left
     │   └── DiskError        74   the disk failed: this process ends
-    ├── RecoveringError      15   a list of ours may not be signed for now
-    ├── RefusedError         13   a peer or a person is not allowed that
+    ├── RecoveringError      15   nothing may be signed for one of our lists yet
+    ├── RefusedError         13   a peer or a person is not allowed to do that
     ├── ProtocolError        14   a peer broke the protocol
     ├── UnreachableError     75   a peer cannot be reached: try again
-    └── UnforeseenError      70   a mistake of the program, or of what it has read
+    └── UnforeseenError      70   a mistake in the program, or in what it has read
 
 An error says what was wrong and where; its hint says what to do next.
 """
@@ -85,10 +85,10 @@ class StoreFullError(StoreError):
 
 
 class DiskError(StoreError):
-    """The disk failed while something was written: whether it is on it, nobody knows.
+    """The disk failed during a write: nobody knows whether the data is on it.
 
-    The process ends at once. What it believes of the store may be wrong, so it signs nothing more;
-    the next one reads the store again.
+    The process ends at once. Its view of the store may be wrong, so it signs nothing more; the
+    next process reads the store again.
     """
 
     reason = "IO_ERROR"
@@ -97,14 +97,14 @@ class DiskError(StoreError):
     def __init__(self, message: str, *, reason: str | None = None) -> None:
         super().__init__(
             message,
-            hint="this process ends, as nobody can say what of that is on the disk: check the "
-            "disk and the system's log, then run it again; the store is read again",
+            hint="nobody can say how much of that is on the disk, so this process ends: check the "
+            "disk and the system's log, then run it again; it will read the store again",
             reason=reason,
         )
 
 
 class RecoveringError(NodeError):
-    """A list of ours may not be signed for: something newer of it may have been released."""
+    """Nothing may be signed for one of our lists: peers may hold something newer of it."""
 
     reason = "RECOVERING"
     exit_code = 15
@@ -132,7 +132,7 @@ class UnreachableError(NodeError):
 
 
 class UnforeseenError(NodeError):
-    """A mistake of the program, or a store whose damage nothing has noticed before."""
+    """A mistake in the program, or damage in the store that nothing has noticed before."""
 
     reason = "UNFORESEEN"
     exit_code = 70
@@ -140,7 +140,7 @@ class UnforeseenError(NodeError):
 
 @contextmanager
 def as_damage(what: str) -> Iterator[None]:
-    """Say of what was verified before it was stored that it is damaged now."""
+    """Report that something is damaged that was verified before it was stored."""
     try:
         yield
     except FederationError as error:

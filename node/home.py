@@ -29,14 +29,14 @@ class Home:
     def locate(cls, option: str | None, environ: Mapping[str, str]) -> Self:
         """Find the home folder: the option if given, else what HASHFED_HOME says.
 
-        There is no default: a node that was started in the wrong place would be another node.
+        There is no default: started in the wrong place, it would be a different node.
 
         Args:
             option: the value of the command line's option, or None.
             environ: the environment.
 
         Raises:
-            ConfigError: neither names a folder, or the name can be no path.
+            ConfigError: neither names a folder, or the name cannot be a path.
         """
         text, where = option, "--home"
         if text is None:
@@ -48,7 +48,7 @@ class Home:
                 hint=f"name the node's folder: --home FOLDER, or {HOME_VARIABLE}=FOLDER",
             )
         if not text or "\0" in text:
-            raise ConfigError(f"{where}: {text!r} is no folder's name")
+            raise ConfigError(f"{where}: {text!r} cannot be the name of a folder")
         try:
             # Shells expand a tilde neither in --home=~/node nor in a service's environment.
             path = Path(text).expanduser().absolute()
@@ -105,7 +105,7 @@ class Home:
         """Return the file of what is staged for one of the node's own lists.
 
         Raises:
-            CommandError: that is no name of a list.
+            CommandError: that is not the name of a list.
         """
         try:
             name = parse_list_name(list_name)
@@ -116,7 +116,7 @@ class Home:
     def lock_file(self, name: str) -> Path:
         """Return the file that the process which does `name` holds a lock on.
 
-        It lies beside the store itself, so that two homes whose stores are links to one file have
+        It lies beside the store itself, so that two homes whose stores are links to one file share
         one lock.
 
         Args:
@@ -136,16 +136,15 @@ class Home:
 
     @property
     def mark(self) -> Path:
-        """The folder of the high-water mark, where the configuration names no other."""
+        """The folder of the high-water mark, unless the configuration names another one."""
         return self.path / "mark"
 
     @property
     def wake_socket(self) -> Path:
         """The socket that `node.system.wake` listens on.
 
-        It lies in the home folder, so that who may wake the node is decided by the folder's
-        permissions, and not in Linux's abstract namespace, where any user of the machine could
-        take the name first. The path may be longer than a socket address can be; `node.system.wake`
-        deals with that.
+        It lies in the home folder, so that the folder's permissions decide who may wake the node.
+        In Linux's abstract namespace, any user of the machine could take the name first. The path
+        may be longer than a socket address can be; `node.system.wake` deals with that.
         """
         return self.path / "wake.sock"

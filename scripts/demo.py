@@ -1,7 +1,7 @@
 """Shows a coalition of three organizations at work on this machine. See `scripts/demo`.
 
-What must be in force is computed here from the input alone: operations applied one after the other
-to a dictionary. No signature, log, store or network is part of that. The module is long because a
+This module computes from the input alone what must be in force: it applies one operation after the
+other to a dictionary. No signature, log, store or network is part of that. It is long because a
 person who wants to know what is claimed, and how, reads it from top to bottom.
 """
 
@@ -43,13 +43,13 @@ from tests.harness.signals import end_on_signals
 
 _LIST: Final = "known"
 _FEWEST_PARTS: Final = 6
-"""Change files that the story needs: one before anybody follows, some live, two in the crash."""
+"""The fewest change files for the story: one before anyone follows, some live, two in the crash."""
 _MAX_FILE_BYTES: Final = 4 * 1024 * 1024
 _WAIT_SECONDS: Final = 30.0
 _WIDTH: Final = 92
 _LOG_LINES: Final = 15
 _SETTINGS: Final = {"HASHFED_SYNC_INTERVAL_SECONDS": "2"}
-"""A node of the demonstration tries again after two seconds at most, not after five minutes."""
+"""A node of the demonstration tries again after at most two seconds, not five minutes."""
 
 _EXIT_FAILED: Final = 1
 _EXIT_UNREACHABLE: Final = 75
@@ -70,11 +70,11 @@ class Teller:
     """Tells the story on stdout: chapters, commands as they are run, what they print, claims.
 
     Attributes:
-        claims: what was shown to be so, in order.
+        claims: what was shown to be true, in order.
     """
 
     def __init__(self, *, pause: bool) -> None:
-        """Start telling; `pause` waits for Enter before each chapter, if a person sits there."""
+        """Start telling; with `pause`, wait for Enter before each chapter on a terminal."""
         terminal = sys.stdout.isatty()
         self.claims: list[str] = []
         self._pause = pause and terminal and sys.stdin.isatty()
@@ -85,7 +85,7 @@ class Teller:
     def chapter(self, title: str) -> None:
         """Begin a chapter."""
         if self._pause and self._chapters:
-            input(self._paint("2", "\n   (Enter goes on) "))
+            input(self._paint("2", "\n   (press Enter to go on) "))
         self._chapters += 1
         self._print(f"\n{self._paint('1', f'{self._chapters}. {title}')}")
 
@@ -94,7 +94,7 @@ class Teller:
         self._print(textwrap.fill(text, _WIDTH, initial_indent="   ", subsequent_indent="   "))
 
     def command(self, line: str) -> None:
-        """Show a command that is run."""
+        """Show a command that is being run."""
         self._print(f"   {self._paint('36', '$ ' + line)}")
 
     def output(self, lines: Iterable[str], most: int = 40) -> None:
@@ -105,14 +105,14 @@ class Teller:
             self._print(f"     {self._paint('2', line)}")
 
     def claim(self, text: str, *, holds: bool, otherwise: str = "") -> None:
-        """Say that something is so.
+        """Claim that something is true.
 
         Raises:
-            DemoError: it is not.
+            DemoError: it is not true.
         """
         if not holds:
             self._print(f"   {self._paint('31', 'FAILED')} {text}")
-            raise DemoError(f"not so: {text}" + (f" ({otherwise})" if otherwise else ""))
+            raise DemoError(f"not true: {text}" + (f" ({otherwise})" if otherwise else ""))
         self.claims.append(text)
         self._print(f"   {self._paint('32', 'ok')} {text}")
 
@@ -128,7 +128,7 @@ class Teller:
 
     @staticmethod
     def _print(text: str) -> None:
-        # At once, also into a pipe: somebody watches.
+        # Write at once, even into a pipe: somebody is watching.
         print(text, flush=True)
 
 
@@ -183,7 +183,7 @@ class Member(Node):
         return out
 
     def start_serving(self) -> None:
-        """Start serving and following, and show it; returns when peers can call."""
+        """Start serving and following, and show it; return when peers can call."""
         settings = " ".join(f"{key}={value}" for key, value in _SETTINGS.items())
         self._teller.command(f"{settings} {self.line('serve')} &")
         try:
@@ -193,7 +193,7 @@ class Member(Node):
 
     @property
     def store(self) -> Store:
-        """The node's store, opened for reading by this process beside the node's own."""
+        """The node's store, opened for reading by this process as well."""
         if self._store is None:
             try:
                 self._store = Store.open_reader(self.home / "store.db", SystemClock())
@@ -207,15 +207,15 @@ class Member(Node):
         return 0 if record is None else record.log.size
 
     def is_past(self, origin: str, size: int) -> bool:
-        """Say whether more deltas of a list are here."""
+        """Return whether more deltas of a list are here."""
         return self.size(origin) > size
 
     def misses(self, text: str, entry: EntryId) -> bool:
-        """Say whether a lookup of a hash does not find an entry here."""
+        """Return whether a lookup of a hash no longer finds an entry here."""
         return all(match.operation.entry != entry for match in lookup.lookup(self.store, text))
 
     def close(self) -> None:
-        """Let go of the store."""
+        """Close the store."""
         if self._store is not None:
             self._store.close()
             self._store = None
@@ -225,17 +225,17 @@ class Member(Node):
 
 
 class Part(NamedTuple):
-    """One change file: where it lies, and what it says."""
+    """One change file: where it is, and what it says."""
 
     path: Path
     operations: tuple[Operation, ...]
 
 
 def write_sample(path: Path, most: int) -> None:
-    """Write a list of files of Python's standard library, at most so many.
+    """Write a list of files of Python's standard library, at most `most`.
 
-    One entry a file, named by three digests of it, labelled by its package: what an organization
-    that keeps MD5, SHA-1 and SHA-256 of its material would export.
+    Each file is one entry, named by three digests and labeled with its package. An organization
+    that keeps MD5, SHA-1 and SHA-256 of its material would export such a list.
     """
     folder = Path(sysconfig.get_path("stdlib"))
     seen: set[bytes] = set()
@@ -247,7 +247,7 @@ def write_sample(path: Path, most: int) -> None:
                 continue
             data = file.read_bytes() if file.stat().st_size <= _MAX_FILE_BYTES else b""
             name = hashlib.sha256(data)
-            # An empty file's digests say nothing of it: no list may carry them.
+            # The digests of an empty file mean nothing: no list may carry them.
             if not data or name.digest() in seen:
                 continue
             seen.add(name.digest())
@@ -263,15 +263,15 @@ def write_sample(path: Path, most: int) -> None:
 
 
 def cut(source: Path, folder: Path, parts: int) -> list[Part]:
-    """Cut a list into change files, which say the same when they are imported in order.
+    """Cut a list into change files that say the same when they are imported in order.
 
     Args:
         source: JSON Lines or CSV, as `hashfed import` takes it; may be compressed with gzip.
-        folder: where the parts are put.
-        parts: how many there should be; fewer when there are not so many changes.
+        folder: where the parts are written.
+        parts: how many parts to make; fewer if there are fewer changes.
 
     Raises:
-        DemoError: it cannot be read, or says too little.
+        DemoError: it cannot be read, or has too few changes.
     """
     try:
         data = source.read_bytes()
@@ -284,7 +284,7 @@ def cut(source: Path, folder: Path, parts: int) -> list[Part]:
     parts = min(parts, len(operations))
     if parts < _FEWEST_PARTS:
         raise DemoError(
-            f"{source} has {len(operations)} entries, at least {_FEWEST_PARTS} are needed"
+            f"{source} has {len(operations)} entries, but at least {_FEWEST_PARTS} are needed"
         )
     made = []
     for number in range(parts):
@@ -346,7 +346,7 @@ def pick(state: State) -> Operation:
     for _, operation in sorted(state.items()):
         if all(count[fingerprint] == 1 for fingerprint in operation.fingerprints):
             return operation
-    raise DemoError("every hash of the list is in several entries: give another with --input")
+    raise DemoError("every hash of the list is in several entries: name another list with --input")
 
 
 # --- the story --------------------------------------------------------------------------------
@@ -371,7 +371,7 @@ class Story:
         self._early: dict[int, bytes] = {}
 
     def tell(self) -> None:
-        """Tell all of it.
+        """Tell the whole story.
 
         Raises:
             DemoError: something is not as claimed, or went wrong.
@@ -389,7 +389,7 @@ class Story:
     # --- chapters -----------------------------------------------------------------------------
 
     def meet(self) -> None:
-        """Make the nodes, and let those that are to talk to each other know each other."""
+        """Make the nodes, and exchange invitations between those that are to talk."""
         self.teller.chapter("Three organizations, three nodes")
         self.teller.say(
             "A node is a folder: a configuration, keys that never leave it, and one database. "
@@ -425,8 +425,8 @@ class Story:
             ]
         )
         self.teller.say(
-            "The last one lets ngo.example verify what hotline.example signs, from whatever node "
-            "it comes. hotline.example does not know ngo.example."
+            "The last one lets ngo.example verify what hotline.example signs, whichever node sends "
+            "it. hotline.example does not know ngo.example."
         )
 
     def publish_first(self, parts: Sequence[Part]) -> None:
@@ -435,8 +435,8 @@ class Story:
         total = sum(len(part.operations) for part in self.parts)
         self.teller.say(
             f"The list is {self.source}: {total} changes, cut into {len(self.parts)} change files "
-            "that are imported and published one by one. It may reach the two others, and nobody "
-            "else. The first change reads:"
+            "that are imported and published one by one. Only the two others may receive it. The "
+            "first change reads:"
         )
         self.teller.output([format_change(self.parts[0].operations[0])])
         others = f"{self.platform.org},{self.ngo.org}"
@@ -447,7 +447,7 @@ class Story:
             run("publish", _LIST)
             apply(self.state, part.operations)
             if not number:
-                # What an export as of this position must be, for the last chapter.
+                # Remember what an export as of this position must be, for the last chapter.
                 self._early[self.hotline.size(self.origin)] = expected_export(self.state)
         self.teller.say(f"... and so on: change files 1 to {len(parts)} are published.")
         self.hotline.show("log", _LIST, "--limit", "3")
@@ -459,7 +459,7 @@ class Story:
         self.platform.show("follow", self.origin)
         self.platform.show("sync")
         self.platform.start_serving()
-        self.teller.say("ngo.example has no business calling hotline.example itself:")
+        self.teller.say("ngo.example may not call hotline.example itself:")
         self.ngo.show("offers", self.hotline.org, expect=_EXIT_UNREACHABLE)
         self.teller.say(
             "The relay may hand the list on, because hotline.example's signed audience says so. "
@@ -496,7 +496,7 @@ class Story:
         self.teller.claim("every change published live arrived at both", holds=len(sizes) == 1)
 
     def retract(self) -> Operation:
-        """Take a mistake back, and see how long it lives on elsewhere; return what it was."""
+        """Retract a mistake, and measure how long others still match it; return the entry."""
         chosen = pick(self.state)
         text = chosen.fingerprints[-1].format()
         self.teller.chapter("A mistake is taken back everywhere")
@@ -517,7 +517,7 @@ class Story:
         return chosen
 
     def crash(self, during: Part, after: Part) -> None:
-        """Kill the relay while something arrives, publish more, and let it come back."""
+        """Kill the relay while a change arrives, publish more, and start it again."""
         self.teller.chapter("The relay dies, and comes back")
         before = self.hotline.size(self.origin)
         self.hotline.run("import", _LIST, during.path.name)
@@ -535,9 +535,9 @@ class Story:
         apply(self.state, [*during.operations, *after.operations])
         size = self.hotline.size(self.origin)
         self.teller.say(
-            f"hotline.example published {size - before} more deltas meanwhile. ngo.example, whose "
-            f"only way is the relay, lacks {size - self.ngo.size(self.origin)} of them, and goes "
-            "on answering from what it has."
+            f"hotline.example published {size - before} more deltas meanwhile. ngo.example depends "
+            f"on the relay, lacks {size - self.ngo.size(self.origin)} of them, and goes on "
+            "answering from what it has."
         )
         kept = self.platform.size(self.origin)
         began = time.perf_counter()
@@ -556,7 +556,7 @@ class Story:
         )
 
     def ask(self, retracted: Operation) -> None:
-        """Ask for the whole story of one entry, at the far end."""
+        """Ask the last node for the whole history of one entry."""
         self.teller.chapter("Who said that, when, under which key, and how did it come here?")
         text = retracted.fingerprints[-1].format()
         self.ngo.show("show", self.origin, text)
@@ -570,18 +570,18 @@ class Story:
             and all(a[key] == b[key] for a, b in zip(here, there, strict=True) for key in same),
         )
         self.teller.claim(
-            "it knows by whom they came: platform.example",
+            "it knows which node sent them: platform.example",
             holds=all(version["via"] == self.platform.org for version in here),
         )
 
     def prove(self) -> None:
-        """Show that all three hold the same, which is what the input says; and that it is sound."""
+        """Show that all three hold what the input says, and that their stores are sound."""
         self.teller.chapter("The proof")
         self.teller.say("Each node exports the list; the files are compared.")
         self.teller.command(f"hashfed --home NODE export {self.origin} -o NODE.export.jsonl")
         self._compare("now", (), expected_export(self.state))
         position, past = min(self._early.items())
-        self.teller.say("And as it was before all that: after the first change file.")
+        self.teller.say("The same for an earlier point: after the first change file.")
         point = f"position:{position}"
         self.teller.command(f"hashfed --home NODE export {self.origin} --as-of {point} -o ...")
         self._compare(f"as of {point}", ("--as-of", point), past)
@@ -622,7 +622,7 @@ class Story:
         before = self.hotline.size(self.origin)
         self.hotline.run("import", _LIST, part.path.name)
         publishing = Running(self.hotline, ("publish", _LIST), "")
-        # A part may change nothing, such as an assertion of what is in force: no delta then.
+        # A part may change nothing, such as one that asserts what is in force: then no delta comes.
         while self.hotline.size(self.origin) == before and publishing.process.poll() is None:
             time.sleep(0.001)
         signed = time.perf_counter()
@@ -633,7 +633,7 @@ class Story:
             )
         out = self.hotline.read(publishing.end())
         apply(self.state, part.operations)
-        # A large part is several deltas: all must have come before the next one is timed.
+        # A large part makes several deltas: all must have come before the next part is timed.
         size = self.hotline.size(self.origin)
         self._await_all(
             {node: partial(node.is_past, self.origin, size - 1) for node in self._followers}
@@ -642,7 +642,7 @@ class Story:
         return {node: at - signed for node, at in seen.items()}
 
     def _while_publishing(self, act: Callable[[], T]) -> T:
-        """Publish what is staged, and do something as soon as that has begun."""
+        """Publish what is staged, and do something as soon as the publication has begun."""
         self.teller.command(self.hotline.line("publish", _LIST))
         publishing = Running(self.hotline, ("publish", _LIST), "")
         result = act()
@@ -697,7 +697,7 @@ def _parse_arguments() -> argparse.Namespace:
         type=int,
         default=3_000,
         metavar="N",
-        help="entries of the list that is made, at most (default 3000)",
+        help="the most entries of the list that is made (default 3000)",
     )
     parser.add_argument(
         "--parts",
@@ -714,7 +714,7 @@ def _parse_arguments() -> argparse.Namespace:
     )
     arguments = parser.parse_args()
     if arguments.parts < _FEWEST_PARTS:
-        parser.error(f"--parts: got {arguments.parts}, at least {_FEWEST_PARTS}")
+        parser.error(f"--parts: got {arguments.parts}, expected at least {_FEWEST_PARTS}")
     return arguments
 
 
@@ -767,7 +767,7 @@ def _show_logs(story: Story) -> None:
 
 def _explain_kept(folder: Path, story: Story) -> None:
     settings = " ".join(f"{key}={value}" for key, value in _SETTINGS.items())
-    print(f"\nThe nodes lie in {folder}; nothing runs any more. To go on:\n")
+    print(f"\nThe nodes are in {folder}; nothing is running any more. To go on:\n")
     program = Path(sys.executable).with_name("hashfed")
     print(f"   cd {shlex.quote(str(folder))}; alias hashfed={shlex.quote(str(program))}")
     for node in story.coalition.nodes:
@@ -785,7 +785,7 @@ def main() -> int:
         print(f"\nscripts/demo: {error}", file=sys.stderr)
         return _EXIT_FAILED
     except BrokenPipeError:
-        # The person who watched has had enough; the nodes are stopped.
+        # The person has stopped watching; stop the nodes.
         sys.stderr.close()
         return _EXIT_FAILED
     except KeyboardInterrupt:

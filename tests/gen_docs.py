@@ -10,7 +10,8 @@ from typing import Final
 
 from prometheus_client import Counter, Info
 
-from node.config import Setting, format_value, settings
+from node.config import all_settings
+from node.system.settings import Setting, format_value
 from node.telemetry.metrics import declared
 
 PAGE: Final = Path(__file__).parents[1] / "docs" / "operate.md"
@@ -21,7 +22,7 @@ _SUFFIXES: Final[dict[type, str]] = {Counter: "_total", Info: "_info"}
 def _settings() -> Iterator[str]:
     yield "| key | variable | default | what |"
     yield "| --- | --- | --- | --- |"
-    for setting in settings():
+    for setting in all_settings():
         sentence = setting.said["sentence"]
         yield f"| `{setting.name}` | `{setting.variable}` | {_default(setting)} | {sentence} |"
 
@@ -29,6 +30,8 @@ def _settings() -> Iterator[str]:
 def _default(setting: Setting) -> str:
     if setting.is_required:
         return "required"
+    if setting.same_as:
+        return f"as `{setting.section}.{setting.same_as}`"
     if shown := setting.said.get("shown"):
         return str(shown)
     assert setting.default is not MISSING

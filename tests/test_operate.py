@@ -55,9 +55,9 @@ def test_every_state_of_a_list_has_a_row_that_says_what_to_do() -> None:
 
 def test_every_reason_that_a_list_can_show_is_explained_once() -> None:
     documented = [word for row in _rows("Reasons") for word in _words(row[0])]
-    # Of texts that people write, and of wrong calls: no list is ever in a state for these.
+    # Reasons for refusing what people write, stage or call: no list is in a state because of them.
     elsewhere = {reason for reason in Reason if reason.startswith("FINGERPRINT_")}
-    elsewhere.add(Reason.USAGE)
+    elsewhere |= {Reason.USAGE, Reason.PURGE_OF_ABSENT}
     of_peers = {errors.UnreachableError.reason, errors.RefusedError.reason}
     of_peers |= {errors.ProtocolError.reason, "UNKNOWN_PEER"}
     of_sync = set(map(str, FollowReason))

@@ -159,6 +159,7 @@ _QUARANTINED: Final[_Row] = {
     News.MORE_MISSING: Step(Action.GO_ON),
     News.SNAPSHOT_OFFERED: Step(Action.GO_ON),
     # What was wrong with the list stays wrong while nobody can be asked.
+    News.NOT_FETCHED: Step(Action.REST),
     News.PEER_FAILED: Step(Action.RETRY),
 }
 

@@ -60,12 +60,15 @@ class Charter:
         """Raise unless the charter is well formed.
 
         Raises:
-            MalformedError: a version below 1, or an audience unsorted or of both forms.
+            MalformedError: a version or a time out of range, or an audience unsorted or of both
+                forms.
             LimitError: too many organizations.
         """
         orgs = self.audience.orgs
-        if self.version < 1:
+        if not 1 <= self.version <= limits.MAX_VERSION:
             raise MalformedError(f"charter of {self.origin}: got version {self.version}")
+        if self.created_ms > limits.MAX_TIME_MS:
+            raise MalformedError(f"charter of {self.origin}: made at {self.created_ms}")
         if len(orgs) > limits.MAX_AUDIENCE_ORGS:
             raise LimitError(f"charter of {self.origin}: {len(orgs)} organizations")
         for org in orgs:

@@ -66,13 +66,16 @@ class OrgRoot:
         """Raise unless the document is one that can be trusted with a role at all.
 
         Raises:
-            MalformedError: a bad name, a role missing, a threshold that cannot be met, a key twice.
+            MalformedError: a bad name, a version or a time out of range, a role missing, a
+                threshold that cannot be met, a key twice.
             KeyRefusedError: a key that must not be trusted with anything.
             LimitError: too many keys.
         """
         parse_org(self.org)
-        if self.version < 1:
-            raise MalformedError(f"org root: got version {self.version}, at least 1")
+        if not 1 <= self.version <= limits.MAX_VERSION:
+            raise MalformedError(f"org root of {self.org}: got version {self.version}")
+        if self.created_ms > limits.MAX_TIME_MS:
+            raise MalformedError(f"org root of {self.org}: made at {self.created_ms}")
         seen: set[bytes] = set()
         for role in Role:
             keys = self.roles.get(role)

@@ -27,7 +27,7 @@ def parse_audience(text: str) -> Audience:
     """Parse `all-peers`, or names of organizations with commas between; empty means nobody.
 
     Raises:
-        MalformedError: a name is not one of an organization.
+        MalformedError: a name is not that of an organization.
     """
     if text == "all-peers":
         return Audience(all_peers=True, orgs=())
@@ -46,11 +46,11 @@ def create_list(
 ) -> Origin:
     """Create a list of this node's organization and sign its charter.
 
-    Its mark comes first: a list of that name that the store does not know, and the mark does, is
-    one that the store has lost, and is not begun again.
+    Its high-water mark is written first. If the mark knows a list of that name and the store does
+    not, the store has lost that list, and it must not begin from the start.
 
     Raises:
-        MalformedError: not a name of a list.
+        MalformedError: it is not the name of a list.
         CommandError: there is such a list already.
         ConfigError: the key is not one that our org root names.
         StoreError: the high-water mark cannot be used or written.
@@ -59,7 +59,7 @@ def create_list(
     require_role(publisher, Role.PUBLISHER, root.document)
     origin = Origin(root.document.org, parse_list_name(name))
     if lists.load_list(store.connection, origin) is not None:
-        raise CommandError(f"{origin} is here already")
+        raise CommandError(f"this node already has the list {origin}")
     mark.begin(origin, load_incarnation(store.connection))
     envelope = _sign_charter(
         Charter(origin=origin, version=1, created_ms=now_ms, audience=audience), publisher
@@ -82,7 +82,7 @@ def change_audience(
     """
     require_role(publisher, Role.PUBLISHER, own_root(store).document)
     with store.write("charter", str(record.origin)) as transaction:
-        # As it is now: two versions of one number must not be signed.
+        # Read again inside the transaction: two charters of one version must not be signed.
         held = lists.load_list_by_number(transaction.connection, record.list)
         version = held.charter_version + 1
         envelope = _sign_charter(
@@ -108,8 +108,7 @@ def follow(
         store: the store.
         origin: the list.
         via: the relay; None for its owner.
-        all_deltas: whether every delta is wanted, and no snapshot in their place; None leaves it as
-            it is.
+        all_deltas: whether to fetch every delta and never a snapshot instead; None changes nothing.
 
     Raises:
         CommandError: the owner's root is not pinned, the peer is not known, or the list is ours.
@@ -138,7 +137,7 @@ def follow(
 
 
 def unfollow(store: Store, origin: Origin) -> ListRecord:
-    """Stop fetching a list; what is here stays.
+    """Stop fetching a list; keep what is here of it.
 
     Raises:
         CommandError: there is no such list here, or it is ours.
@@ -155,7 +154,7 @@ def find_list(store: Store, text: str) -> ListRecord:
     """Return a list by `<org>/<list>`, or one of our own by its name alone.
 
     Raises:
-        MalformedError: not a name of a list.
+        MalformedError: it is not the name of a list.
         CommandError: there is no such list here.
     """
     if "/" in text:
@@ -176,22 +175,22 @@ def find_own_list(store: Store, text: str) -> ListRecord:
     """Return one of our own lists.
 
     Raises:
-        MalformedError: not a name of a list.
+        MalformedError: it is not the name of a list.
         CommandError: there is no such list here, or it is another organization's.
     """
     record = find_list(store, text)
     if not record.own:
         raise CommandError(
-            f"{record.origin} belongs to {record.origin.org}: only its owner changes it"
+            f"{record.origin} belongs to {record.origin.org}: only its owner can change it"
         )
     return record
 
 
 def choose_list(store: Store, names: Sequence[str]) -> ListRecord:
-    """Return the list that is named, or the only one there is.
+    """Return the named list, or the only one there is.
 
     Raises:
-        CommandError: none is named and there is not exactly one.
+        CommandError: no list is named, and there is not exactly one.
     """
     if names:
         return find_list(store, names[0])

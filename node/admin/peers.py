@@ -12,7 +12,7 @@ from node.store.orgs import Peer, own_root
 
 
 class Introduction(Protocol):
-    """What it takes to know a peer: an invitation, once it was checked.
+    """What a node has to know about a peer: the content of a checked invitation.
 
     Attributes:
         root: its organization's root.
@@ -36,7 +36,7 @@ def create_node(store: Store, root: PinnedRoot) -> None:
 
 
 def require_certificate(store: Store, certificate_sha256: bytes) -> None:
-    """Check that a TLS certificate is one that our org root names: peers take no other.
+    """Check that our org root names a TLS certificate: peers accept no other.
 
     Raises:
         ConfigError: it is not.
@@ -45,7 +45,7 @@ def require_certificate(store: Store, certificate_sha256: bytes) -> None:
     if certificate_sha256 not in root.tls_certificates:
         raise ConfigError(
             f"the TLS certificate is not one of {root.org}: its org root names another",
-            hint="put this node's own files back as keys/tls.crt and keys/tls.key",
+            hint="restore this node's own keys/tls.crt and keys/tls.key from your backup",
         )
 
 
@@ -60,7 +60,7 @@ def add_peer(store: Store, invitation: Introduction, certificate_sha256: bytes) 
     """
     org = invitation.root.document.org
     if org == own_root(store).document.org:
-        raise CommandError(f"this is the invitation of {org} itself", hint="give it to the others")
+        raise CommandError(f"this is the invitation of {org} itself", hint="send it to your peers")
     held = orgs.load_peer(store.connection, org)
     pinned = orgs.load_root(store.connection, org)
     same = (

@@ -6,8 +6,8 @@ Rooms:
     main             the program: global options, errors, exit codes
     context          what every command gets
     output           what commands print
-    progress         progress bars, where there is a terminal
-    bars             these bars, by rich
+    progress         progress bars, on a terminal only
+    bars             draws these bars with rich
     signing          what commands do before they sign
     network          what commands need to ask peers
     node_cmd         `init`, `config`

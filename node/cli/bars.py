@@ -1,4 +1,4 @@
-"""Progress bars for terminals, drawn by rich. `node.cli.progress` imports this only there."""
+"""Progress bars, drawn by rich. `node.cli.progress` imports this only if there is a terminal."""
 
 from __future__ import annotations
 

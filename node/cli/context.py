@@ -54,7 +54,7 @@ class Context:
             output.say(message)
 
     def config(self) -> Config:
-        """Return the node's configuration, as it was when first asked for."""
+        """Return the node's configuration, which is read only once."""
         if self._config is None:
             self._config = load_config(self.home, self.environ)
         return self._config

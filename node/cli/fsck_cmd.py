@@ -78,7 +78,7 @@ def fsck(context: Context, wanted: bool, from_start: bool) -> None:
 
 
 def _check(context: Context) -> tuple[list[Damage], dict[str, int]]:
-    """Check the store, print what is found, and record it at once for those who answer from it."""
+    """Check the store, print what is found, and record it at once, so that answers respect it."""
     home = context.home
     path = home.store.resolve()
     lists: dict[str, int] = {}

@@ -113,7 +113,7 @@ def audience_command(context: Context, name: str, audience: str) -> None:
     """Change who may receive one of our lists. What was sent before stays where it is."""
     chosen = lists.parse_audience(audience)
     with publish_lock(context, "hashfed list audience"), context.store() as store:
-        # A charter's version is signed once too.
+        # Each version of a charter is signed only once too.
         record = lists.find_own_list(store, name)
         obtain_permit(context, store, record.origin)
         version = lists.change_audience(

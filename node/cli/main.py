@@ -19,7 +19,7 @@ from node.errors import DiskError, NodeError, UnforeseenError
 EXIT_INTERRUPTED = 130
 
 _COLLECT_AFTER: Final = 100_000
-"""New objects after which the garbage collector looks for cycles."""
+"""How many new objects there are before the garbage collector looks for cycles."""
 
 
 COMMANDS: Final = {
@@ -174,7 +174,7 @@ def main() -> None:
             sys.stderr.flush()
             os._exit(code)
     except FederationError as error:
-        # The protocol library parses what the user gave the command.
+        # An error of the protocol library: it parses what the user gave the command.
         output.emit_error(error, reason=error.reason, hint="", exit_code=2, as_json=as_json)
         code = 2
     except BrokenPipeError:

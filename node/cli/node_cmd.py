@@ -76,7 +76,7 @@ def init(context: Context, org: str, listen: str, advertise: str | None) -> None
     finally:
         store.close()
     HighWater(home.mark, name).create()
-    # Last, and as a whole: a folder without a configuration is not a node yet.
+    # Write it last, and completely or not at all: it makes the folder a node.
     unnamed = home.config.with_name(f".{home.config.name}.{secrets.token_hex(8)}")
     with durable.disk_errors(home.config):
         durable.sync(home.path)

@@ -32,7 +32,15 @@ def emit_line(text: str) -> None:
 
 def emit_json(value: object) -> None:
     """Print one JSON object on a line of its own."""
-    emit_line(_JSON.encode(value))
+    emit_line(encode_json(value))
+
+
+def encode_json(value: object) -> str:
+    """Return JSON in which every character that a terminal might obey is escaped."""
+    text = _JSON.encode(value)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
 def emit_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -48,7 +56,7 @@ def emit_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None
 
 
 def emit_facts(facts: Mapping[str, object], *, indent: str = "") -> None:
-    """Print names and values, one pair a line."""
+    """Print names and values, one pair per line."""
     width = max((len(name) for name in facts), default=0)
     for name, value in facts.items():
         click.echo(f"{indent}{name.ljust(width)}  {safe(str(value))}".rstrip())
@@ -65,7 +73,7 @@ def emit_error(
     """Print an error: what was wrong, and what to do next."""
     if as_json:
         body = {"reason": reason, "message": str(error), "hint": hint, "exit_code": exit_code}
-        click.echo(json.dumps({"error": body}, ensure_ascii=False), err=True)
+        click.echo(encode_json({"error": body}), err=True)
         return
     click.echo(f"{click.style('error', fg='red', bold=True)}: {safe(str(error))}", err=True)
     if hint:

@@ -35,7 +35,7 @@ def invite(context: Context) -> None:
         address=str(context.config().node.advertise),
         certificate=certificate.load_certificate(context.home.tls_certificate),
     )
-    # As its receivers will: what they would refuse must be fixed here.
+    # Check it as its receivers will: what they would refuse must be fixed here.
     invitation.verify(context.clock.now_ms())
     click.echo(invitation.format(), nl=False)
     output.say(f"fingerprint of {root.document.org}: {root.short_fingerprint}")

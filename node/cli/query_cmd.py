@@ -41,7 +41,7 @@ _OBJECTS_BETWEEN_COLLECTIONS: Final = 50_000
 @click.command("lookup")
 @click.argument("hashes", nargs=-1, metavar="[HASH]...")
 @click.option(
-    "--file", "path", metavar="FILE", help="Read hashes from a file, one a line; - is stdin."
+    "--file", "path", metavar="FILE", help="Read hashes from a file, one per line; - is stdin."
 )
 @click.option("--list", "name", metavar="LIST", help="Look in this list only.")
 @click.option("--as-of", metavar="POINT", help="position:N (with --list), version:N or time:T.")
@@ -199,7 +199,7 @@ def _leaf(leaf: SignedLeaf | None, name: str) -> dict[str, object]:
         "key": None if leaf is None else leaf.key_id.hex(),
         "org_root_version": None if leaf is None else leaf.root_version,
         name: None if leaf is None else leaf.leaf_hash.hex(),
-        # A damaged one is shown as it is.
+        # A damaged checkpoint is shown with its bad bytes escaped.
         "checkpoint": None if leaf is None else leaf.checkpoint.decode(errors="backslashreplace"),
     }
 
@@ -407,7 +407,7 @@ def status(context: Context) -> None:
 
 
 def _describe_check(known: Findings, now_ms: int) -> str:
-    """Say when the whole store was last checked, and how much is known to be damaged."""
+    """Return when the whole store was last checked, and how much damage is known."""
     last = "never fully checked"
     if known.ended_ms is not None:
         last = f"fully checked {_ago(now_ms, known.ended_ms)}"

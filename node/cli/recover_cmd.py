@@ -81,7 +81,7 @@ def recover_command(context: Context, name: str, risk: str | None) -> None:
 def restore_command(context: Context, path: Path) -> None:
     """Check a backup and put it in place of the store; the old store is kept.
 
-    Our own lists are not signed for until they have caught up with what was already released.
+    Nothing is signed for our own lists until they have caught up with what was already released.
     """
     home = context.home
     org = context.config().node.org

@@ -84,7 +84,7 @@ def import_command(
 ) -> None:
     """Stage the changes in a file (- for stdin), all or none of them; 'publish' signs them.
 
-    FILE is JSON Lines, one change a line, or CSV with the header type,digest,label. Either may be
+    FILE is JSON Lines, one change per line, or CSV with the header type,digest,label. Either may be
     compressed with gzip.
     """
     with (

@@ -125,7 +125,7 @@ def _report(context: Context, results: list[ListResult], seconds: float) -> None
 
 
 def _bootstrap(result: ListResult) -> str | None:
-    """Say how a new list came; None when it was here before, or did not come."""
+    """Return how a new list came; None if it was here before, or did not come."""
     if result.before or not result.after:
         return None
     return "deltas" if result.joined is None else "snapshot"

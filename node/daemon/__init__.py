@@ -1,5 +1,6 @@
 """`hashfed serve`: puts the node together.
 
 Rooms:
-    serve  starts, runs and stops all parts; work in the background
+    background  deferred checks, the scrub, the gauges
+    serve       starts, runs and stops all parts
 """

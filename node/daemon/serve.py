@@ -10,7 +10,6 @@ import asyncio
 import os
 import signal
 import socket
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from typing import Final
@@ -18,21 +17,12 @@ from typing import Final
 from node.address import Address
 from node.clock import Clock, SystemClock
 from node.config import Config
-from node.errors import DamageError, DiskError, LockedError, StoreError
-from node.fsck.scrub import Scrub, Slice
+from node.daemon.background import Background
 from node.home import Home
 from node.identity.certificate import load_pair
-from node.ingest.checks import check_behind
-from node.ingest.snapshot import sweep
 from node.publish import high_water
-from node.rpc.readers import Readers
 from node.rpc.server import PeerServer, ServerSettings
-from node.store import damage as store_damage
-from node.store import follow_state, lists
 from node.store.connection import Store
-from node.store.follow_state import FollowStatus
-from node.store.lists import ListRecord
-from node.store.runs import merge_behind
 from node.sync.client import TlsIdentity
 from node.sync.own_lists import OwnListGuard
 from node.sync.recover import RecoveryTools
@@ -45,28 +35,10 @@ from node.telemetry.logs import get_logger
 from node.telemetry.metrics import Metrics
 
 GRACE_SECONDS: Final = 5.0
-"""What calls get to end in when the node stops."""
+"""How long running calls get to end when the node stops."""
 
 _POLL_SECONDS: Final = 1.0
-"""How often the store is looked at without a wake-up, as one may have been lost."""
-
-_STEP_SECONDS: Final = 0.05
-"""How long one step of what is done behind acceptance may keep the writer."""
-
-_IDLE_SECONDS: Final = 1.0
-"""For how long nothing was fetched or published before that begins: a change that comes while it
-goes on waits for a step, and has no processor to itself."""
-
-_SCRUB_POLL_SECONDS: Final = 60.0
-"""The longest pause of the scrub: for the clock may be set, and the store may grow."""
-
-_SCRUB_START_SECONDS: Final = 10.0
-
-_SCRUB_SHARE: Final = 0.9
-"""Of the time that a pass of the scrub may take, what its slices are spread over."""
-
-_GAUGE_SECONDS: Final = 5.0
-"""How often the gauges of the lists are brought up to date."""
+"""How often the node looks at the store without a wake-up: a wake-up can be lost."""
 
 _log = get_logger()
 
@@ -128,7 +100,7 @@ def _signals() -> Iterator[asyncio.Event]:
 
 
 class _Node:
-    """The parts of a running node. What `start` opens, the stack closes, in the other order."""
+    """The parts of a running node. The stack closes what `start` opens, in reverse order."""
 
     def __init__(self, home: Home, config: Config, clock: Clock, stack: AsyncExitStack) -> None:
         pair = load_pair(home.tls_key, home.tls_certificate)
@@ -139,10 +111,15 @@ class _Node:
         self._stack = stack
         self._metrics = Metrics()
         self._tasks: list[asyncio.Task[None]] = []
-        self._changed = asyncio.Event()
-        self._woken_at = time.monotonic()
         self._writer = Writer(home.store, clock)
-        self._readers = Readers(home.store, clock, threads=1)
+        self._background = Background(
+            home,
+            config,
+            clock,
+            writer=self._writer,
+            metrics=self._metrics,
+            on_damage=self._notice,
+        )
         identity = TlsIdentity(key=key, certificate=certificate)
         self._guard = OwnListGuard(
             RecoveryTools(
@@ -185,10 +162,10 @@ class _Node:
     async def start(self) -> None:
         """Open everything; peers can call once this returns."""
         stack = self._stack
-        # First: what keeps the store from being used is said before anything else is opened.
+        # First: if the store cannot be used, say so before anything else is opened.
         stack.push_async_callback(asyncio.to_thread, self._writer.close)
         await self._writer.run(lambda _store: None)
-        stack.push_async_callback(asyncio.to_thread, self._readers.close)
+        stack.push_async_callback(asyncio.to_thread, self._background.close)
         watched = Store.open_reader(self._home.store, self._clock)
         stack.callback(watched.close)
         if self._config.metrics.listen is not None:
@@ -201,11 +178,8 @@ class _Node:
             asyncio.create_task(self._follower.run(), name="follow"),
             asyncio.create_task(self._guard.run(), name="guard"),
             asyncio.create_task(self._watch(watched), name="watch"),
-            asyncio.create_task(self._work_behind(), name="behind"),
-            asyncio.create_task(self._gauge(), name="gauge"),
+            *self._background.start(),
         ]
-        if self._config.store.scrub_hours:
-            self._tasks.append(asyncio.create_task(self._scrub(), name="scrub"))
 
     async def wait(self, stop: asyncio.Event) -> None:
         """Wait for the signal to stop; raise what a part of the node raised before that."""
@@ -224,10 +198,10 @@ class _Node:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _notice(self) -> None:
-        """The store may have something new, from any process."""
+        """Note that any process may have written something new to the store."""
         self.server.wakeups.notify()
         self._follower.wake()
-        self._changed.set()
+        self._background.refresh()
 
     def _listen_for_wake_ups(self) -> None:
         loop = asyncio.get_running_loop()
@@ -236,157 +210,26 @@ class _Node:
 
         def woken() -> None:
             wake.drain(listener)
-            self._woken_at = time.monotonic()
+            self._background.note_wake_up()
             self._notice()
 
         loop.add_reader(listener.fileno(), woken)
         self._stack.callback(loop.remove_reader, listener.fileno())
 
     async def _watch(self, store: Store) -> None:
-        """Look for commits of other processes, as a wake-up may be lost."""
+        """Look for commits of other processes, because a wake-up can be lost."""
         seen = -1
         while True:
-            # A look at memory: no work for a thread.
+            # This only looks at memory, so it needs no thread.
             version = store.data_version
             if version != seen:
                 seen = version
                 self._notice()
             await asyncio.sleep(_POLL_SECONDS)
 
-    async def _work_behind(self) -> None:
-        """Do what acceptance leaves for later while nothing is fetched, or when it is due."""
-        due = time.monotonic() + self._config.sync.check_budget_seconds
-        while True:
-            idle_seconds = min(self._writer.idle_seconds, time.monotonic() - self._woken_at)
-            if idle_seconds < _IDLE_SECONDS and time.monotonic() < due:
-                await asyncio.sleep(_IDLE_SECONDS / 5)
-                continue
-            try:
-                done = await self._writer.run_aside(self._take_step)
-            except LockedError:
-                # Another process writes for long: what is not done now is done later.
-                done = 0
-            except DamageError as error:
-                # The scrub names it, and has the list withheld; other lists are served until then.
-                _log.error("checks_wait", detail=str(error))
-                await asyncio.sleep(_SCRUB_POLL_SECONDS)
-                continue
-            if not done:
-                await asyncio.sleep(_POLL_SECONDS)
-                due = time.monotonic() + self._config.sync.check_budget_seconds
-
-    def _take_step(self, store: Store) -> int:
-        """Merge and check for two steps' time; return how much was done."""
-        if store_damage.load(store.path).damages:
-            # Nothing is built on what is damaged, nor moved about in it.
-            return 0
-        merged = merge_behind(store, _STEP_SECONDS) + sweep(store)
-        return merged + check_behind(store, _STEP_SECONDS, clock=self._clock)
-
-    async def _scrub(self) -> None:
-        """Check all that is stored, again and again, each time within the hours that are set."""
-        within = self._config.store.scrub_hours * 3600
-        scrub = Scrub(self._home, self._clock)
-        ended_ms = store_damage.load(self._home.store).ended_ms
-        if ended_ms is not None and not self._home.scrub_journal.exists():
-            since = (self._clock.now_ms() - ended_ms) / 1000
-            await asyncio.sleep(min(max(0.0, within - since), within))
-        # Who starts has more urgent things to do: peers wait.
-        await asyncio.sleep(min(_SCRUB_START_SECONDS, within * (1 - _SCRUB_SHARE)))
-        began: float | None = None
-        while True:
-            try:
-                done = await self._run_slice(scrub)
-            except DiskError:
-                raise
-            except (LockedError, StoreError) as error:
-                # `hashfed fsck` is at work, or the disk is full: later.
-                _log.warning("scrub_waits", detail=str(error))
-                await asyncio.sleep(min(_SCRUB_POLL_SECONDS, within))
-                continue
-            now = time.monotonic()
-            if began is None:
-                # Of a pass that another process began, the part that is done took its time.
-                began = now - done.part * within * _SCRUB_SHARE * (not done.ended)
-            self._report(done)
-            due = began + within * (1 if done.ended else done.part * _SCRUB_SHARE)
-            if done.ended:
-                await asyncio.sleep(max(0.0, due - now))
-                began = time.monotonic()
-            else:
-                await asyncio.sleep(min(_SCRUB_POLL_SECONDS, max(0.0, due - now)))
-
-    @staticmethod
-    async def _run_slice(scrub: Scrub) -> Slice:
-        try:
-            done = await asyncio.to_thread(scrub.step)
-        except asyncio.CancelledError:
-            scrub.stop()
-            raise
-        if done is None:
-            raise asyncio.CancelledError
-        return done
-
-    def _report(self, done: Slice) -> None:
-        for damage in done.found:
-            _log.error(
-                "damage_found",
-                kind=str(damage.kind),
-                origin=damage.origin,
-                position=damage.position,
-                detail=damage.message,
-            )
-        if done.found:
-            self._notice()
-        known = store_damage.load(self._home.store)
-        if done.ended:
-            _log.info("scrub_ended", damages=len(known.damages))
-        self._metrics.scrub_part.set(done.part)
-        self._metrics.show_findings(known)
-
-    async def _gauge(self) -> None:
-        """Keep the gauges of the lists up to date."""
-        shown: set[str] = set()
-        while True:
-            self._changed.clear()
-            self._metrics.show_findings(store_damage.load(self._home.store))
-            found = await self._readers.run(_load_lists)
-            for record, status in found:
-                self._show(record, status)
-            origins = {str(record.origin) for record, _ in found}
-            for origin in shown - origins:
-                self._metrics.forget_list(origin)
-            shown = origins
-            await asyncio.sleep(_GAUGE_SECONDS)
-            await self._changed.wait()
-
-    def _show(self, record: ListRecord, status: FollowStatus) -> None:
-        origin = str(record.origin)
-        size = record.log.size
-        self._metrics.list_position.labels(origin).set(size)
-        self._metrics.list_live_entries.labels(origin).set(record.log.live_count)
-        self._metrics.list_lag_deltas.labels(origin).set(max(0, status.head - size))
-        self._metrics.set_list_state(origin, str(status.state))
-        if status.contact_ms:
-            self._metrics.list_last_contact.labels(origin).set(status.contact_ms / 1000)
-
-
-def _load_lists(store: Store) -> list[tuple[ListRecord, FollowStatus]]:
-    known = store_damage.load(store.path)
-    return [
-        (
-            record,
-            follow_state.with_damage(
-                follow_state.load_follow_status(store.connection, record.list),
-                known.of(str(record.origin)),
-            ),
-        )
-        for record in list(lists.iter_lists(store.connection))
-    ]
-
 
 def _notify_manager(state: str) -> None:
-    """Tell a service manager such as systemd how this node is, if one asked for it."""
+    """Tell a service manager such as systemd the state of this node, if it asked for that."""
     name = os.environ.get("NOTIFY_SOCKET", "")
     if not name.startswith(("/", "@")):
         return

@@ -1,13 +1,13 @@
 """Lists as CSV: what spreadsheets and other programs exchange. JSON Lines is the faithful form.
 
-A row is a fingerprint and at most one label; it asserts an entry that this fingerprint names. Rows
-of one fingerprint are one entry with all their labels. So CSV cannot say that several fingerprints
-are of one item, nor ids, reasons, vocabularies and retractions.
+A row is a fingerprint and at most one label; it asserts an entry that this fingerprint names. All
+rows with one fingerprint make one entry with all their labels. So CSV cannot say that several
+fingerprints belong to one item, and has no ids, reasons, vocabularies or retractions.
 
-Reading takes the columns in any order, `label` to be left out, CR LF, and quotes as RFC 4180 has
-them; one row is one line, since no cell of a valid row has a line break in it. Writing puts an
-apostrophe before a label that a spreadsheet would take for a formula, and reading does not take it
-away again, because a label may start with one.
+Reading accepts the columns in any order, a missing `label` column, CR LF, and quotes as in RFC
+4180. One row is one line, since no cell of a valid row contains a line break. Writing puts an
+apostrophe before a label that a spreadsheet would take for a formula. Reading does not remove it,
+because a label may start with an apostrophe.
 """
 
 from __future__ import annotations
@@ -76,9 +76,10 @@ class CsvReader:
 
         Raises:
             MalformedError: not UTF-8, quotes out of place, or a wrong number of cells.
-            FingerprintError: a hash that no list may carry, or a text that is no hash of its type.
+            FingerprintError: a hash that no list may carry, or a text that is not a hash of its
+                type.
             OperationError: a label with control characters.
-            LimitError: a label too long.
+            LimitError: a label is too long.
         """
         cells = _split(line)
         if len(cells) != len(self.columns):
@@ -98,14 +99,14 @@ class CsvReader:
         return pack(self.parse_row(line))
 
     def find_layout(self, line: bytes) -> Layout | None:
-        """Say where the hash stands in a row that `parse` accepts; None if it is not common."""
+        """Say where the hash is in a row that `parse` accepts; None if the row is unusual."""
         if b'"' in line:
             return None
         cells = line.removesuffix(b"\r").split(b",")
         start = sum(len(cell) + 1 for cell in cells[: self._digest])
         stop = start + len(cells[self._digest])
-        # What stands before the hash is the same in all rows of a template, what stands behind it
-        # is remembered: whatever the order of the columns.
+        # Whatever the order of the columns, all rows of a template have the same text before the
+        # hash, and the text behind it is remembered.
         return Layout((Slot(start, stop, cells[self._type]),), stop)
 
 
@@ -116,13 +117,13 @@ def _split(line: bytes) -> list[str]:
         raise MalformedError(f"not UTF-8 at byte {error.start + 1}") from error
     text = text.removesuffix("\r")
     if "\r" in text or "\x00" in text:
-        raise MalformedError("a carriage return or a NUL within a row")
+        raise MalformedError("there is a carriage return or a NUL within the row")
     if '"' not in text:
         return text.split(",")
     try:
         rows = list(csv.reader([text], strict=True))
     except csv.Error as error:
-        raise MalformedError(f"quotes out of place: {error}") from error
+        raise MalformedError(f"quotes are out of place: {error}") from error
     return rows[0]
 
 
@@ -130,7 +131,7 @@ def merge_labels(annotations: Sequence[Annotation]) -> Annotation:
     """Return the annotation of the entry that several rows of one fingerprint make.
 
     Raises:
-        LimitError: too many labels.
+        LimitError: there are too many labels.
     """
     labels = sorted({label for annotation in annotations for label in annotation.labels})
     merged = Annotation(labels=tuple(labels))

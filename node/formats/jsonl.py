@@ -5,9 +5,9 @@
     {"op":"retract","id":"…","cause":"withdrawn","reason":"…"}
     {"op":"purge","id":"…"}
 
-Reading is strict, but takes keys in any order and leaves `id`, `labels`, `reason` and `vocabulary`
-to be omitted. Writing has one form for each operation, so that what two nodes export can be
-compared byte for byte. Knows nothing of files and of which entries exist.
+Reading is strict, but accepts keys in any order and lines without `id`, `labels`, `reason` or
+`vocabulary`. Writing has one form for each operation, so that the exports of two nodes can be
+compared byte for byte. Knows nothing of files, nor which entries exist.
 """
 
 from __future__ import annotations
@@ -64,10 +64,10 @@ def parse_change(line: bytes | str) -> Operation:
 
     Raises:
         MalformedError: it is not UTF-8, not JSON, or has a key twice.
-        OperationError: `op` is missing or unknown; a key that this operation does not have; a value
-            of another type than its key's; an entry, a cause or a label that cannot be.
-        FingerprintError: a hash that no list may carry, or a text that is no hash of its type.
-        LimitError: too many fingerprints or labels, or a text too long.
+        OperationError: `op` is missing or unknown; the operation has no such key; a value has
+            another type than its key; or an entry, a cause or a label is not valid.
+        FingerprintError: a hash that no list may carry, or a text that is not a hash of its type.
+        LimitError: there are too many fingerprints or labels, or a text is too long.
     """
     fields = _parse_object(line)
     op = fields.get("op")
@@ -99,9 +99,9 @@ def _parse_object(line: bytes | str) -> dict[str, object]:
     except json.JSONDecodeError as error:
         raise MalformedError(f"not JSON at character {error.pos + 1}: {error.msg}") from error
     except RecursionError as error:
-        raise MalformedError("not a change: nested too deeply") from error
+        raise MalformedError("not a change: it is nested too deeply") from error
     except ValueError as error:  # an integer of thousands of digits
-        raise MalformedError("not a change: a number too long") from error
+        raise MalformedError("not a change: a number in it is too long") from error
     if not isinstance(value, dict):
         raise OperationError(f"got {_json_name(value)}, expected an object")
     return value
@@ -113,7 +113,7 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
         seen = set()
         for key, _ in pairs:
             if key in seen:
-                raise MalformedError(f"the key {_show(key)} stands twice in one object")
+                raise MalformedError(f"the key {_show(key)} is there twice in one object")
             seen.add(key)
     return found
 
@@ -201,7 +201,7 @@ class ChangeReader:
 
     @staticmethod
     def find_layout(line: bytes) -> Layout | None:
-        """Say where the hashes stand in a line that `parse` accepts; None if it is not common."""
+        """Say where the hashes are in a line that `parse` accepts; None if the line is unusual."""
         found = _ASSERTION.match(line)
         values = [] if found is None else list(_VALUES.finditer(line, *found.span(2)))
         slots = [Slot(*value.span(2), value[1]) for value in values]
@@ -213,13 +213,13 @@ class ChangeReader:
         if found[1] is not None:
             slots.insert(0, _id_slot(found))
         elif b'"id"' in line[end:] or b"\\" in line[end:]:
-            # An id may also stand behind the fingerprints, or its key be written with an escape.
+            # An id may also follow the fingerprints, or its key may contain an escape.
             return None
         return Layout(tuple(slots), end)
 
 
 def _id_slot(found: re.Match[bytes]) -> Slot:
-    """Return the slot of the id that was found: of its digest if it names a fingerprint."""
+    """Return the slot of the id that was found, or of its digest if it names a fingerprint."""
     start, stop = found.span(1)
     head, colon, _ = found[1].partition(b":")
     return (
@@ -235,8 +235,8 @@ def _id_slot(found: re.Match[bytes]) -> Slot:
 def format_change(operation: Operation) -> str:
     """Format an operation as its one line, without a line end.
 
-    Keys stand in a fixed order, `id` always, what is empty never; fingerprints by name of type,
-    one as a text, several of a type as a sorted list.
+    Keys are in a fixed order. `id` is always there, an empty value never. Fingerprints are sorted
+    by the name of their type: one of a type is a text, several are a sorted list.
     """
     annotation = operation.annotation
     fields: dict[str, object] = {

@@ -1,4 +1,4 @@
-"""How one line of a file of changes is laid out: its fixed text, and where its hashes stand."""
+"""How one line of a file of changes is laid out: its fixed text, and where the hashes are."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WIDTHS: Final = MappingProxyType(
         if hash_type.widths is not None
     }
 )
-"""Bytes of the digests of each hash type that has but one width, by its name in a file."""
+"""Digest size in bytes of each hash type that has only one size, by its name in a file."""
 
 
 class Slot(NamedTuple):
@@ -24,8 +24,8 @@ class Slot(NamedTuple):
     Attributes:
         start: where it starts.
         stop: where it stops.
-        type: the hash type of the digest that stands there; empty for an entry's own id. Slots of
-            one type hold the same text.
+        type: the hash type of the digest in it; empty for an entry's own id. Slots of one type
+            hold the same text.
     """
 
     start: int
@@ -35,11 +35,11 @@ class Slot(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where the hashes of a line stand.
+    """Where the hashes are in a line.
 
-    Its maker vouches for this: if the parser accepts the line, then it accepts any line
-    with other digests of the same width, or another plain id, in the slots, and understands it the
-    same but for them.
+    Its maker guarantees this: if the parser accepts the line, it also accepts any line with other
+    digests of the same width, or another plain id, in the slots; and it reads both lines alike
+    except for the slots.
 
     Attributes:
         slots: the slots, from left to right.

@@ -17,8 +17,9 @@ from federation.errors import FederationError
 from node.errors import DamageError
 from node.fsck import journal as fsck_journal
 from node.fsck.journal import Journal
-from node.fsck.lists import ListCheck, Steps
+from node.fsck.lists import ListCheck
 from node.fsck.records import CHECKS, check_schema
+from node.fsck.scope import Scope, Steps
 from node.store import consistency, history, orgs, runs
 from node.store import lists as list_store
 from node.store.connection import Store
@@ -144,12 +145,12 @@ def _inspect(
     for number, origin in origins:
         if journal.of_list(number).lost:
             continue
-        check = ListCheck(connection, number, origin, directory, journal)
+        scope = Scope(connection, number, origin, directory, journal)
         told = 0
-        for damage in _guarded(origin, check.run(), journal, number):
-            if damage is None and check.done != told:
-                told = check.done
-                on_progress(origin, told, check.total)
+        for damage in _guarded(origin, ListCheck(scope).run(), journal, number):
+            if damage is None and scope.done != told:
+                told = scope.done
+                on_progress(origin, told, scope.total)
             yield damage
     if not journal.file_checked:
         yield from _guarded("", _check_file(connection))

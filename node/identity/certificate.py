@@ -29,8 +29,8 @@ CERTIFICATE_DAYS: Final = 3650
 """Days for which a new TLS certificate is valid.
 
 Peers pin the one certificate that the org root names, and nothing can replace it before org roots
-have successors: its end would be the end of the organization's name. What it proves is only who
-calls; the lists are signed by other keys."""
+have successors. If it expired, the organization would lose its name. It only proves who calls; the
+lists are signed by other keys."""
 
 _BACKDATED: Final = timedelta(minutes=5)
 _MAX_COMMON_NAME: Final = 64
@@ -41,13 +41,13 @@ def build_certificate(org: OrgName, now_ms: int) -> tuple[str, str]:
     """Build a new TLS key and its self-signed certificate; return both as PEM, key first.
 
     Args:
-        org: the organization, which is what clients expect as the name.
+        org: the organization, which clients expect as the name.
         now_ms: the time, in milliseconds since 1970-01-01T00:00:00Z.
     """
     # Not Ed25519: gRPC's TLS library offers no signature algorithm for such certificates.
     private_key = ec.generate_private_key(ec.SECP256R1())
-    # X.509 ends a common name at 64 characters. Readers go by the alternative name; this one only
-    # has to differ between organizations, as chains are looked up by it.
+    # X.509 limits a common name to 64 characters. Readers use the alternative name; the common
+    # name only has to differ between organizations, because chains are looked up by it.
     common_name = org if len(org) <= _MAX_COMMON_NAME else sha256(org.encode()).hexdigest()
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
     not_before = datetime.fromtimestamp(now_ms // 1000, UTC) - _BACKDATED
@@ -94,7 +94,8 @@ def load_tls_key(path: Path) -> str:
     """Load the private key of the TLS certificate, as PEM.
 
     Raises:
-        ConfigError: the file is missing, others may read it, or it is no unencrypted P-256 key.
+        ConfigError: the file is missing, others may read it, or it is not an unencrypted P-256
+            key.
     """
     data = read_private(path)
     try:
@@ -102,7 +103,7 @@ def load_tls_key(path: Path) -> str:
         text = data.decode("ascii")
     except (TypeError, ValueError, UnsupportedAlgorithm):
         raise ConfigError(
-            f"{path} is no unencrypted private key in PEM form (PKCS#8)", hint=_RESTORE
+            f"{path} is not an unencrypted private key in PEM form (PKCS#8)", hint=_RESTORE
         ) from None
     if not _is_p256(private_key):
         raise ConfigError(f"{path}: expected a private key on the curve P-256")
@@ -113,7 +114,7 @@ def load_certificate(path: Path) -> str:
     """Load a TLS certificate, as PEM.
 
     Raises:
-        ConfigError: the file is missing, or it is no certificate.
+        ConfigError: the file is missing, or it is not a certificate.
     """
     try:
         text = path.read_bytes()[: MAX_KEY_FILE_BYTES + 1].decode("ascii")
@@ -121,15 +122,15 @@ def load_certificate(path: Path) -> str:
     except OSError as error:
         raise unreadable(path, error) from error
     except (UnicodeDecodeError, ConfigError) as error:
-        raise ConfigError(f"{path} is no TLS certificate in PEM form", hint=_RESTORE) from error
+        raise ConfigError(f"{path} is not a TLS certificate in PEM form", hint=_RESTORE) from error
     return text
 
 
 def load_pair(key_path: Path, certificate_path: Path) -> tuple[str, str]:
-    """Load the private key and the TLS certificate that is of it, as PEM.
+    """Load the private key and its TLS certificate, as PEM.
 
     Raises:
-        ConfigError: as `load_tls_key` and `load_certificate`, or the one is not of the other.
+        ConfigError: as `load_tls_key` and `load_certificate`, or they do not belong together.
     """
     key, pem = load_tls_key(key_path), load_certificate(certificate_path)
     if (
@@ -137,7 +138,7 @@ def load_pair(key_path: Path, certificate_path: Path) -> tuple[str, str]:
         != _parse_certificate(pem).public_key()
     ):
         raise ConfigError(
-            f"{certificate_path} is not the certificate of {key_path}",
+            f"{certificate_path} does not belong to the key {key_path}",
             hint=_RESTORE,
         )
     return key, pem
@@ -147,7 +148,7 @@ def certificate_sha256(pem: str) -> bytes:
     """Return the SHA-256 of the DER form of a certificate: what org roots list.
 
     Raises:
-        ConfigError: it is no certificate.
+        ConfigError: it is not a certificate.
     """
     return sha256(_parse_certificate(pem).public_bytes(Encoding.DER)).digest()
 
@@ -156,15 +157,15 @@ def certificate_not_after(pem: str) -> int:
     """Return when a certificate expires, in milliseconds since 1970-01-01T00:00:00Z.
 
     Raises:
-        ConfigError: it is no certificate.
+        ConfigError: it is not a certificate.
     """
     return _milliseconds(_parse_certificate(pem).not_valid_after_utc)
 
 
 def verify_certificate(pem: str, org: OrgName, now_ms: int) -> None:
-    """Check that a certificate is one that a peer of that name can be called with.
+    """Check that a peer of that name can be called with a certificate.
 
-    Says nothing about whose it is: that its digest stands in the org root does.
+    This does not prove whose it is. Its digest in the org root proves that.
 
     Args:
         pem: the certificate.
@@ -183,9 +184,9 @@ def verify_certificate(pem: str, org: OrgName, now_ms: int) -> None:
     try:
         is_p256 = _is_p256(certificate.public_key())
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise ConfigError("the certificate has a key that cannot be read") from error
+        raise ConfigError("the certificate's key cannot be read") from error
     if not is_p256:
-        raise ConfigError("the certificate has a key of another kind than ECDSA on P-256")
+        raise ConfigError("the certificate's key is not an ECDSA key on P-256")
     try:
         certificate.verify_directly_issued_by(certificate)
     except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm) as error:
@@ -210,13 +211,13 @@ def _check_extensions(certificate: x509.Certificate, org: OrgName) -> None:
         constraints = extensions.get_extension_for_class(x509.BasicConstraints).value
         names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound as error:
-        raise ConfigError(f"the certificate is no node's: {error}".rstrip(".")) from error
+        raise ConfigError(f"the certificate is not that of a node: {error}".rstrip(".")) from error
     except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
         raise ConfigError("the certificate has extensions that cannot be read") from error
     # As a pinned root, it would otherwise vouch for certificates in the names of others.
     if constraints.ca or usage != _key_usage():
         raise ConfigError(
-            "the certificate may be used for more than TLS of one node, such as to issue others"
+            "the certificate may do more than identify one node, such as issue other certificates"
         )
     if names != x509.SubjectAlternativeName([x509.DNSName(org)]):
         raise ConfigError(f"the certificate is not for the name {org} alone")
@@ -226,7 +227,7 @@ def _parse_certificate(pem: str) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(pem.encode("ascii"))
     except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
-        raise ConfigError("no certificate in PEM form that can be read") from error
+        raise ConfigError("there is no readable certificate in PEM form") from error
 
 
 def _is_p256(key: object) -> bool:

@@ -50,8 +50,8 @@ def create_keys(home: Home, org: OrgName, now_ms: int) -> CreatedKeys:
         now_ms: the time, in milliseconds since 1970-01-01T00:00:00Z.
 
     Raises:
-        ConfigError: a file of that name is there, which is never overwritten; others may enter
-            the key folder; or a file cannot be written.
+        ConfigError: a file of that name exists, and is never overwritten; others may enter the key
+            folder; or a file cannot be written.
     """
     files = (home.root_key, home.publisher_key, home.log_key, home.tls_key, home.tls_certificate)
     with _file_errors(home.keys):
@@ -92,7 +92,7 @@ def create_org_root(
         The serialized envelope, as peers will read it.
 
     Raises:
-        ConfigError: peers would refuse the document, such as for one key in two roles.
+        ConfigError: peers would refuse the document, for example one with one key in two roles.
     """
     signers = {Role.ROOT: root, Role.PUBLISHER: publisher, Role.LOG: log}
     document = OrgRoot(
@@ -108,12 +108,12 @@ def create_org_root(
     try:
         envelope = sign_envelope(MEDIA_TYPE, wire.encode_org_root(document), [root])
         data = wire.encode_envelope(envelope)
-        # What peers are going to do with it.
+        # Peers are going to do the same with it.
         opened = wire.open_org_root(data)
     except FederationError as error:
         raise ConfigError(f"org root of {org}: {error}") from error
     if opened.document != document:
-        raise ConfigError(f"org root of {org}: reads back as another document")
+        raise ConfigError(f"org root of {org}: it reads back as a different document")
     return data
 
 
@@ -126,7 +126,7 @@ def _make_private_folder(path: Path) -> None:
         durable.sync(path.parent)
     mode = path.stat().st_mode
     if not stat.S_ISDIR(mode):
-        raise ConfigError(f"{path} is no folder", hint="move it away")
+        raise ConfigError(f"{path} is not a folder", hint="move it away")
     if mode & 0o077:
         raise ConfigError(
             f"{path}: others may enter the folder of the private keys: "
@@ -136,7 +136,7 @@ def _make_private_folder(path: Path) -> None:
 
 
 def _write_new(path: Path, text: str) -> None:
-    """Write a file that is there whole or not at all, and that replaces none."""
+    """Write a file completely or not at all; never replace one."""
     new = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
@@ -163,5 +163,5 @@ def _file_errors(folder: Path) -> Iterator[None]:
 def _exists(path: Path) -> ConfigError:
     return ConfigError(
         f"{path} exists already, and keys are never overwritten",
-        hint="use the node that is there, or move its whole key folder to a safe place",
+        hint="use the node that exists, or move its whole key folder to a safe place",
     )

@@ -1,10 +1,10 @@
 """Invitations: the file by which two organizations come to know each other.
 
-It carries all that a node needs to call another and to check whatever it gets from it; nothing in
-it is secret. Anyone on its way could replace it by an invitation of their own, so two people
-compare the fingerprint over another channel, such as by telephone, before it is trusted.
+It holds all that a node needs to call another node and to check what it gets from it. Nothing in
+it is secret. Anyone who passes it on could replace it with an invitation of their own, so two
+people compare the fingerprint over another channel, such as the telephone, before they trust it.
 
-Knows nothing of how the file travels and of where peers are kept.
+Knows neither how the file travels nor where peers are kept.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _TEXTS: Final = (
 )
 _ASK_AGAIN: Final = "ask the organization for a new invitation, sent as a file and not as text"
 
-# What is often sent in its place, by how it starts.
+# Files that people often send instead, and how they start.
 _OTHER_FILES: Final = (
     (b"<", "a web page or another XML file"),
     (b"PK\x03\x04", "a ZIP archive"),
@@ -47,7 +47,7 @@ _OTHER_FILES: Final = (
     (b"-----BEGIN ", "a PEM file of another kind"),
     (b"\xff\xfe", "text in UTF-16, where UTF-8 is expected"),
     (b"\xfe\xff", "text in UTF-16, where UTF-8 is expected"),
-    (b"\xef\xbb\xbf", "text with a byte order mark, which an editor has put before it"),
+    (b"\xef\xbb\xbf", "text with a byte order mark, which an editor has added"),
     (b"#", "a configuration file or a script"),
     (b"[", "a configuration file or a JSON array"),
 )
@@ -55,7 +55,7 @@ _OTHER_FILES: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Invitation:
-    """What one organization tells another to be followed by it.
+    """What one organization tells another, so that the other can follow it.
 
     Attributes:
         root: the org root, verified under its own root keys.
@@ -74,8 +74,8 @@ class Invitation:
             now_ms: the time, in milliseconds since 1970-01-01T00:00:00Z.
 
         Raises:
-            CommandError: nobody can call the address; or the certificate is not in the org root,
-                is not for that organization, or is not valid now.
+            CommandError: nobody can call the address; or the org root does not list the
+                certificate, or it is for another organization, or not valid now.
         """
         try:
             address = parse_address(self.address)
@@ -83,8 +83,9 @@ class Invitation:
             raise CommandError(f"invitation: {error}", hint=error.hint or _ASK_AGAIN) from error
         if not address.is_callable:
             raise CommandError(
-                f"invitation: {address} is no address that a peer can call",
-                hint="its node must set `advertise` in [node] to the address that peers call",
+                f"invitation: peers cannot call the address {address}",
+                hint="on the node that wrote it, set `advertise` in [node] to the address that "
+                "peers call",
             )
         try:
             digest = certificate_sha256(self.certificate)
@@ -93,7 +94,7 @@ class Invitation:
             raise CommandError(f"invitation: {error}", hint=_ASK_AGAIN) from error
         if digest not in self.root.document.tls_certificates:
             raise CommandError(
-                "invitation: the certificate is not among those that the org root lists: "
+                "invitation: the org root does not list the certificate: "
                 f"got SHA-256 {digest.hex()}",
                 hint=_ASK_AGAIN,
             )
@@ -115,15 +116,15 @@ class Invitation:
     def parse(cls, text: str | bytes, *, now_ms: int) -> Self:
         """Parse and check an invitation file.
 
-        What it says for people to read, the name and the fingerprints, is compared with what the
-        signed document says: they must not be shown one thing and trust another.
+        The name and the fingerprints, which people read, are compared with the signed document:
+        nobody must be shown one thing and trust another.
 
         Args:
             text: the file.
             now_ms: the time, in milliseconds since 1970-01-01T00:00:00Z.
 
         Raises:
-            CommandError: it is no invitation, or anything in it is wrong.
+            CommandError: it is not an invitation, or something in it is wrong.
         """
         texts = _read_texts(text if isinstance(text, bytes) else text.encode(errors="replace"))
         try:
@@ -140,7 +141,7 @@ class Invitation:
             if texts[key] != expected:
                 raise CommandError(
                     f"invitation: {key}: got {_quote(texts[key])}, "
-                    f"but what is signed says {expected!r}",
+                    f"but the signed document says {expected!r}",
                     hint="somebody has changed this file: ask the organization, over another "
                     "channel, what happened",
                 )
@@ -148,21 +149,22 @@ class Invitation:
 
 
 def _read_texts(data: bytes) -> dict[str, str]:
-    """Return the texts of an invitation: exactly the keys of one."""
+    """Return the texts of an invitation by key; it has all its keys and no others."""
     if len(data) > limits.MAX_INVITATION_BYTES:
         raise CommandError(
-            f"this is no invitation: got {len(data)} bytes, at most {limits.MAX_INVITATION_BYTES}",
+            f"this is not an invitation: got {len(data)} bytes, "
+            f"expected at most {limits.MAX_INVITATION_BYTES}",
             hint=_ASK_AGAIN,
         )
     _refuse_other_files(data)
     document = _parse_object(data)
     version = document.pop(_MARK, None)
     if version is None:
-        raise CommandError(f"this is no invitation: there is no {_MARK!r} in it", hint=_ASK_AGAIN)
+        raise CommandError(f"this is not an invitation: it lacks {_MARK!r}", hint=_ASK_AGAIN)
     if type(version) is not int or version != FORMAT_VERSION:
         raise CommandError(
             f"invitation: got format {_quote(version)}, expected {FORMAT_VERSION}",
-            hint="it may be of a newer hashfed: update this one",
+            hint="a newer hashfed may have written it: update this one",
         )
     for key in document:
         if key not in _TEXTS:
@@ -180,17 +182,17 @@ def _read_texts(data: bytes) -> dict[str, str]:
 def _refuse_other_files(data: bytes) -> None:
     content = data.strip()
     if not content:
-        raise CommandError("this is no invitation: the file is empty", hint=_ASK_AGAIN)
-    # Wherever it stands: a key must not be passed on together with an invitation either.
+        raise CommandError("this is not an invitation: the file is empty", hint=_ASK_AGAIN)
+    # Look at the whole file: a key must not be sent along with an invitation either.
     if b"PRIVATE KEY-----" in content:
         raise CommandError(
-            "this is no invitation: it holds a private key, which belongs into nobody else's hands",
+            "this is not an invitation: it holds a private key, which nobody else may have",
             hint="if it was sent to you, delete it and tell its owner to replace the key; "
             "if it is yours, send the invitation that your node writes",
         )
     for start, kind in _OTHER_FILES:
         if content.startswith(start):
-            raise CommandError(f"this is no invitation: it is {kind}", hint=_ASK_AGAIN)
+            raise CommandError(f"this is not an invitation: it is {kind}", hint=_ASK_AGAIN)
 
 
 def _parse_object(data: bytes) -> dict[str, object]:
@@ -200,25 +202,25 @@ def _parse_object(data: bytes) -> dict[str, object]:
         )
     except UnicodeDecodeError as error:
         raise CommandError(
-            "this is no invitation: it is not text in UTF-8", hint=_ASK_AGAIN
+            "this is not an invitation: it is not text in UTF-8", hint=_ASK_AGAIN
         ) from error
     except json.JSONDecodeError as error:
         raise CommandError(
-            f"this is no invitation: it is not JSON at line {error.lineno}, column {error.colno}",
+            f"this is not an invitation: not JSON at line {error.lineno}, column {error.colno}",
             hint=_ASK_AGAIN,
         ) from error
     # A number with too many digits, or too many brackets.
     except (ValueError, RecursionError) as error:
         raise CommandError(
-            "this is no invitation: its JSON is out of bounds", hint=_ASK_AGAIN
+            "this is not an invitation: its JSON is too large or too deep", hint=_ASK_AGAIN
         ) from error
     if not isinstance(document, dict):
-        raise CommandError("this is no invitation: it is not a JSON object", hint=_ASK_AGAIN)
+        raise CommandError("this is not an invitation: it is not a JSON object", hint=_ASK_AGAIN)
     return document
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    # The last of two would win here, and the first elsewhere.
+    # Of two equal keys, this reader would take the last one and another the first.
     result: dict[str, object] = {}
     for key, value in pairs:
         if key in result:
@@ -228,7 +230,7 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _refuse_constant(text: str) -> object:
-    raise CommandError(f"this is no invitation: {text} is not JSON", hint=_ASK_AGAIN)
+    raise CommandError(f"this is not an invitation: {text} is not JSON", hint=_ASK_AGAIN)
 
 
 def _decode_base64(text: str) -> bytes:
@@ -236,7 +238,7 @@ def _decode_base64(text: str) -> bytes:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise CommandError("invitation: org_root is not base64", hint=_ASK_AGAIN) from error
-    # The decoder takes several texts for the same bytes.
+    # The decoder accepts several texts for the same bytes.
     if base64.b64encode(data).decode() != text:
         raise CommandError("invitation: org_root is not canonical base64", hint=_ASK_AGAIN)
     return data

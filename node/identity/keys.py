@@ -1,7 +1,7 @@
-"""The keys by which the node signs: files, and whether the org root names them.
+"""The keys with which the node signs: their files, and whether the org root names them.
 
-Key files are PKCS#8 PEM without a passphrase, so what protects them is who may read them: a file
-that others may read is refused. Private keys are in no message.
+Key files are PKCS#8 PEM without a passphrase. Only their permissions protect them, so a file that
+others may read is refused. No message contains a private key.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from federation.trust.orgroot import OrgRoot, Role
 from node.errors import ConfigError
 
 MAX_KEY_FILE_BYTES: Final = 64 * 1024
-"""Bytes of a key file or certificate at most."""
+"""The largest size in bytes of a key file or certificate."""
 
-# RFC 8410: all that stands in the file of an Ed25519 key before its 32 secret bytes.
+# RFC 8410: everything in the file of an Ed25519 key before its 32 secret bytes.
 _PREFIX: Final = bytes.fromhex("302e020100300506032b657004220420")
-# As such files name their algorithm, near the start.
+# How such files name their algorithm, near the start.
 _OTHER_KINDS: Final = {
     "EC": bytes.fromhex("06072a8648ce3d0201"),
     "RSA": bytes.fromhex("06092a864886f70d010101"),
@@ -42,7 +42,8 @@ def load_signer(path: Path) -> SigningKey:
     """Load an Ed25519 private key.
 
     Raises:
-        ConfigError: the file is missing, others may read it, or it is no unencrypted Ed25519 key.
+        ConfigError: the file is missing, others may read it, or it is not an unencrypted Ed25519
+            key.
     """
     data = read_private(path).strip()
     if data.startswith(_ENCRYPTED) or b"Proc-Type: 4,ENCRYPTED" in data:
@@ -52,8 +53,8 @@ def load_signer(path: Path) -> SigningKey:
         )
     document = _read_pem(data)
     if document is None:
-        # No more than that: a message must not repeat bytes of the file.
-        raise ConfigError(f"{path} is no private key in PEM form (PKCS#8)", hint=_RESTORE)
+        # Say no more than that: a message must not repeat bytes of the file.
+        raise ConfigError(f"{path} is not a private key in PEM form (PKCS#8)", hint=_RESTORE)
     seed = document.removeprefix(_PREFIX)
     if len(seed) != SEED_BYTES or seed == document:
         kinds = [f"kind {name}" for name, oid in _OTHER_KINDS.items() if oid in document[:32]]
@@ -73,17 +74,17 @@ def _read_pem(data: bytes) -> bytes | None:
 
 
 def require_role(signer: Signer, role: Role, root: OrgRoot) -> None:
-    """Check that a key is one that an organization has named for a role.
+    """Check that an organization has named a key for a role.
 
     Raises:
-        ConfigError: the org root in force names other keys: whatever this one signs is refused.
+        ConfigError: the org root in force names other keys: peers refuse what this one signs.
     """
     if signer.public_key not in root.roles[role].public_keys:
         name = role.name.lower()
         raise ConfigError(
             f"the {name} key {key_id(signer.public_key).hex()[:16]} is not one of {root.org}: "
             f"its org root names {', '.join(i.hex()[:16] for i in root.roles[role].by_id)}",
-            hint=f"put this node's own key back as keys/{name}.key",
+            hint=f"restore this node's own keys/{name}.key from your backup",
         )
 
 
@@ -91,7 +92,7 @@ def read_private(path: Path) -> bytes:
     """Read a file that holds a private key.
 
     Raises:
-        ConfigError: the file is missing, no regular file or too large, or others may read it.
+        ConfigError: the file is missing, not a regular file or too large, or others may read it.
     """
     # A FIFO would make the open wait for a writer.
     try:
@@ -99,10 +100,10 @@ def read_private(path: Path) -> bytes:
     except OSError as error:
         raise unreadable(path, error) from error
     try:
-        # Of the file that is open, not of one that has the name by now.
+        # The status of the open file: another one may have the name by now.
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise ConfigError(f"{path} is no regular file")
+            raise ConfigError(f"{path} is not a regular file")
         if status.st_mode & 0o077:
             raise ConfigError(
                 f"{path}: others may use this private key: "
@@ -118,7 +119,7 @@ def read_private(path: Path) -> bytes:
 
 
 def unreadable(path: Path, error: OSError) -> ConfigError:
-    """Return what to tell of a file that cannot be read."""
+    """Return the error for a file that cannot be read."""
     if isinstance(error, FileNotFoundError):
         return ConfigError(
             f"{path} does not exist",

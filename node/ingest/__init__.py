@@ -1,4 +1,4 @@
-"""Verified bytes in: each is checked, then committed with all that follows from it.
+"""Takes in what peers send: verifies it, then commits it with all that follows from it.
 
 Rooms:
     deltas        a peer's deltas are verified, merged, committed

@@ -1,7 +1,7 @@
-"""Checks behind acceptance: the ops tree of each delta, and the state digest after each leaf.
+"""Checks behind acceptance: the ops tree of each delta, the state digest after each leaf.
 
-They bind nothing that the body's digest does not bind already, so that acceptance leaves them for
-later. All that is stored is checked by `node.fsck.check`.
+They bind nothing that the body's digest does not bind already, so acceptance leaves them for later.
+`node.fsck.check` checks everything that is stored.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from node.store.snapshots import SnapshotRecord
 from node.store.sqlite import sqlite3
 
 _TAIL_BYTES: Final = 1024 * 1024
-"""Bytes of the newest bodies that `check_tail` reads in any case: some milliseconds."""
+"""How many bytes of the newest bodies `check_tail` always reads: some milliseconds."""
 
 
 def check_behind(store: Store, budget_seconds: float, *, clock: Clock) -> int:
-    """Check ops trees and state digests of deltas that were accepted without, for a while.
+    """Check ops trees and state digests of accepted deltas for a while.
 
     A header whose two commitments disagree is signed evidence against its publisher: the list is
-    quarantined, and nothing is taken back.
+    quarantined, and nothing is undone.
 
     Args:
         store: the store, open for writing.
@@ -61,8 +61,8 @@ def check_behind(store: Store, budget_seconds: float, *, clock: Clock) -> int:
         if at > record.checked or fault is not None:
             checked += at - record.checked
             with store.update_status() as connection:
-                # What fails counts as checked too: it is noted once, and a person who follows the
-                # list all the same is not stopped by it again.
+                # A failed check counts as done: it is recorded once, and does not stop a person
+                # again who follows the list all the same.
                 lists.store_checked(connection, record.list, at)
                 if fault is not None:
                     _quarantine(connection, record, fault, clock.now_ms())
@@ -89,11 +89,11 @@ def _quarantine(
 
 
 def _check_base(store: Store, record: ListRecord, deadline: float) -> tuple[ProofError | None, int]:
-    """Add buckets of the snapshot that a list's span begins with to its state digest, for a while.
+    """Add buckets of a span's first snapshot to the state digest for a while.
 
     Returns:
-        What is wrong with the digest that was signed with the snapshot, once all of them are added;
-        and how many were.
+        What is wrong with the digest that was signed with the snapshot, known once all buckets are
+        added; and how many were added.
     """
     if record.base is None:
         return None, 0
@@ -110,21 +110,21 @@ def _check_base(store: Store, record: ListRecord, deadline: float) -> tuple[Proo
         return None, 0
     signed = log.read_header(base.offer.header).state_digest
     if at == base.buckets and digest != signed:
-        # Before it is recorded as checked: it has to be looked at again then.
+        # Do this before it is recorded as checked: if it raises, the check has to run again.
         _require_whole_buckets(store, record, base)
     with store.update_status() as connection:
         snapshots.store_checked(connection, record.base, at, digest)
     if at == base.buckets and digest != signed:
         return ProofError(
             f"the snapshot of {record.origin} at position {base.position}: its entries are not the "
-            "live set that was signed",
+            "live set that its owner signed",
             reason=Reason.STATE_DIGEST_MISMATCH,
         ), at - start.buckets
     return None, at - start.buckets
 
 
 def _require_whole_buckets(store: Store, record: ListRecord, base: SnapshotRecord) -> None:
-    """Raise unless the buckets of a snapshot are here as they were signed, and were added up right.
+    """Check that a snapshot's buckets are here as they were signed and were added up correctly.
 
     Raises:
         DamageError: they are not.
@@ -141,7 +141,7 @@ def _require_whole_buckets(store: Store, record: ListRecord, base: SnapshotRecor
         digest = states.add_bucket(digest, bucket)
     if digest == log.read_header(base.offer.header).state_digest:
         raise DamageError(
-            f"what is recorded of the checks of {record.origin} is damaged here",
+            f"the record of the checks of {record.origin} is damaged here",
             hint="run 'hashfed fsck'",
         )
 
@@ -163,34 +163,37 @@ def check_commitments(store: Store, record: ListRecord, position: int) -> None:
         _require_whole(store, record, position)
         raise ProofError(
             f"position {position} of {record.origin}: its operations do not hash to the root "
-            "that was signed",
+            "that its owner signed",
             reason=Reason.OPS_ROOT_MISMATCH,
         )
     if states.advance(before, body, position, prior) != header.state_digest:
         _require_whole(store, record, position)
         if prior != index.load_prior(store.connection, record.span, body, before=position):
             raise DamageError(
-                f"what position {position} of {record.origin} has taken the place of is recorded "
-                "otherwise than the index says",
+                f"position {position} of {record.origin}: the index and the record disagree about "
+                "the operations that it replaced",
                 hint="run 'hashfed fsck'",
             )
         raise ProofError(
-            f"position {position} of {record.origin}: the live set is not the one that was signed",
+            f"position {position} of {record.origin}: the live set is not the one that its owner "
+            "signed",
             reason=Reason.STATE_DIGEST_MISMATCH,
         )
 
 
 def _require_whole(store: Store, record: ListRecord, position: int) -> None:
-    """Raise unless a leaf and the one before are here as they were signed.
+    """Check that a leaf and the one before it are here as they were signed.
 
-    What a disk has spoiled since must not be held against who signed it.
+    The signer must not be blamed for what a disk has spoiled since.
 
     Raises:
         DamageError: they are not.
     """
     root = orgs.load_root(store.connection, record.origin.org)
     if root is None:
-        raise DamageError(f"the org root of {record.origin.org} is gone", hint="run 'hashfed fsck'")
+        raise DamageError(
+            f"the org root of {record.origin.org} is missing", hint="run 'hashfed fsck'"
+        )
     if position > record.log.start:
         check_leaf(store.connection, record, root, position - 1)
     check_whole_leaf(store.connection, record, root, position)
@@ -199,7 +202,7 @@ def _require_whole(store: Store, record: ListRecord, position: int) -> None:
 def check_whole_leaf(
     connection: sqlite3.Connection, record: ListRecord, root: PinnedRoot, position: int
 ) -> None:
-    """Check that one stored leaf, with its body, is what was signed for its position.
+    """Check that a stored leaf and its body are what was signed for its position.
 
     Raises:
         DamageError: it is not, or it is not here.
@@ -216,10 +219,10 @@ def check_whole_leaf(
 def check_leaf(
     connection: sqlite3.Connection, record: ListRecord, root: PinnedRoot, position: int
 ) -> Header:
-    """Check that one stored leaf, its body left aside, is what was signed; return what it says.
+    """Check that a stored leaf, without its body, is what was signed; return what it says.
 
     Raises:
-        DamageError: it is not, or it is not here: it says nothing of what was signed.
+        DamageError: it is not, or it is missing.
     """
     held = log.load_record(connection, record.list, position)
     try:
@@ -230,7 +233,7 @@ def check_leaf(
         verifiers = root.document.log_verifiers(record.origin)
         newest = open_checkpoint(held.checkpoint, str(record.origin), verifiers)
         if (header.position, newest.size) != (position, position + 1):
-            raise ProofError("it is another position's")
+            raise ProofError("it belongs to another position")
     except FederationError as error:
         raise DamageError(
             f"position {position} of {record.origin} is damaged here: {error}",
@@ -242,8 +245,9 @@ def check_leaf(
 def check_tail(store: Store, record: ListRecord, root: PinnedRoot, deltas: int) -> None:
     """Check that a list's newest deltas and its recorded state are what was signed.
 
-    Bounded, unlike `fsck`: what a failing disk loses or changes is what was written last. Bodies
-    are read of the newest two steps of `publish`, and of as many before them as take no time.
+    The work is bounded, unlike that of `fsck`: a failing disk loses or changes what was written
+    last. The bodies of the newest two steps of `publish` are read, and of earlier steps as many as
+    cost almost no time.
 
     Args:
         store: the store.
@@ -252,7 +256,7 @@ def check_tail(store: Store, record: ListRecord, root: PinnedRoot, deltas: int) 
         deltas: how many of the newest to look at.
 
     Raises:
-        DamageError: they are not; nothing may be signed upon them.
+        DamageError: they are not; nothing may be signed on top of them.
     """
     size = record.log.size
     start = max(0, size - deltas)
@@ -278,13 +282,13 @@ def check_tail(store: Store, record: ListRecord, root: PinnedRoot, deltas: int) 
     except FederationError as error:
         raise DamageError(
             f"the newest deltas of {record.origin} are damaged: {error}",
-            hint="nothing was signed; run 'hashfed fsck', keep the file, restore a backup",
+            hint="nothing was signed; run 'hashfed fsck', keep the store's file, restore a backup",
         ) from error
 
 
 def _first_body(held: Sequence[DeltaRecord]) -> int:
-    """Return the position from which on `check_tail` reads bodies."""
-    # A step is one transaction, and that is a version of the store.
+    """Return the first position whose body `check_tail` reads."""
+    # A step is one transaction, so it is one version of the store.
     newest = sorted({record.version for record in held})[-2:]
     size, first = 0, 0
     for record in reversed(held):

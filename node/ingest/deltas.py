@@ -1,7 +1,7 @@
-"""Accepting deltas of a list that this node follows: verify, merge, commit.
+"""Accepts deltas of a list that this node follows: verifies, merges and commits them.
 
-A transaction holds whole deltas, as many as one call brings. What failed a check leaves nothing
-behind; the deltas before it in the same call are kept.
+A transaction holds whole deltas, as many as one call brings. A delta that fails a check leaves
+nothing behind; the deltas before it in the same call are kept.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Acceptance:
         size: how many deltas of the list are here now.
         deltas: how many of the batch were new and accepted.
         ops: how many operations they had.
-        error: what was wrong with the one after them; None when nothing was.
-        action: what is done next with the list.
+        error: what was wrong with the next delta; None if nothing was.
+        action: what to do next with the list.
     """
 
     size: int
@@ -57,7 +57,7 @@ def accept(
 ) -> Acceptance:
     """Verify deltas that a peer sent and merge them, durably.
 
-    Deltas that are here already are passed over, so that arrival twice or by two ways is harmless.
+    Deltas that are here already are skipped, so it is harmless if one arrives twice or by two ways.
 
     Raises:
         CommandError: the list is not followed here.
@@ -71,15 +71,14 @@ def accept(
     except DamageError as error:
         if not isinstance(error.__cause__, sqlite3.IntegrityError | FederationError):
             raise
-        # The index of this list and its deltas do not fit each other, or a delta is not what was
-        # signed: whether a fault of this program or damage, one list must not keep the node from
-        # all others.
+        # The index of this list and its deltas disagree, or a delta is not what was signed. Whether
+        # this is a mistake in the program or damage, one list must not stop all others.
         acceptance = Acceptance(
             size=_followed(store, origin).log.size,
             deltas=0,
             ops=0,
             error=OperationError(
-                f"deltas of {origin} do not fit what is here: run 'hashfed fsck' ({error})"
+                f"deltas of {origin} do not fit what is stored here: run 'hashfed fsck' ({error})"
             ),
         )
     if acceptance.error is None:
@@ -104,7 +103,7 @@ def merge_deltas(
     """Verify deltas and merge them within a transaction, up to the first that does not verify.
 
     Raises:
-        DamageError: what is here already is not what was signed.
+        DamageError: what is stored already is not what was signed.
     """
     connection = transaction.connection
     root = orgs.load_root(connection, record.origin.org)
@@ -160,7 +159,7 @@ def accept_charter(store: Store, origin: Origin, envelope: bytes) -> None:
     """Verify a charter that a peer sent and put it in force.
 
     Raises:
-        PeerError: it is not one of this list, not signed by its owner, or older than the one here.
+        PeerError: it is not of this list, not signed by its owner, or older than the one here.
         CommandError: the list is not followed here.
     """
     record = _followed(store, origin)
@@ -177,7 +176,7 @@ def park(store: Store, origin: Origin, error: FederationError, *, clock: Clock) 
     """Record that something of a list was refused; what is here stays as it is.
 
     Returns:
-        What is done next with the list.
+        What to do next with the list.
     """
     return learn(store, origin, news_of(error), clock=clock, reason=error.reason, detail=str(error))
 
@@ -185,15 +184,15 @@ def park(store: Store, origin: Origin, error: FederationError, *, clock: Clock) 
 def learn(
     store: Store, origin: Origin, news: News, *, clock: Clock, reason: str = "", detail: str = ""
 ) -> Action:
-    """Record what a piece of news makes of a list, and return what is done next with it.
+    """Record how a piece of news changes a list, and return what to do next with it.
 
     Args:
         store: the store.
         origin: the list, which is followed here.
         news: what was learnt.
         clock: tells the time of a change of state.
-        reason: the stable word of the error that was the news, if one was.
-        detail: the same in a sentence.
+        reason: the stable word for the error, if the news is an error.
+        detail: the same as a sentence.
     """
     record = _followed(store, origin)
     held = follow_state.load_follow_status(store.connection, record.list)
@@ -215,9 +214,9 @@ def record_follow_state(
     detail: str = "",
     head: int | None = None,
 ) -> None:
-    """Record how following a list goes, and the size that its peer said it has.
+    """Record how following a list goes, and the log size that its peer reported.
 
-    `head` is given when the peer answered; a fork is left only by a person's decision.
+    `head` is given when the peer answered. Only a person's decision ends the state of a fork.
     """
     record = _followed(store, origin)
     now_ms = clock.now_ms()

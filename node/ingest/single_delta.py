@@ -1,7 +1,7 @@
-"""The way back from an entry that came with a snapshot to the delta that asserted it.
+"""Leads from an entry that came with a snapshot back to the delta that asserted it.
 
-The delta is fetched by itself, with the proof that it is in the log that is held here. What it says
-has to be what the snapshot says: both are signed by the list's owner.
+The delta is fetched alone, with the proof that it is in the log that is held here. It must say the
+same as the snapshot: the list's owner signed both.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def keep_delta(
     via: OrgName,
     clock: Clock,
 ) -> None:
-    """Verify a delta that a snapshot went past, and keep it.
+    """Verify a delta that a snapshot has replaced here, and keep it.
 
     Args:
         store: the store.
@@ -39,13 +39,13 @@ def keep_delta(
         position: the delta's position.
         delta: its exact bytes, as a peer sent them.
         inclusion: the proof that it is in the log of `record.log.size`.
-        expected: rows of the delta and the operations that the snapshot says they hold.
+        expected: rows of the delta, each with its operation according to the snapshot.
         via: the peer.
         clock: tells when it came.
 
     Raises:
-        PeerError: it does not verify, or says something else than the snapshot (SNAPSHOT_MISMATCH);
-            nothing is kept.
+        PeerError: it does not verify, or does not say the same as the snapshot
+            (SNAPSHOT_MISMATCH); nothing is kept.
         CommandError: the owner's root is not pinned here.
     """
     root = orgs.load_root(store.connection, record.origin.org)
@@ -58,7 +58,7 @@ def keep_delta(
         if row >= candidate.body.count or candidate.body.operation(row) != operation:
             raise ProofError(
                 f"row {row} of position {position} of {record.origin} is not what the snapshot "
-                "says of it: both are signed by its owner, so keep this store as evidence",
+                "says: its owner signed both, so keep this store as evidence",
                 reason=Reason.SNAPSHOT_MISMATCH,
             )
     item = FetchedDelta(

@@ -1,7 +1,7 @@
-"""Joining a list by a snapshot, which takes the place of what was in force in one step.
+"""Joins a list by a snapshot, which replaces what was in force in one step.
 
 Its buckets are verified and indexed as they arrive, out of sight. Everything that arrived stays,
-whatever happens: who asks again after a kill fetches what is missing. The deltas that were here
+whatever happens: a node that was killed fetches only what is missing. The deltas that were here
 stay too, and answer for the positions that they cover.
 """
 
@@ -32,7 +32,7 @@ class Arrival:
         snapshot: its number in this store.
         span: the number of the span that begins with it.
         opened: what its owner signed, verified.
-        size: where the log stood here when it was offered.
+        size: the size of the log here when the snapshot was offered.
         missing: numbers of the buckets that are not here yet, ascending.
     """
 
@@ -45,7 +45,7 @@ class Arrival:
 
 
 def begin(store: Store, origin: Origin, offer: SnapshotOffer, *, clock: Clock) -> Arrival:
-    """Verify an offer, and go on with what is here of that snapshot already.
+    """Verify an offer, and continue with the part of that snapshot that is here already.
 
     Raises:
         PeerError: the offer does not verify; nothing is changed.
@@ -78,7 +78,7 @@ def begin(store: Store, origin: Origin, offer: SnapshotOffer, *, clock: Clock) -
 
 
 def _take_up(connection: sqlite3.Connection, list_number: int, offer: SnapshotOffer) -> int | None:
-    """Let one snapshot of a list arrive, and no other; return its number if some of it is here."""
+    """Await this snapshot of a list and no other; return its number if some of it is here."""
     number = None
     for state in (SnapshotState.ARRIVING, SnapshotState.ABANDONED):
         for held in snapshots.iter_of_list(connection, list_number, state):
@@ -94,8 +94,8 @@ def take(store: Store, arrival: Arrival, buckets: Sequence[tuple[int, bytes]]) -
     """Verify buckets and keep them with their index, durably and out of sight.
 
     Returns:
-        How many entries they have; None when the snapshot is not awaited any more, as another one
-        is or as the list has moved on: it then has to be asked for again.
+        How many entries they have. None when the snapshot is not awaited any more, because another
+        one is or because the list has moved on: the caller has to ask for a snapshot again.
 
     Raises:
         PeerError: one is not what was signed, or does not fit others; none of them is kept.
@@ -106,12 +106,12 @@ def take(store: Store, arrival: Arrival, buckets: Sequence[tuple[int, bytes]]) -
     except DamageError as error:
         if not isinstance(error.__cause__, sqlite3.IntegrityError):
             raise
-        # Two buckets say the same, as no live set does. Or there is damage here: then, too, one
-        # list must not keep the node from all others.
+        # Two buckets have the same entry, which no live set has; or there is damage here. In both
+        # cases one list must not stop all others.
         raise OperationError(
             f"buckets of the snapshot at position {arrival.opened.position} of {arrival.origin} do "
-            f"not fit each other here: if 'hashfed fsck' finds no damage, they were signed so "
-            f"({error})",
+            f"not fit each other here ({error}): if 'hashfed fsck' finds no damage, they were "
+            "signed like this",
             reason=Reason.OP_ORDER,
         ) from error
 
@@ -150,11 +150,11 @@ def _is_awaited(connection: sqlite3.Connection, arrival: Arrival) -> bool:
 
 
 def finish(store: Store, arrival: Arrival, *, via: OrgName) -> ListRecord | None:
-    """Put a snapshot in force, all of whose buckets are here; in one transaction.
+    """Put a snapshot whose buckets are all here in force, in one transaction.
 
     Returns:
-        The list as it is now; None when it has moved on since the offer, or as `take`: the
-        snapshot then has to be asked for again.
+        The list as it is now. None when it has moved on since the offer, or for the reasons of
+        `take`: the caller has to ask for a snapshot again.
 
     Raises:
         PeerError: the buckets together are not a live set that fits what was signed.
@@ -184,16 +184,16 @@ def finish(store: Store, arrival: Arrival, *, via: OrgName) -> ListRecord | None
         )
         spans.switch(connection, record.list, arrival.span, stop=record.log.size)
         lists.store_log_state(transaction, record.list, state)
-        # Nothing before the snapshot's leaf is here to be checked; that leaf has no operations.
+        # There is nothing to check before the snapshot's leaf, and that leaf has no operations.
         lists.store_checked(connection, record.list, state.size)
         snapshots.hold(connection, arrival.snapshot, opened.offer)
     return lists.load_list_by_number(store.connection, record.list)
 
 
 def sweep(store: Store) -> bool:
-    """Let go of a bit of what is left of snapshots that did not arrive; say whether there was any.
+    """Delete a little of the snapshots that will not arrive; say whether there was any of them.
 
-    A snapshot can still become complete if it was the last to be offered and is ahead of the log.
+    A snapshot can still become complete if it was offered last and is ahead of the log.
     """
     for record in list(lists.iter_lists(store.connection)):
         passed = [
@@ -211,12 +211,12 @@ def sweep(store: Store) -> bool:
 
 
 def _sweep_one(store: Store, list_number: int, snapshot: int) -> None:
-    """Let go of one bucket of a snapshot and its index; of the snapshot, when none is left."""
+    """Delete one bucket of a snapshot and its index, or the snapshot when no bucket is left."""
     with store.update_status() as connection:
         held = snapshots.load(connection, snapshot)
         size = lists.load_list_by_number(connection, list_number).log.size
         if held is None or (held.state is not SnapshotState.ABANDONED and held.position >= size):
-            # It is awaited again, since a moment ago.
+            # It has just been offered again and is awaited.
             return
         snapshots.set_state(connection, snapshot, SnapshotState.ABANDONED)
         span = spans.of_snapshot(connection, snapshot)

@@ -1,8 +1,8 @@
-"""Looking after a store: copies, versions, and the check of what a node stands on.
+"""Looks after a store: copies, versions, and a check of everything that a node needs.
 
 Rooms:
     backup   a verified copy of the store
-    restore  a backup takes the place of the store, which is kept
-    migrate  a migrated copy takes the place of the store, which is kept
-    doctor   what would keep a node from working
+    restore  replaces the store by a backup and keeps the old one
+    migrate  replaces the store by a migrated copy and keeps the old one
+    doctor   looks for what would keep a node from working
 """

@@ -1,7 +1,7 @@
-"""Backups: a copy of the store, taken while it is in use, that is verified before it is called one.
+"""Backups: copies of the store, taken while it is in use and verified before they get their name.
 
-Keys are not part of it: they are kept apart, offline. A store that is put back is older than what
-peers hold; `docs/operate.md` says what to do before publishing from it.
+They do not contain keys, which are kept apart, offline. A restored store is older than what peers
+hold; `docs/operate.md` says what to do before publishing from it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Backup:
     Attributes:
         path: the file.
         size_bytes: its size.
-        version: the store version that it is of.
+        version: the version of the store that it holds.
         positions: the size of each list's log in it, by origin.
     """
 
@@ -64,7 +64,7 @@ def backup(
     """
     if path.exists():
         raise _exists(path)
-    # Of another name each time: another backup to the same file must not write into this one.
+    # A new name each time: another backup to the same file must not write into this one.
     unnamed = path.with_name(f".{path.name}.{secrets.token_hex(8)}.unverified")
     try:
         copy_store(store, unnamed, on_progress)
@@ -72,11 +72,11 @@ def backup(
         try:
             for damage in fsck(copy):
                 if damage.kind is DamageKind.CLAIM:
-                    # The bytes are those that were signed: they belong into a copy.
+                    # The bytes are those that were signed, so the copy keeps them.
                     continue
                 raise DamageError(
                     f"the copy is damaged: {damage.message}",
-                    hint="run 'hashfed fsck': the store itself may be",
+                    hint="run 'hashfed fsck': the store itself may be damaged too",
                 )
             result = Backup(
                 path=path,
@@ -120,7 +120,7 @@ def _exists(path: Path) -> CommandError:
 
 
 def copy_store(store: Store, path: Path, on_progress: Callable[[int, int], None]) -> None:
-    """Copy a store to a new file, complete in itself and on the disk, as of one version.
+    """Copy one version of a store to a new file, self-contained and safely on the disk.
 
     Args:
         store: the store; other processes may go on writing.
@@ -140,13 +140,13 @@ def copy_store(store: Store, path: Path, on_progress: Callable[[int, int], None]
     with sqlite_errors(path):
         target = sqlite3.connect(path, isolation_level=None)
         try:
-            # From a read transaction, so that a writer cannot make the copy start over for ever.
+            # Copy within a read transaction: otherwise each write would make the copy start over.
             with store.snapshot() as connection:
                 consistency.newest_version(connection)
-                # A full disk is that of the copy: the store is only read.
+                # If a disk is full, it is that of the copy: the store is only read.
                 with sqlite_errors(path):
                     connection.backup(target, pages=_PAGES_A_STEP, progress=report)
-            # One file, complete in itself.
+            # Make it a single self-contained file.
             make_single_file(target)
         finally:
             target.close()

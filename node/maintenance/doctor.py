@@ -145,7 +145,7 @@ def _examine_certificate(home: Home, clock: Clock) -> Finding:
         detail=f"valid until {format_ms(ends_ms)}",
         hint=""
         if days >= _CERTIFICATE_WARNING_DAYS
-        else "it ends soon, and this version cannot renew it: see 'keys' in docs/operate.md",
+        else "it expires soon, and this version cannot renew it: see 'keys' in docs/operate.md",
     )
 
 
@@ -155,7 +155,7 @@ def _examine_filesystem(home: Home, config: Config | None) -> Finding:
 
     def look() -> str:
         filesystem.require_local(folder, "" if config is None else config.node.allow_filesystem)
-        return "local" if kind is None else f"{kind}, as node.allow_filesystem says"
+        return "local" if kind is None else f"{kind}, which node.allow_filesystem allows"
 
     return _try("file system", look)
 
@@ -182,15 +182,15 @@ def _examine_clock(ask: Callable[[], Mapping[OrgName, int]], clock: Clock) -> Fi
     except NodeError as error:
         return Finding(check=check, ok=False, detail=str(error), hint=error.hint)
     if not times:
-        return Finding(check=check, ok=True, detail="no peer has told the time")
+        return Finding(check=check, ok=True, detail="no peer has reported its time")
     lead_ms = clock.now_ms() - recovery.median(list(times.values()))
     seconds = abs(lead_ms) // 1000
     way = "ahead of" if lead_ms >= 0 else "behind"
     detail = f"{seconds} s {way} the peers' (the median of {', '.join(times)})"
     if abs(lead_ms) <= limits.MAX_CLOCK_SKEW_MS:
         return Finding(check=check, ok=True, detail=detail)
-    wrong = "nothing is signed by it" if lead_ms > 0 else "what peers sign now is not taken here"
-    return Finding(check=check, ok=False, detail=detail, hint=f"set the clock right: {wrong}")
+    wrong = "this node signs nothing" if lead_ms > 0 else "this node refuses what peers sign now"
+    return Finding(check=check, ok=False, detail=detail, hint=f"set the clock: until then, {wrong}")
 
 
 def _examine_store(store: Store, home: Home, config: Config | None) -> Iterator[Finding]:
@@ -203,14 +203,14 @@ def _examine_store(store: Store, home: Home, config: Config | None) -> Iterator[
         root = orgs.own_root(store).document
         for role, path in ((Role.PUBLISHER, home.publisher_key), (Role.LOG, home.log_key)):
             keys.require_role(keys.load_signer(path), role, root)
-        return f"publisher and log key are those of org root version {root.version}"
+        return f"publisher and log key match org root version {root.version}"
 
     yield _try("organization", compare_org)
 
     def compare_certificate() -> str:
         _, pem = certificate.load_pair(home.tls_key, home.tls_certificate)
         peers.require_certificate(store, certificate.certificate_sha256(pem))
-        return "key and certificate are those that the org root names"
+        return "key and certificate match the org root"
 
     yield _try("role keys", compare_keys)
     yield _try("TLS files", compare_certificate)
@@ -224,7 +224,7 @@ def _examine_store(store: Store, home: Home, config: Config | None) -> Iterator[
                 check=f"peer {peer.org}",
                 ok=False,
                 detail=f"{peer.address}: {error.strerror or error}",
-                hint="is it running, and does a firewall let this address through?",
+                hint="ask its operator whether it is running and if a firewall blocks this node",
             )
         else:
             yield Finding(check=f"peer {peer.org}", ok=True, detail=f"{peer.address} answers")
@@ -241,8 +241,8 @@ def _examine_mark(mark: HighWater, origin: Origin) -> Finding:
             check=check,
             ok=False,
             detail=f"{mark.path}: {found}",
-            hint="nothing was changed; if the right file is elsewhere, put it back, or set "
-            "publish.mark_dir; else see 'recovering' in docs/operate.md",
+            hint="nothing was changed; if the right file is elsewhere, move it back or set "
+            "publish.mark_dir; otherwise see 'recovering' in docs/operate.md",
         )
     return Finding(check=check, ok=True, detail=str(mark.path))
 

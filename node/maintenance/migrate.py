@@ -1,9 +1,9 @@
-"""Migrating: a store of an older hashfed is replaced by a migrated copy of it, and kept.
+"""Replaces the store of an older hashfed by a migrated copy, and keeps the old store.
 
-The store is copied, the steps that its schema lacks are taken on the copy, all that is in the copy
-is checked against what was signed, and what is not signed against the store. Only then the copy
-takes the store's name, in one step, and the store another one. Whatever ends the process before
-that, the store is as it was; what is left of a copy is removed by the next migration.
+The store is copied, and the copy gets the steps that its schema lacks. Everything in the copy is
+checked: signed data against its signatures, other data against the store. Only then does the copy
+take the store's name, in one step, and the store gets another name. If the process ends before
+that, the store is unchanged, and the next migration removes the incomplete copy.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Migrated:
     Attributes:
         path: the store.
         steps: the names of the steps that were taken.
-        kept: the store as it was, under its new name.
+        kept: the old store, under its new name.
     """
 
     path: Path
@@ -56,17 +56,18 @@ def migrate(
     Args:
         home: the node's folder.
         clock: for opening the copy.
-        schema: what the store is to have.
+        schema: the schema that the store is to have.
         on_progress: told (what, done, of how much).
 
     Returns:
         What was done; None if there was nothing to do.
 
+    After each of these errors, the store is unchanged.
+
     Raises:
         LockedError: another process has the store open.
-        DamageError: a step would change what was signed or decided, or the store is damaged. The
-            store is as it was, and so it is with each of these errors.
-        StoreFullError: no room for the copy.
+        DamageError: a step would change what was signed or decided, or the store is damaged.
+        StoreFullError: there is no room for the copy.
         StoreError: the store is from a newer hashfed, or a file cannot be written.
     """
     path = home.store.resolve()
@@ -81,11 +82,11 @@ def migrate(
                 kept = _replace(store, copy, missing[0], clock, schema, on_progress)
         except StoreFullError as error:
             raise StoreFullError(
-                f"no room for the migrated copy of {path}: the store is as it was",
-                hint=f"make room for {path.stat().st_size >> 20} MiB or more, and run it again",
+                f"there is no room for the migrated copy of {path}: the store is unchanged",
+                hint=f"free {path.stat().st_size >> 20} MiB or more on that disk, and run it again",
             ) from error
     finally:
-        # After it was replaced: until then nobody else may write it.
+        # Only after the store was replaced: until then nobody else may write to it.
         store.close()
     return Migrated(path=path, steps=tuple(missing), kept=kept)
 
@@ -94,7 +95,7 @@ def upgrade(path: Path, clock: Clock, *, schema: Schema = MIGRATIONS) -> None:
     """Take the steps that the schema of a copy lacks. Nobody else has it open.
 
     Raises:
-        DamageError: it is no store, or a step changes what no step may change.
+        DamageError: it is not a store, or a step changes what no step may change.
         StoreError: it is from a newer hashfed, or cannot be written.
     """
     copy = Store.open_alone(path, clock, schema=schema)
@@ -111,7 +112,7 @@ def upgrade(path: Path, clock: Clock, *, schema: Schema = MIGRATIONS) -> None:
         if after[what] != rows:
             raise DamageError(
                 f"migrating would change {what}",
-                hint="the store is as it was; go on with the hashfed that it is from, and report "
+                hint="the store is unchanged; go on with the hashfed that wrote it, and report "
                 "this",
             )
 
@@ -124,18 +125,18 @@ def _replace(
     schema: Schema,
     on_progress: Callable[[str, int, int], None],
 ) -> Path:
-    """Make and check the migrated copy, and let it take the store's name; return its new one."""
+    """Make and check the migrated copy, and replace the store; return the old one's new name."""
     with durable.disk_errors(copy):
         copy_store(store, copy, lambda done, total: on_progress("copying", done, total))
         upgrade(copy, clock, schema=schema)
         _check(copy, clock, schema, on_progress)
         durable.sync(copy)
-    # Folds the store's log back: no log lies beside what takes its name, and what is kept is one
-    # file, complete in itself.
+    # Fold the write-ahead log back into the store: then no log lies beside the copy that takes the
+    # store's name, and the old store is a single self-contained file.
     with sqlite_errors(store.path):
         make_single_file(store.connection)
     with durable.disk_errors(store.path):
-        # Of a change that is made: SQLite keeps the file as long as it keeps the lock.
+        # The journal of a committed change: SQLite keeps the file while it holds the lock.
         Path(f"{store.path}-journal").unlink(missing_ok=True)
         kept = _keep(store.path, first)
         durable.rename(copy, store.path)
@@ -151,10 +152,10 @@ def _check(
         for damage in check.fsck(migrated, on_progress=on_progress):
             raise DamageError(
                 f"the migrated copy is not what was signed: {damage.message}",
-                hint="the store is as it was; run 'fsck' of the hashfed that it is from: it may be "
+                hint="the store is unchanged; run 'fsck' of the hashfed that wrote it: it may be "
                 "damaged itself",
             )
-        # One file, complete in itself, so that it can be renamed.
+        # A single self-contained file, so that it can be renamed.
         with sqlite_errors(copy):
             fold_log(migrated.connection)
     finally:
@@ -162,9 +163,9 @@ def _check(
 
 
 def _keep(path: Path, first: str) -> Path:
-    """Give the store a second name, that says its schema, and return it.
+    """Give the store a second name that tells its schema, and return that name.
 
-    A second name and not another one: so at each moment there is a whole store in its place.
+    It keeps its first name, so that there is a whole store under it at each moment.
     """
     name = kept = path.with_name(f"{path.name}.before-{first}")
     number = 1
@@ -180,7 +181,7 @@ def _keep(path: Path, first: str) -> Path:
 
 
 def _sweep(path: Path) -> None:
-    """Remove the second names of the store that migrations which were killed have left."""
+    """Remove second names of the store that killed migrations have left behind."""
     for kept in path.parent.glob(f"{path.name}.before-*"):
         with suppress(OSError):
             if kept.samefile(path):

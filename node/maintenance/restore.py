@@ -1,7 +1,7 @@
-"""Restoring: a verified backup takes the place of the store, which is kept under another name.
+"""Replaces the store by a verified backup, and keeps the old store under another name.
 
 The backup is copied, never moved, and checked before anything is touched. The copy gets a token of
-its own, so that our lists are not signed for before they have caught up (`node.publish.permit`).
+its own, so that nothing is signed for our lists until they have caught up (`node.publish.permit`).
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ _COPY_BYTES: Final = 1024 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restored:
-    """What took the place of the store.
+    """What replaced the store.
 
     Attributes:
         path: the store.
-        version: the store version that it is of.
+        version: the version of the store that it holds.
         positions: the size of each list's log in it, by origin.
-        own: our lists, which have to catch up before they are signed for.
-        aside: the store that was here, under its new name; None if there was none.
+        own: our lists, which have to catch up before anything is signed for them.
+        aside: the old store, under its new name; None if there was none.
     """
 
     path: Path
@@ -60,29 +60,31 @@ def restore(
     clock: Clock,
     on_progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
 ) -> Restored:
-    """Put a backup in the place of the store. The caller holds both locks of the node.
+    """Replace the store by a backup. The caller holds both locks of the node.
 
     Args:
         home: the node's folder.
         org: whose node it is.
-        backup: the file that `hashfed backup` has made.
+        backup: a file that `hashfed backup` made.
         clock: for opening the copy.
         on_progress: told (what, done, of how much).
 
     Raises:
         CommandError: there is no such file, or it is the store itself.
-        DamageError: it is no backup, or not what was signed. Nothing was changed.
-        StoreError: it is another organization's, from a newer version, or cannot be written.
+        DamageError: it is not a backup, or not what was signed. Nothing was changed.
+        StoreError: it is of another organization, from a newer version, or cannot be written.
     """
     store = home.store.resolve()
     if not backup.is_file():
-        raise CommandError(f"{backup} is not there", hint="name a file that 'hashfed backup' made")
+        raise CommandError(
+            f"{backup} does not exist", hint="name a file that 'hashfed backup' made"
+        )
     if backup.resolve() == store:
         raise CommandError(f"{backup} is the store of this node", hint="name a backup of it")
     if Path(f"{backup}-wal").exists():
         raise CommandError(
-            f"{backup} is in use, or the copy of a database that was: {backup}-wal lies beside it",
-            hint="only a file that 'hashfed backup' made is complete in itself",
+            f"{backup} is in use, or was copied from one in use: {backup}-wal lies beside it",
+            hint="name a file that 'hashfed backup' made: only that one is complete by itself",
         )
     with name_copy(store, "restoring") as copy:
         with durable.disk_errors(copy):
@@ -90,7 +92,7 @@ def restore(
         try:
             restored = _prepare(copy, org, store, clock, on_progress)
         except DamageError as error:
-            # It is the backup that the operator knows.
+            # Name the backup: the operator does not know the copy.
             text = str(error).replace(str(copy), str(backup))
             raise DamageError(
                 text, hint="nothing was changed; name another file that 'hashfed backup' made"
@@ -99,7 +101,7 @@ def restore(
             durable.sync(copy)
             aside = put_aside(store, clock.now_ms())
             durable.rename(copy, store)
-            # What was found in the store that was there is not so of this one.
+            # Findings about the old store do not hold for this one.
             store_damage.path_of(store).unlink(missing_ok=True)
             for journal in (home.fsck_journal, home.scrub_journal):
                 fsck_journal.forget(journal)
@@ -128,16 +130,16 @@ def _prepare(
     clock: Clock,
     on_progress: Callable[[str, int, int], None],
 ) -> Restored:
-    """Check the copy, and make it a store that signs nothing yet."""
+    """Check the copy, and make it a store that does not sign anything yet."""
     migrate.upgrade(copy, clock)
     with _opened(copy, clock) as opened:
         try:
             theirs = orgs.own_root(opened).document.org
         except CommandError as error:
-            raise DamageError(f"{copy.name}: the backup says not whose it is") from error
+            raise DamageError(f"{copy.name}: the backup does not say whose it is") from error
         if theirs != org:
             raise StoreError(
-                f"the backup is {theirs}'s, this node is {org}'s",
+                f"the backup belongs to {theirs}, and this node to {org}",
                 hint="nothing was changed; name the right file, or the right --home",
                 reason="FOREIGN",
             )
@@ -161,7 +163,7 @@ def _prepare(
                     reason=Obstacle.RESTORED,
                     detail="the store was restored from a backup",
                 )
-        # One file, complete in itself, so that it can be renamed.
+        # A single self-contained file, so that it can be renamed.
         make_single_file(opened.connection)
         return Restored(
             path=store,

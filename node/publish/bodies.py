@@ -1,8 +1,8 @@
 """Composes the bodies of the next deltas from what is staged, as they will be signed.
 
-Each body comes with what was in force before it and with the commitment to it, which are all that a
-signature needs to know. That holds as long as nobody else signs for the list: the deltas of one
-publication name different entries, so none of them changes what was in force before another.
+Each body comes with what was in force before it and with the commitment to it. A signature needs
+to know no more. This holds as long as nobody else signs for the list: the deltas of one publication
+name different entries, so none of them changes what was in force before another.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ class Composed:
 
 @dataclass(slots=True)
 class Part:
-    """What becomes of one batch of staged operations.
+    """What one batch of staged operations turns into.
 
     Attributes:
         extent: what the batch is called.
         bodies: the bodies of its deltas.
-        dropped: withdrawals in it of what is withdrawn already, which cannot be signed.
+        dropped: its withdrawals of what is withdrawn already, which cannot be signed.
     """
 
     extent: StagedRange
@@ -64,7 +64,7 @@ def compose(
     batches: Iterable[Batch],
     pair: Pair,
 ) -> Generator[Part, None, None]:
-    """Yield what becomes of each batch, reading batches some way ahead.
+    """Yield what each batch turns into, reading some batches ahead.
 
     Args:
         connection: where to look up what is in force.
@@ -103,7 +103,7 @@ class _Cut:
     Attributes:
         bodies: each with what was in force before it.
         data: the bytes of each, and the root of its ops tree if it is known.
-        dropped: withdrawals of what is withdrawn already, which were left out.
+        dropped: the withdrawals of what is withdrawn already, which were left out.
     """
 
     def __init__(self, connection: sqlite3.Connection, span: int) -> None:
@@ -114,7 +114,7 @@ class _Cut:
         self._span = span
 
     def add(self, operations: Body | Sequence[PackedOp], ops_root: bytes | None = None) -> None:
-        """Add operations as one body; as two or more where one would exceed a cap.
+        """Add operations as one body, or as several where one would exceed a cap.
 
         Args:
             operations: the operations.
@@ -144,13 +144,13 @@ class _Cut:
     def _add_halves(self, packed: Sequence[PackedOp]) -> None:
         half = len(packed) // 2
         if not half:
-            raise CommandError("one staged change alone is larger than a delta can be")
+            raise CommandError("a single staged change is larger than a delta can be")
         self.add(packed[:half])
         self.add(packed[half:])
 
 
 def _needless(body: Body, prior: Mapping[int, Prior]) -> set[int]:
-    """Return the rows that withdraw what is withdrawn already: they cannot be signed."""
+    """Return the rows that withdraw what is withdrawn already: a person meant more than nothing."""
     needless: set[int] = set()
     for group in body.groups:
         if group.shape.kind is OpKind.ASSERT:

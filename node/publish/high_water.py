@@ -1,14 +1,13 @@
-"""The high-water mark: what of our own lists may have been released, kept outside of the store.
+"""The high-water mark: how much of our own lists may have been released, kept outside the store.
 
-One small file for a node, in a folder that is in no backup and best on another disk. It has one
-record for each own list: size and root of its log, and the token of the store that raised it. It is
-written anew as a whole and put in place by a rename, file and folder synced; whoever raises it
-holds the lock on publishing, and says what the record was before.
+A node has one small file, in a folder that no backup contains and that is best on another disk. It
+has one record for each own list: size and root of its log, and the token of the store that raised
+it. Each change writes a complete new file and renames it into place; file and folder are synced. A
+process that raises the mark holds the lock on publishing, and states what the record was before.
 
 Beside it lies an unsynced note of what is known since this machine was started: that the mark of a
-list was compared with its peers, what the operator has said of the clock then, and that the file is
-still the one of then. A copy of the two files is another file, so what was put back from elsewhere
-is not taken for known.
+list was compared with its peers, what the operator then said about the clock, and which file that
+was. A copy of the two files is a different file, so the note of a restored copy is not believed.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ class _Record:
 
 
 class MarkMovedError(StoreError):
-    """The mark is not what it was when this process looked: another one signs, or it was put back.
+    """The mark has changed since this process read it: another one signs, or it was restored.
 
     Nothing was released.
     """
@@ -68,7 +67,7 @@ class HighWater:
         self._known = folder / "known"
 
     def create(self) -> None:
-        """Make the mark of a node without lists, in a folder that is made when it is missing.
+        """Make the mark of a node without lists; make its folder if it is missing.
 
         Raises:
             StoreError: there is one already, or it cannot be written.
@@ -116,16 +115,16 @@ class HighWater:
             self._replace({**records, origin.name: new}, {**self._load_known(), origin.name: 0})
 
     def prepare(self, origin: Origin, old: Mark, new: Checkpoint) -> PreparedRaise:
-        """Write what the mark is to be, on the disk and not in place yet.
+        """Write the next mark to the disk, without putting it in place yet.
 
         Args:
             origin: the list.
-            old: what its mark must be.
-            new: what it is to be.
+            old: what its mark must be now.
+            new: what its mark is to be.
 
         Raises:
-            MarkMovedError: the mark is another one.
-            StoreError: it cannot be written: nothing was changed.
+            MarkMovedError: the mark is a different one.
+            StoreError: it cannot be written; nothing was changed.
         """
         records = self._expect(origin, old)
         raised = replace(records[origin.name], size=new.size, root_hash=new.root_hash)
@@ -133,10 +132,10 @@ class HighWater:
         return PreparedRaise(self, origin, old, temporary)
 
     def put_in_place(self, origin: Origin, old: Mark, prepared: Path) -> None:
-        """Put a prepared mark in place, on the disk, if the mark is still as it was.
+        """Put a prepared mark in place, on the disk, if the mark has not changed.
 
         Raises:
-            MarkMovedError: the mark of the list is another one.
+            MarkMovedError: the mark of the list is a different one.
             StoreError: it cannot be put in place.
         """
         self._expect(origin, old)
@@ -153,15 +152,15 @@ class HighWater:
         *,
         accepted_lead_ms: int = 0,
     ) -> None:
-        """Make a list's mark what was found out, whatever it was, and note it as known.
+        """Set a list's mark to what was found out, whatever it was, and note it as known.
 
-        A mark that cannot be used is put aside under another name.
+        A mark file that cannot be used is kept under another name.
 
         Args:
             origin: the list.
             checkpoint: what its mark is to be.
             incarnation: the token of the store that has all of it.
-            accepted_lead_ms: how far the clock may be ahead, if the operator has said so now.
+            accepted_lead_ms: how far the clock may be ahead, if the operator has just said so.
 
         Raises:
             StoreError: it cannot be written.
@@ -179,15 +178,15 @@ class HighWater:
         if records.get(origin.name) != record:
             self._replace({**records, origin.name: record}, known)
             return
-        # In place already, but whoever put it there may have been killed before the folder was
-        # synced: what is released next relies on it.
+        # The mark is in place, but the process that put it there may have been killed before it
+        # synced the folder. What is released next relies on it, so sync it now.
         with durable.disk_errors(self.path):
             durable.sync(self.path.parent)
         if known != self._load_known():
             self._note_known(known)
 
     def doubt(self, origin: Origin) -> None:
-        """Take nothing about a list for known any more: its peers have to be asked again."""
+        """Forget what is known about a list: its peers have to be asked again."""
         known = dict(self._load_known())
         known.pop(origin.name, None)
         self._note_known(known)
@@ -248,7 +247,7 @@ class HighWater:
             incarnation=old.incarnation,
         ):
             raise MarkMovedError(
-                f"{self.path}: the high-water mark of {origin} was changed by somebody else",
+                f"{self.path}: the high-water mark of {origin} was changed meanwhile",
                 hint=f"nothing was released; run 'hashfed recover {origin.name}'",
             )
         return records
@@ -266,7 +265,7 @@ class HighWater:
         self._note_known(known)
 
     def _sweep(self) -> None:
-        """Remove what processes that were killed had written and not put in place."""
+        """Remove what killed processes had written but not put in place."""
         for leftover in self.path.parent.glob(".*.next"):
             with suppress(OSError):
                 leftover.unlink()
@@ -284,7 +283,7 @@ class HighWater:
     # --- what is known since this machine was started -------------------------------------------
 
     def _identity(self) -> str | None:
-        """Return what only this very file has, on this very start of the machine."""
+        """Return what identifies this very file since this very start of the machine."""
         try:
             boot = _BOOT_ID.read_text(encoding="ascii").strip()
             status = self.path.stat()
@@ -304,7 +303,7 @@ class HighWater:
 
     def _note_known(self, known: Mapping[str, int]) -> None:
         identity = self._identity()
-        # Lost with a crash, or not written on a full disk: then the peers are asked once more.
+        # If a crash loses it or a full disk refuses it, the peers are asked once more.
         with suppress(OSError):
             self._known.unlink(missing_ok=True)
         if identity is None:
@@ -317,12 +316,12 @@ class HighWater:
 
 
 def of_node(home: Home, config: Config) -> HighWater:
-    """Return the mark of a node, where its configuration says that it lies."""
+    """Return the mark of a node, from where its configuration says that it is."""
     return HighWater(config.publish.mark_dir or home.mark, config.node.org)
 
 
 class PreparedRaise:
-    """A mark that is written and not in place yet. Either `complete` it or `cancel` it."""
+    """A mark that is written but not yet in place. Either `complete` it or `cancel` it."""
 
     def __init__(self, mark: HighWater, origin: Origin, old: Mark, temporary: Path) -> None:
         self._mark = mark
@@ -340,6 +339,6 @@ class PreparedRaise:
         self._mark.put_in_place(self._origin, self._old, self._temporary)
 
     def cancel(self) -> None:
-        """Let go of it."""
+        """Remove it without putting it in place."""
         with suppress(OSError):
             self._temporary.unlink()

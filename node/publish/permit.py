@@ -1,11 +1,12 @@
 """Guards the next signature of our own lists: no position is signed twice.
 
-Whether a list may be signed for is decided by `federation.recovery`, from what is gathered here:
-the store, the high-water mark, what peers have answered. The caller holds the lock on publishing.
+This module gathers the store, the high-water mark and the answers of peers. From these,
+`federation.recovery` decides whether a list may be signed for. The caller holds the lock on
+publishing.
 
-One step of publishing: what is signed is committed; before that the raised mark is written, after
-it the mark is put in place; then what was signed is released. `obtain_permit` finishes what a
-crash left between any two of these, in normal operation and after a crash alike.
+One step of publishing has this order: write the raised mark, commit what is signed, put the mark
+in place, release what was signed. A crash may interrupt it between any two of these. The next
+`obtain_permit` finishes the step; it does the same work in normal operation.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from node.store.lists import ListRecord
 from node.store.release import load_incarnation, release, released_size, settled_size
 
 TAIL_DELTAS: Final = 32
-"""Deltas that are checked before a process signs its first: twice what one step has."""
+"""How many deltas a process checks before its first signature: twice those of one step."""
 
 
 def look(
@@ -58,7 +59,7 @@ def look(
     needed: int | None = None,
     risk: bool = False,
 ) -> Decision:
-    """Decide what is next with one of our lists; changes nothing.
+    """Decide what to do next with one of our lists; change nothing.
 
     Args:
         store: the store.
@@ -67,7 +68,7 @@ def look(
         answers: what peers have said, one for each peer.
         clock: tells the time.
         needed: how many peers must have answered where answers are needed; None for all.
-        risk: the operator goes on without the knowledge that is missing.
+        risk: whether the operator goes on without the missing knowledge.
     """
     return decide(
         _describe(store, record),
@@ -80,14 +81,14 @@ def look(
 
 
 def unasked(store: Store) -> tuple[PeerReport, ...]:
-    """Return what peers have said that nobody has asked: nothing."""
+    """Return no answers, for peers that have not been asked."""
     return tuple(
         PeerReport(peer=peer.org, answered=False) for peer in orgs.iter_peers(store.connection)
     )
 
 
 def record_decision(store: Store, record: ListRecord, decision: Decision, *, clock: Clock) -> bool:
-    """Record for the operator how one of our lists stands; say whether that is news."""
+    """Record the state of one of our lists for the operator; return whether it has changed."""
     held = follow_state.load_follow_status(store.connection, record.list)
     noted = standing(decision, held.reason)
     if noted is None or (*noted, decision.detail) == (held.state, held.reason, held.detail):
@@ -106,7 +107,7 @@ def record_decision(store: Store, record: ListRecord, decision: Decision, *, clo
 
 
 def status_now(store: Store, mark: HighWater, record: ListRecord, *, clock: Clock) -> FollowStatus:
-    """Return how a list stands, also if nobody has compared it with the mark yet."""
+    """Return the state of a list, even if nobody has compared it with the mark yet."""
     held = follow_state.load_follow_status(store.connection, record.list)
     # What peers have shown says more than the mark can.
     if not record.own or held.reason in {Obstacle.BEHIND_PEER, *DIVERGED}:
@@ -114,9 +115,9 @@ def status_now(store: Store, mark: HighWater, record: ListRecord, *, clock: Cloc
     try:
         decision = look(store, mark, record, unasked(store), clock=clock)
     except DamageError:
-        # For `fsck` to say.
+        # `fsck` reports that.
         return held
-    # That peers have to be asked is nothing that is wrong: `publish` asks them.
+    # It is not a fault that peers have to be asked: `publish` asks them.
     if decision.obstacle in {None, Obstacle.PEERS_SILENT}:
         return held
     return replace(
@@ -139,33 +140,33 @@ def obtain_permit(
 ) -> Permit:
     """Return the permit to sign the next positions of a list.
 
-    Finishes what a crash left undone, checks the newest deltas, and notes how the list stands.
+    Finishes what a crash left undone, checks the newest deltas, and records the state of the list.
     The caller holds the lock on publishing.
 
     Args:
         store: the store, open for writing.
         mark: the high-water mark.
         origin: the list, which is ours.
-        ask: returns what peers say, one answer for each peer; called when the newest deltas here
-            are checked, so that they may be on their way meanwhile.
+        ask: returns what peers say, one answer for each peer. It is called after the newest deltas
+            here are checked, so the answers may be on their way during that check.
         clock: tells the time.
         needed: how many peers must have answered where answers are needed; None for all.
-        risk: why the operator goes on without the knowledge that is missing, if that is so.
+        risk: why the operator goes on without the missing knowledge; empty if that is not so.
 
     Raises:
-        CommandError: it is no list of ours.
+        CommandError: it is not one of our lists.
         RecoveringError: it may not be signed for; the reason is that of `federation.recovery`.
         DamageError: its newest deltas are not what was signed, or it is known to be damaged.
         StoreError: store or mark cannot be used or written.
     """
     record = _own(store, origin)
-    # First: damage must not be taken for another history.
+    # Check this first: damage must not be mistaken for another history.
     damage.require_sound(store.path, str(origin))
     checks.check_tail(store, record, orgs.own_root(store), TAIL_DELTAS)
     answers = ask()
     decision = look(store, mark, record, answers, clock=clock, needed=needed)
     if risk is not None and decision.overridable:
-        # Written down before it has an effect.
+        # Record the decision before it has an effect.
         with store.write("recover", f"{origin}: {decision.obstacle}, at the risk of: {risk}"):
             pass
         decision = look(store, mark, record, answers, clock=clock, needed=needed, risk=True)
@@ -198,11 +199,11 @@ class Permit:
 
     @contextmanager
     def step(self, store: Store) -> Iterator[Step]:
-        """Guard one transaction: raise the mark when it is committed, then release what it has.
+        """Guard one transaction: raise the mark when it is committed, then release its content.
 
         Raises:
             MarkMovedError: the store or the mark is not what this permit is for.
-            DiskError: the mark could not be raised; what was committed is released by nobody.
+            DiskError: the mark could not be raised; nobody releases what was committed.
         """
         step = Step(self._mark, self._origin, self._held)
         try:
@@ -235,11 +236,11 @@ class Step:
         """Write the mark that is to be in place when the transaction is committed.
 
         Args:
-            before: where the log stood when the transaction began.
-            after: where it stands at its end.
+            before: the log when the transaction began.
+            after: the log when it ends.
 
         Raises:
-            MarkMovedError: it did not stand where the mark is: somebody else signs.
+            MarkMovedError: `before` is not what the mark says: another process signs.
             StoreError: the mark cannot be written.
         """
         if _checkpoint(self._origin, before) != self._held.checkpoint:
@@ -260,7 +261,7 @@ class Step:
         return self._next
 
     def cancel(self) -> None:
-        """Let go of the mark that was written."""
+        """Remove the mark that was written."""
         if self._prepared is not None:
             self._prepared.cancel()
 
@@ -268,7 +269,7 @@ class Step:
 def take_back(
     store: Store, origin: Origin, deltas: Sequence[SignedDelta], *, via: OrgName, clock: Clock
 ) -> int:
-    """Take deltas of our own list back from a peer's copy, verified as anybody's; return its size.
+    """Take our own deltas back from a peer's copy, fully verified; return the list's size.
 
     Raises:
         PeerError: one does not verify. Those before it are kept.
@@ -286,7 +287,7 @@ def take_back(
 
 
 def take_charter(store: Store, *, origin: Origin, envelope: bytes) -> bool:
-    """Put a newer charter of our own in force, which a peer holds; say whether it is newer.
+    """Put our own charter from a peer's copy in force if it is newer; return whether it was.
 
     Raises:
         PeerError: it is not ours.
@@ -307,30 +308,30 @@ def refusal(origin: Origin, decision: Decision) -> RecoveringError:
     name = origin.name
     if obstacle in DIVERGED:
         hint = (
-            "two histories are signed: sign nothing more, keep this store and the mark, and see "
-            "'a list that cannot go on' in docs/operate.md"
+            "two histories of it are signed: sign nothing more, keep this store and the mark, and "
+            "see 'a list that cannot go on' in docs/operate.md"
         )
     elif obstacle is Obstacle.TIME_BACKWARDS:
-        hint = "set the clock right; what is staged waits"
+        hint = "set the clock; staged changes wait until then"
     elif obstacle is Obstacle.CLOCK_AHEAD:
         hint = (
-            "set the clock right; what is staged waits. Only if it is right already, see "
-            "'a clock that is ahead' in docs/operate.md"
+            "set the clock; staged changes wait until then. Only if the clock is right already, "
+            "see 'a clock that is ahead' in docs/operate.md"
         )
     elif obstacle is Obstacle.BEHIND_PEER:
-        hint = f"run 'hashfed recover {name}': it fetches what is missing; 'serve' does so too"
+        hint = f"run 'hashfed recover {name}', which fetches what is missing; so does 'serve'"
     elif obstacle is Obstacle.BEHIND_MARK:
         hint = (
-            f"run 'hashfed recover {name}' when the peers that follow it can be reached; if none "
-            "of them has it, see 'a list that cannot go on' in docs/operate.md"
+            f"run 'hashfed recover {name}' when its followers can be reached; if none of them has "
+            "what is missing, see 'a list that cannot go on' in docs/operate.md"
         )
     else:
         hint = (
-            f"run 'hashfed recover {name}' when the peers can be reached; only if they never will "
-            "be, see 'recovering' in docs/operate.md"
+            f"run 'hashfed recover {name}' when the peers can be reached; only if they will never "
+            "be reachable, see 'recovering' in docs/operate.md"
         )
     return RecoveringError(
-        f"{origin} may not be signed for: {decision.detail}", hint=hint, reason=obstacle
+        f"nothing may be signed for {origin}: {decision.detail}", hint=hint, reason=obstacle
     )
 
 
@@ -367,11 +368,11 @@ def _root_at(store: Store, record: ListRecord, size: int) -> bytes:
             raise ProofError("it is missing")
         checkpoint = open_checkpoint(held.checkpoint, str(record.origin), verifiers)
         if checkpoint.size != size:
-            raise ProofError(f"it is of size {checkpoint.size}")
+            raise ProofError(f"its size is {checkpoint.size}")
     except FederationError as error:
         raise DamageError(
             f"the checkpoint of size {size} of {record.origin} is damaged: {error}",
-            hint="run 'hashfed fsck', keep the file, restore a backup",
+            hint="run 'hashfed fsck', keep the store's file, restore a backup",
         ) from error
     return checkpoint.root_hash
 

@@ -1,14 +1,14 @@
-"""Publishing: staged changes become signed deltas of one of our own lists.
+"""Turns staged changes into signed deltas of one of our own lists.
 
-What is signed of an operation alone (`federation.commitment`) takes most of the time. A part of it
-was computed when it was staged; the rest is computed some deltas ahead, by two processes if there
-is much to publish. The second one knows no key and opens no store.
+The commitments to single operations (`federation.commitment`) take most of the time. Some of them
+were computed when the operations were staged. The rest are computed some deltas ahead, by two
+processes if there is much to publish. The second process knows no key and opens no store.
 
 Order of durability: a delta is signed, checked as any subscriber would check it, and committed
-together with what it does to the entries; then the high-water mark is raised; then it is released,
-and only what is released is read by `serve` (`node.publish.permit`). Staged changes are let go
-after that. Which of them were signed is committed too, so that a crash in between does not make the
-next publication sign them again.
+together with its effect on the entries. Then the high-water mark is raised. Then the delta is
+released; `serve` reads only what is released (`node.publish.permit`). After that, the staged
+changes are deleted. The commit also records which of them were signed, so that a crash in between
+does not make the next publication sign them again.
 """
 
 from __future__ import annotations
@@ -42,15 +42,16 @@ from node.store.release import load_signed_range, store_signed_range
 from node.system.worker import Pair
 
 _BODY_FRAMING: Final = 16 * 1024
-"""Bytes of a body kept free for what stands around the columns."""
+"""Bytes of a body kept free for what surrounds the columns."""
 
 DELTA_WEIGHT: Final = 50
-"""What one delta costs a new subscriber beside its operations, in operations: some 540 bytes of
-header and checkpoint and 150 us of signatures, beside 37 bytes and a few us an operation."""
+"""The cost of a delta to a new subscriber besides its operations, expressed in operations: some 540
+bytes of header and checkpoint and 150 us for signatures. An operation costs 37 bytes and a few us.
+"""
 
 _TRANSACTION_PARTS: Final = 16
-"""Parts, nearly all of one delta, in one transaction: enough that the cost of a commit does not
-show, few enough that another writer never waits for long."""
+"""Parts in one transaction; nearly every part is one delta. There are enough of them to hide the
+cost of a commit, and few enough that another writer never waits for long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,11 +60,11 @@ class Publication:
 
     Attributes:
         origin: the list.
-        first: position of the first new delta.
-        size: deltas of the list now.
-        ops: operations that were signed.
-        dropped: staged withdrawals of what is withdrawn already, which were not signed again.
-        live_count: live entries now.
+        first: the position of the first new delta.
+        size: how many deltas the list has now.
+        ops: how many operations were signed.
+        dropped: how many staged withdrawals of withdrawn entries were not signed again.
+        live_count: how many live entries it has now.
     """
 
     origin: Origin
@@ -108,16 +109,16 @@ def load_author(
 
 
 class Publishing:
-    """What is staged for a list, on its way to be signed: as one delta, or several above the cap.
+    """The staged changes of a list, to be signed as one delta, or as several above the cap.
 
-    To be used as a context. The caller holds the lock on publishing, so that no other process signs
-    for this store.
+    Use it as a context manager. The caller holds the lock on publishing, so that no other process
+    signs for this store.
     """
 
     def __init__(
         self, store: Store, staging: Staging, origin: Origin, keys: PublishingKeys
     ) -> None:
-        """Begin; nothing is signed yet.
+        """Begin, without signing anything yet.
 
         Args:
             store: the store, open for writing.
@@ -128,7 +129,7 @@ class Publishing:
         Raises:
             CommandError: the list is not ours.
             ConfigError: a key is not one that our org root names.
-            StoreError: what is staged cannot be written.
+            StoreError: the staged changes cannot be written.
         """
         record, self._root, self._author = load_author(store, origin, keys)
         self._store = store
@@ -136,7 +137,7 @@ class Publishing:
         self._record = record
         extent = _load_extent(store, record.list)
         if extent is not None:
-            # Usually long gone; after a crash, what was signed and is still staged.
+            # Usually there are none; after a crash, these were signed and are still staged.
             staging.remove(extent)
         batches = staging.iter_batches(limits.MAX_BODY_OPS, limits.MAX_BODY_BYTES - _BODY_FRAMING)
         with ExitStack() as stack:
@@ -159,7 +160,7 @@ class Publishing:
         self._open.close()
 
     def compose(self) -> None:
-        """Compose the first deltas, while it is still being found out whether they may be signed.
+        """Compose the first deltas, while the caller still finds out whether they may be signed.
 
         Raises:
             UsageError, NodeError: as `node.publish.bodies.compose`.
@@ -178,13 +179,12 @@ class Publishing:
         Args:
             permit: says that nothing newer of the list was released than is here.
             clock: tells the time of each delta.
-            on_progress: told the number of operations done so far, each time as soon as they are
-                released.
+            on_progress: told the number of operations done so far, whenever more are released.
 
         Raises:
             MarkMovedError: the store or the mark is not as the permit says: nothing was released.
             DiskError: the disk failed: the process has to end.
-            NodeError: the clock runs behind, the store cannot be written, or a check of our own
+            NodeError: the clock is behind, the store cannot be written, or a check of our own
                 delta failed. What was published before that stays published.
         """
         store, origin = self._store, self._record.origin
@@ -201,7 +201,7 @@ class Publishing:
                 step.stage(signing.before, signing.after)
             ops += signing.ops
             dropped += sum(part.dropped for part, _ in group)
-            # First of all: what was released may be on its way to others meanwhile.
+            # Report this first: others may already be receiving what was released.
             on_progress(ops + dropped)
             self._staging.remove(extent)
         record = lists.load_list_by_number(store.connection, self._record.list)
@@ -216,7 +216,7 @@ class Publishing:
 
 
 _Group = list[tuple[Part, bool]]
-"""Parts that are signed in one transaction, each with whether it is the last of all."""
+"""Parts that are signed in one transaction; each says whether it is the very last one."""
 
 
 def _in_groups(parts: Iterable[Part], size: int) -> Iterator[_Group]:
@@ -247,12 +247,12 @@ class _Signing:
     ) -> None:
         record = lists.load_list(transaction.connection, origin)
         if record is None:
-            raise CommandError(f"{origin} is not here any more")
+            raise CommandError(f"this node no longer has the list {origin}")
         self._transaction = transaction
         self._record: ListRecord = record
         self._author = author
-        # A publisher is the first subscriber of its own list: what it signs goes through the same
-        # checks before anybody can read it.
+        # A publisher is the first subscriber of its own list: its deltas pass the same checks
+        # before anybody can read them.
         self._replica = Replica(origin, root, record.log)
         self._clock = clock
         self._change_set = change_set
@@ -260,12 +260,12 @@ class _Signing:
 
     @property
     def before(self) -> LogState:
-        """Where the log stood when the transaction began."""
+        """The log when the transaction began."""
         return self._record.log
 
     @property
     def after(self) -> LogState:
-        """Where the log stands."""
+        """The log now."""
         return self._replica.state
 
     def add(self, composed: Composed, *, is_last: bool) -> None:
@@ -285,7 +285,7 @@ class _Signing:
         except SequenceError as error:
             raise NodeError(
                 str(error),
-                hint="what was published so far stays; what is staged waits",
+                hint="what was published so far stays published; the rest stays staged",
                 reason=error.reason,
             ) from error
         candidate = self._replica.receive(delta, now_ms=now_ms)
@@ -296,7 +296,7 @@ class _Signing:
         self.ops += body.count
 
     def finish(self, extent: StagedRange) -> None:
-        """Record where the log stands now, and what of the staged changes was signed."""
+        """Record the log as it is now, and which of the staged changes were signed."""
         record = self._record
         lists.store_log_state(self._transaction, record.list, self._replica.state)
         deltas = self._replica.state.size - record.log.size

@@ -1,8 +1,8 @@
 """Snapshots of a list: its live set in buckets, signed by its owner or rebuilt to be served.
 
 The buckets are made first, in short transactions, and mean nothing until the leaf that commits to
-them is in the log. A node that replayed the deltas makes the same buckets (`rebuild`). So a
-relay comes to serve a snapshot, and anybody can check that it is the live set.
+them is in the log. A node that replayed the deltas makes the same buckets (`rebuild`). That lets a
+relay serve a snapshot, and lets anybody check that it is the live set.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Making(Enum):
     SIGNED = "signed"
     """Its leaf was signed now."""
     REBUILT = "rebuilt"
-    """Its leaf was in the log already; its buckets were made now."""
+    """Its leaf was in the log already, but its buckets were made now."""
     HERE = "here"
     """It was here already, and nothing was done."""
 
@@ -59,9 +59,9 @@ class MadeSnapshot:
         position: the position of its leaf.
         buckets: how many buckets it has.
         entries: live entries in them.
-        size_bytes: bytes of the buckets.
+        size_bytes: the size of the buckets.
         root_hash: the root over them, which the leaf signs.
-        making: how it came to be.
+        making: how it came to be served.
     """
 
     origin: Origin
@@ -74,12 +74,12 @@ class MadeSnapshot:
 
 
 def is_due(record: ListRecord, every_ops: int) -> bool:
-    """Say whether a list of our own is to have a new snapshot.
+    """Return whether one of our lists is due for a new snapshot.
 
-    When `every_ops` operations were published since the last one, and half as many again as there
-    are live entries: so making snapshots never costs more than a constant for each operation, and a
-    new subscriber never fetches much more than two and a half times the live set. Right after the
-    import of a new list its deltas are as good as any snapshot.
+    It is due when at least `every_ops` operations were published since the last one, and more than
+    one and a half times as many as there are live entries. So snapshots never cost more than a
+    constant for each operation, and a new subscriber never fetches much more than two and a half
+    times the live set. Right after the import of a new list, its deltas are as good as a snapshot.
 
     Args:
         record: the list.
@@ -98,9 +98,9 @@ def publish_snapshot(
     clock: Clock,
     on_progress: ProgressCallback = lambda _done, _total: None,
 ) -> MadeSnapshot:
-    """Sign a snapshot of one of our lists as it is now, unless its newest leaf is one.
+    """Sign a snapshot of one of our lists as it is now, unless its newest leaf is a snapshot.
 
-    Then that one is served: it is rebuilt if it is not here, as after a recovery.
+    In that case, that snapshot is served. It is rebuilt if it is not here, as after a recovery.
 
     The caller holds the lock on publishing, so that the list does not change meanwhile. The leaf
     takes a position as a delta does, with the same order of durability (`node.publish.sign`).
@@ -108,14 +108,14 @@ def publish_snapshot(
     Raises:
         CommandError: the list is not ours, or nothing of it is published yet.
         ConfigError: a key is not one that our org root names.
-        NodeError: the clock runs behind.
+        NodeError: the clock is behind.
         MarkMovedError: the store or the mark is not as the permit says: nothing was released.
         DiskError: the disk failed: the process has to end.
         StoreError: the store cannot be written; nothing was signed.
     """
     record, root, author = load_author(store, origin, keys)
     if not record.log.size:
-        raise CommandError(f"nothing of {origin} is published yet: there is nothing to commit to")
+        raise CommandError(f"{origin} has nothing to make a snapshot of: nothing is published yet")
     if _kind_at(store.connection, record, record.log.size - 1) is LeafKind.SNAPSHOT:
         return rebuild(store, record, on_progress=on_progress)
     number = _build(store, record, record.log.size, on_progress)
@@ -150,19 +150,19 @@ def rebuild(
 ) -> MadeSnapshot:
     """Rebuild the buckets of a list's newest snapshot from the deltas here, and serve it.
 
-    Where it is served already, nothing is done.
+    If it is served already, this does nothing.
 
     Raises:
         CommandError: there is no snapshot in the part of the log that is here.
         ProofError: SNAPSHOT_MISMATCH, the live set here is not the one that its owner signed.
-        DamageError: a header here is not.
+        DamageError: a header here is not the one that its owner signed.
         StoreError: the store cannot be written.
     """
     position = _newest_leaf(store.connection, record)
     if position is None:
         raise CommandError(
             f"{record.origin} has no snapshot in the deltas that are here",
-            hint="only its owner makes one: 'hashfed snapshot' there",
+            hint="only its owner can make one, with 'hashfed snapshot'",
         )
     held = snapshots.newest_held(store.connection, record.list)
     if held is not None and held.position >= position:
@@ -181,13 +181,13 @@ def rebuild(
         )
     before = trees.load_frontier(store.connection, record, position)
     offer = SnapshotOffer(leaf.header, leaf.checkpoint, before.encode(), b"".join(hashes))
-    # Of the deltas before it, the buckets show what they said, and this their exact headers.
+    # The buckets show what the deltas before it said; this shows their exact headers.
     if before.append(merkle.leaf_hash(leaf.header)).root() != _signed_root(offer):
         with store.update_status() as connection:
             snapshots.remove(connection, number)
         raise DamageError(
             f"the deltas of {record.origin} up to position {position} do not hash to the root that "
-            "was signed: nobody could join by a snapshot of them",
+            "was signed: nobody could join with such a snapshot",
             hint="run 'hashfed fsck'",
         )
     with store.update_status() as connection:
@@ -224,7 +224,7 @@ def _kind_at(connection: sqlite3.Connection, record: ListRecord, position: int) 
 
 
 def _newest_leaf(connection: sqlite3.Connection, record: ListRecord) -> int | None:
-    """Return the position of the newest snapshot leaf whose live set can be told from here."""
+    """Return the position of the newest snapshot leaf whose live set can be computed here."""
     for delta in log.iter_records(
         connection, record.list, record.log.start, record.log.size, newest=True
     ):
@@ -234,7 +234,7 @@ def _newest_leaf(connection: sqlite3.Connection, record: ListRecord) -> int | No
 
 
 def _drop_older(store: Store, record: ListRecord, number: int) -> None:
-    """Let go of snapshots that a newer one takes the place of, but for what a span begins with."""
+    """Delete snapshots that a newer one replaces, except those that a span begins with."""
     bases = {span.snapshot for span in spans.iter_applied(store.connection, record.list)}
     with store.update_status() as connection:
         for held in snapshots.iter_of_list(connection, record.list, SnapshotState.HELD):
@@ -248,7 +248,7 @@ def _drop_older(store: Store, record: ListRecord, number: int) -> None:
 def _build(store: Store, record: ListRecord, position: int, on_progress: ProgressCallback) -> int:
     """Make the buckets of the live set before a position; return the snapshot's number."""
     with store.update_status() as connection:
-        # What a killed process has left.
+        # Remove what a killed process has left behind.
         for left in snapshots.iter_of_list(connection, record.list, SnapshotState.BUILDING):
             snapshots.remove(connection, left.snapshot)
         number = snapshots.add(
@@ -264,7 +264,7 @@ def _build(store: Store, record: ListRecord, position: int, on_progress: Progres
                 snapshots.store_bucket(connection, number, at, data, extent)
         batch.clear()
 
-    # All of it is read before the first bucket is written.
+    # Read everything before the first bucket is written.
     live = history.iter_live_packed(store.connection, record.list, position)
     for at, (some, data) in enumerate(build_buckets(iter_by_name(live, store.path.parent))):
         extent = Extent(len(some), _name(some[0].packed), _name(some[-1].packed))

@@ -30,10 +30,10 @@ def resolve_as_of(store: Store, record: ListRecord, text: str) -> int:
         store: where the list is.
         record: the list.
         text: `position:N`, the first N deltas; `version:N`, what this store had committed with its
-            version N; or `time:T`, at a time in RFC 3339, with `Z` or an offset.
+            version N; or `time:T`, a time in RFC 3339, with `Z` or an offset.
 
     Raises:
-        CommandError: another form; or a position or version that is not reached yet.
+        CommandError: the text has another form, or the position or version is not reached yet.
     """
     kind, colon, value = text.partition(":")
     if not colon or kind not in ("position", "version", "time"):
@@ -49,7 +49,7 @@ def resolve_as_of(store: Store, record: ListRecord, text: str) -> int:
 
 
 def resolve_cuts(store: Store, record: ListRecord | None, text: str | None) -> Cuts | None:
-    """Return the point in history that a question about one list, or about all, is about.
+    """Return the point in history that a question about one list, or about all, refers to.
 
     Args:
         store: where the lists are.
@@ -60,7 +60,7 @@ def resolve_cuts(store: Store, record: ListRecord | None, text: str | None) -> C
         None for all lists now.
 
     Raises:
-        CommandError: as `resolve_as_of`, or a position without a list.
+        CommandError: as `resolve_as_of`, or it is a position without a list.
         DamageError: the one list is damaged here.
     """
     if record is not None:
@@ -71,15 +71,15 @@ def resolve_cuts(store: Store, record: ListRecord | None, text: str | None) -> C
         return dict([_cut(store, record, text)])
     if text.startswith("position:"):
         raise CommandError(
-            f"{text}: of which list?",
-            hint="name it with --list; version:N and time:T are points of all lists",
+            f"{text} needs the name of a list",
+            hint="name it with --list; version:N and time:T work for all lists",
         )
     records = list(lists.iter_lists(store.connection))
     return dict(_cut(store, held, text) for held in records)
 
 
 def _cut(store: Store, record: ListRecord, text: str) -> tuple[int, int]:
-    """Return the span that tells of a list at a point, and how many deltas count."""
+    """Return the span that holds a list at a point, and how many deltas count."""
     size = resolve_as_of(store, record, text)
     return covering_span(store, record, size).span, size
 
@@ -101,5 +101,5 @@ def _parse_time(text: str) -> int:
     try:
         moment = datetime.fromisoformat(text.upper())
     except ValueError as error:
-        raise CommandError(f"time: {text!r} is no time: {error}") from error
+        raise CommandError(f"time: {text!r} is not a time: {error}") from error
     return (moment - _EPOCH) // timedelta(milliseconds=1)

@@ -1,4 +1,4 @@
-"""What became of each entry between two points of a list's history."""
+"""How each entry changed between two points of a list's history."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from node.store.spans import Span
 
 
 def covering_span(store: Store, record: ListRecord, size: int) -> Span:
-    """Return the span of a list that tells what was live after its first `size` deltas.
+    """Return the span of a list that shows what was live after its first `size` deltas.
 
     Raises:
-        CommandError: a snapshot went past that size, so nothing here tells it.
+        CommandError: a snapshot replaced the deltas around that size, so nothing here shows it.
     """
     span = spans.at(store.connection, record.list, size)
     if span is None:
@@ -29,8 +29,8 @@ def covering_span(store: Store, record: ListRecord, size: int) -> Span:
             if held.stop
         ]
         raise CommandError(
-            f"position {size} of {record.origin} is not held here: a snapshot took the place of "
-            f"the deltas before position {record.start}",
+            f"position {size} of {record.origin} is not held here: a snapshot replaced the deltas "
+            f"before position {record.start}",
             hint=f"name position:{record.start} or a later one"
             + (f", or one up to position:{earlier[-1]}" if earlier else ""),
             reason="NOT_RETAINED",
@@ -39,9 +39,9 @@ def covering_span(store: Store, record: ListRecord, size: int) -> Span:
 
 
 def diff(store: Store, record: ListRecord, start: int, stop: int) -> Iterator[Change]:
-    """Yield what became of each entry between two positions of a list.
+    """Yield how each entry changed between two positions of a list.
 
-    Where a snapshot took the place of deltas between them, the two states are compared.
+    Where a snapshot replaced deltas between them, the two states are compared.
 
     Raises:
         CommandError: the second is before the first, or one of them is not held here.
@@ -54,7 +54,7 @@ def diff(store: Store, record: ListRecord, start: int, stop: int) -> Iterator[Ch
     if first.span == last.span:
         yield from history.iter_changes(store.connection, last, start, stop)
     else:
-        # The leaf of the snapshot is what the change is known by.
+        # The change is known from the leaf of the snapshot.
         yield from _compare(store, record, start, stop, last.start - 1)
 
 
@@ -91,7 +91,7 @@ def _name(entry: LiveEntry | None) -> bytes:
 
 
 def _said(entry: LiveEntry | None) -> PackedOp | None:
-    # Where it was said makes no difference: an entry that came back as it was is as it was.
+    # Its position makes no difference: an entry that came back with the same content is unchanged.
     return None if entry is None else entry.packed
 
 

@@ -1,4 +1,4 @@
-"""Exports a list as it was at a position, and resolves what people write for one.
+"""Exports a list as it was at a position.
 
 Entries are written in the order of their ids, so that two nodes that hold the same state write the
 same bytes. Memory does not grow with the list.
@@ -36,23 +36,24 @@ def export(
 ) -> int:
     """Write the entries that are live after the first `position` deltas of a list.
 
-    JSON Lines has one line for each entry, by the bytes of its id. CSV has a header and one line
-    for each fingerprint and label, each pair once, by the bytes of the line.
+    JSON Lines has one line for each entry, sorted by the bytes of its id. CSV has a header and one
+    line for each pair of fingerprint and label, sorted by the bytes of the line, without repeats.
 
     Args:
         store: where the list is.
         record: the list.
         position: how many of its deltas count; `record.log.size` for all.
         file_format: which text form to write.
-        out: a path, which appears or is replaced as a whole when all is written, or an open file.
+        out: a path, or an open file. At a path, the file appears or is replaced once all of it is
+            written.
 
     Returns:
-        The number of lines written, a header aside.
+        The number of lines written, without a header.
 
     Raises:
-        CommandError: the list has not so many deltas, or a snapshot went past that position here.
+        CommandError: the list has fewer deltas, or a snapshot replaced those at that position here.
         ConfigError: the file cannot be written.
-        StoreFullError: no room for the file.
+        StoreFullError: there is no room for the file.
         DamageError: the list is damaged here.
     """
     damage.require_sound(store.path, str(record.origin))
@@ -74,7 +75,7 @@ def export(
 
 
 def _write_changes(live: Iterable[Operation], sorter: Sorter, file: BinaryIO) -> int:
-    # No id has a NUL: an id sorts before all that it is the beginning of.
+    # No id contains a NUL, so an id sorts before all ids that begin with it.
     _sort(
         (f"{operation.entry.format()}\0{format_change(operation)}\n" for operation in live), sorter
     )
@@ -112,13 +113,13 @@ def _sort(lines: Iterable[str], sorter: Sorter) -> None:
 
 @contextmanager
 def _written(out: Path | BinaryIO) -> Iterator[BinaryIO]:
-    """Give a file to write to; at a path, it is there only once it is complete and durable."""
+    """Yield a file to write to; at a path, it appears only once it is complete and durable."""
     if not isinstance(out, Path):
         yield out
         return
     temporary = None
     try:
-        # Readable by this user alone, as what it holds deserves.
+        # Only this user may read it: the content is confidential.
         with tempfile.NamedTemporaryFile(
             dir=out.parent, prefix=f".{out.name}.", suffix=".part", delete=False
         ) as file:
@@ -130,11 +131,11 @@ def _written(out: Path | BinaryIO) -> Iterator[BinaryIO]:
         temporary = None
         _sync_directory(out.parent)
     except FileNotFoundError as error:
-        raise ConfigError(f"there is no folder {out.parent}", hint="make it first") from error
+        raise ConfigError(f"there is no folder {out.parent}", hint="create it first") from error
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise StoreFullError(
-                f"no room left for {out}", hint="make room on that disk and export again"
+                f"no room left for {out}", hint="free space on that disk and export again"
             ) from error
         raise ConfigError(f"cannot write {out}: {error.strerror}") from error
     finally:

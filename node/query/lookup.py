@@ -1,6 +1,6 @@
 """Answers for any hash, entry, list and time: who asserted this, when, and how it came here.
 
-Reads only; every answer comes from the signed bytes that are kept, found through the index.
+Reads only. Every answer comes from the stored signed bytes, found through the index.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from node.store.index import Cuts
 from node.store.sqlite import sqlite3
 
 _LOOKUP_BATCH: Final = 100_000
-"""Hashes that are looked up together. Of a large list, some hundred are in one body."""
+"""How many hashes are looked up together. For a large list, some hundred are in one body."""
 
 
 class Match(NamedTuple):
@@ -34,7 +34,7 @@ class Match(NamedTuple):
         position: its position in the list's log.
         row: its row in that delta.
         fingerprint: the fingerprint that was asked for.
-        packed: the assertion, as it was packed into the signed body.
+        packed: the assertion, as it is packed in the signed body.
     """
 
     origin: Origin
@@ -69,9 +69,9 @@ def lookup(store: Store, text: str, cuts: Cuts | None = None) -> list[Match]:
         cuts: the point in history that is asked about; None for now.
 
     Raises:
-        FingerprintError: it is no hash.
-        DamageError: the index and the signed bytes do not say the same; or nothing was found, and
-            a list is damaged in which it may be.
+        FingerprintError: it is not a hash.
+        DamageError: the index and the signed bytes disagree; or nothing was found, and a list that
+            may contain it is damaged.
     """
     ((_, answer),) = _answer(store, [text], cuts)
     if isinstance(answer, FederationError):
@@ -83,7 +83,7 @@ def lookup(store: Store, text: str, cuts: Cuts | None = None) -> list[Match]:
 
 
 def withheld(store: Store) -> list[str]:
-    """Return the lists that are known to be damaged: nothing is found in them."""
+    """Return the lists that are known to be damaged: a lookup finds nothing in them."""
     known = damage.load(store.path)
     if not known.damages:
         return []
@@ -96,8 +96,8 @@ def lookup_many(
 ) -> Iterator[tuple[str, LookupResult]]:
     """Yield (text, matches or what is wrong with the text) for each text, in order.
 
-    Takes many at a time, so that each body is read once for all of its matches in a batch. What is
-    not found may be in a list that is `withheld`.
+    Takes many texts at a time, so that each body is read once for all of its matches in a batch. A
+    hash that is not found may still be in a list that is `withheld`.
 
     Raises:
         DamageError: as `lookup`.
@@ -110,7 +110,7 @@ def lookup_many(
 def _answer(
     store: Store, texts: list[str], cuts: Cuts | None
 ) -> Iterator[tuple[str, LookupResult]]:
-    # For each text, where the matches of each fingerprint go that it can be.
+    # For each text and each fingerprint that it can be, where the matches go.
     wanted: list[tuple[list[Match], ...] | FederationError] = []
     asked: defaultdict[_Column, dict[bytes, _Asked]] = defaultdict(dict)
     with store.snapshot() as connection:
@@ -151,7 +151,7 @@ def _find_matches(
     cuts: Cuts | None,
     hidden: Collection[str],
 ) -> None:
-    """Add the matches of digests of one type and width to what is asked."""
+    """Add the matches of digests of one type and width to the questions."""
     type_name, width = column
     shape: Shape | None = None
     offsets: Sequence[int] = ()
@@ -162,7 +162,7 @@ def _find_matches(
     operations = reader.contents.iter_packed(found)
     for (span, _, position, row, digest), packed in zip(found, operations, strict=True):
         fingerprint, matches = asked[digest]
-        # Neighbours share it.
+        # Neighbors share it.
         if packed.shape is not shape:
             shape = packed.shape
             offsets = shape.offsets(type_name, width) if shape.kind is OpKind.ASSERT else ()
@@ -172,29 +172,29 @@ def _find_matches(
                 matches.append(Match(reader.origin(span), position, row, fingerprint, packed))
                 break
         else:
-            # A longer one is found by its SHA-256, which a digest of another type may be.
+            # A longer digest is found by its SHA-256, which may equal a digest of another type.
             if width <= index.LONGEST_KEY:
                 raise DamageError(
-                    f"position {position} of {reader.origin(span)} does not say of "
-                    f"{fingerprint.format()} what the index says",
+                    f"position {position} of {reader.origin(span)} and the index disagree about "
+                    f"{fingerprint.format()}",
                     hint="run 'hashfed fsck'",
                 )
 
 
 def _by_list(match: Match) -> tuple[Origin, int, int]:
-    # The same on every node, however it numbers its lists, and came by what it holds of them.
+    # The order is the same on every node, however it numbers its lists and got their content.
     return match.origin, match.position, match.row
 
 
 def _read_hash(
     connection: sqlite3.Connection, text: str, cuts: Cuts | None
 ) -> tuple[Fingerprint, ...]:
-    """Return the fingerprints that a text can be, also one of a type that only a list here has."""
+    """Return the fingerprints that a text can be, also of a type that only a list here has."""
     try:
         return candidates(text)
     except FingerprintError as error:
         fingerprint = read_foreign(text)
-        # Rather mistyped than of a type that nobody here has heard of.
+        # It is more likely mistyped than of a type that nobody here has heard of.
         if fingerprint is None or not index.find_fingerprint(connection, fingerprint, cuts):
             raise error from None
         return (fingerprint,)

@@ -27,7 +27,7 @@ class SignedLeaf:
     Attributes:
         signed_ms: when.
         key_id: SHA-256 of the key that signed it.
-        root_version: version of the org root that the key stood in.
+        root_version: the version of the org root that names the key.
         leaf_hash: its hash in the log's tree.
         checkpoint: the signed note of the log right after it.
     """
@@ -70,8 +70,8 @@ class Provenance:
         snapshot_position: that snapshot's position.
         received_ms: when this node accepted it (or signed it).
         via: the peer that it came from; None for our own.
-        version: the store version that it came in with.
-        until: the position at which another operation took its place; None while in force.
+        version: the store version that it came with.
+        until: the position at which another operation replaced it; None while in force.
     """
 
     origin: Origin
@@ -96,7 +96,7 @@ class EntryReader:
         self.contents = Contents(connection)
 
     def origin(self, span: int) -> Origin:
-        """Return the name of the list that a span is of."""
+        """Return the name of the list that a span belongs to."""
         origin = self._origins.get(span)
         if origin is None:
             number = self.contents.source(span).list
@@ -108,7 +108,7 @@ class EntryReader:
         return self.contents.operation(place)
 
     def provenance(self, place: Place, until: int | None) -> Provenance:
-        """Return the operation at a place with all that is known of its way here."""
+        """Return the operation at a place with everything known about how it came here."""
         source = self.contents.source(place.span)
         at = place.position
         delta = snapshot = None
@@ -163,7 +163,7 @@ def describe_operation(operation: Operation) -> dict[str, object]:
 
 
 def read_foreign(text: str) -> Fingerprint | None:
-    """Return the fingerprint of a type that is not registered, from how it is shown, or None."""
+    """Parse a fingerprint of an unregistered type from the text that shows it, or return None."""
     type_name, _, _ = text.partition(":")
     try:
         return None if find_type(type_name) else Fingerprint.parse_tagged(text, allow_unknown=True)
@@ -177,7 +177,7 @@ def show(store: Store, record: ListRecord, text: str) -> list[list[Provenance]]:
     Raises:
         CommandError: the list never had such an entry.
         DamageError: the list is damaged here.
-        FingerprintError: it starts like a hash and is not one.
+        FingerprintError: the text starts like a hash but is not one.
     """
     damage.require_sound(store.path, str(record.origin))
     with store.snapshot() as connection:

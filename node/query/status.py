@@ -1,4 +1,4 @@
-"""Where each list stands, and its log, leaf by leaf."""
+"""The state of each list, and its log, leaf by leaf."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class LogLine:
         delta_hash: its leaf hash.
         received_ms: when this node accepted it (or signed it).
         via: the peer that it came from; None for our own.
-        version: the store version that it came in with.
-        body_size: bytes of its body.
+        version: the store version that it came with.
+        body_size: the size of its body in bytes.
     """
 
     position: int
@@ -64,12 +64,12 @@ def read_log(store: Store, record: ListRecord, limit: int | None) -> Iterator[Lo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListStatus:
-    """How one list stands here.
+    """The state of one list here.
 
     Attributes:
         record: the list.
         follow: how following it goes.
-        behind: deltas that the peer has and this node has not.
+        behind: how many deltas the peer has that this node does not have.
         snapshot: the position of the snapshot that is served here, or None.
     """
 
@@ -80,7 +80,7 @@ class ListStatus:
 
 
 def list_statuses(store: Store, mark: HighWater, *, clock: Clock) -> list[ListStatus]:
-    """Return how every list stands here, by origin; our own as the high-water mark says too."""
+    """Return the state of every list here, by origin; for our own, the high-water mark counts."""
     known = damage.load(store.path)
     with store.snapshot() as connection:
         statuses = []

@@ -13,7 +13,7 @@ from federation.names import OrgName, Origin
 from federation.replica import Replica
 from node.repair import salvage
 from node.repair.bitflips import correct_bit_of_text
-from node.repair.salvage import Wreck, as_int
+from node.repair.salvage import Wreck, as_number
 from node.store import fetched, lists, orgs, rebuild, snapshots, trees
 from node.store.connection import Store
 
@@ -151,10 +151,10 @@ def carry_over(wreck: Wreck, store: Store, damaged: DamagedList) -> None:
         rebuild.defer_references(connection)
         for snapshot in salvage.held_snapshots(wreck, number):
             rebuild.add_if_possible(connection, snapshot._replace(list=number))
-            for bucket in salvage.buckets(wreck, as_int(snapshot.snapshot)):
+            for bucket in salvage.buckets(wreck, as_number(snapshot.snapshot)):
                 rebuild.add_if_possible(connection, bucket)
         for span in salvage.spans(wreck, number):
-            known = snapshots.load(connection, as_int(span.snapshot)) is not None
+            known = snapshots.load(connection, as_number(span.snapshot)) is not None
             snapshot_number = span.snapshot if known else None
             rebuild.add_if_possible(connection, span._replace(snapshot=snapshot_number))
         for leaf in salvage.leaves(wreck, number):

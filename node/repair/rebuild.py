@@ -9,6 +9,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass
 
+from federation import limits
 from federation.errors import FederationError
 from federation.header import Header
 from federation.replica import LogState
@@ -16,7 +17,7 @@ from federation.snapshot import Snapshot
 from node.repair import salvage, snapshots
 from node.repair.leaves import LogRebuild
 from node.repair.peers import UnrepairableError
-from node.repair.salvage import LARGEST_SIZE, as_int
+from node.repair.salvage import as_int, as_number
 from node.repair.verify import open_charter
 from node.repair.work import ListWork
 from node.store import lists, rebuild
@@ -73,7 +74,7 @@ def _find_spans(work: ListWork) -> list[_Span]:
         return [
             _Span(
                 number=as_int(row.span),
-                snapshot=as_int(row.snapshot) or None,
+                snapshot=as_number(row.snapshot) or None,
                 stop=as_int(row.stop),
             )
             for row in applied
@@ -142,7 +143,7 @@ def _find_stop(work: ListWork, span: _Span, start: int, following: _Span) -> int
         raise UnrepairableError(
             f"the snapshot that took the place of the deltas from position {start} on is lost"
         )
-    limit = LARGEST_SIZE
+    limit = limits.MAX_TREE_SIZE
     with suppress(FederationError):
         limit = Header.parse(salvage.snapshot_header(work.wreck, following.snapshot)).position
     if start <= span.stop <= limit:

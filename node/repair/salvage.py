@@ -4,8 +4,9 @@ The file itself is never written. When SQLite cannot even open it, a copy is ope
 first page (`node.repair.first_page`).
 
 A value of a damaged row may be of any type. What is a number, bytes or text here was made one by
-`as_int`, `as_bytes` or `as_text`; what is an `object` stands as it was read. Some values of a row
-may be readable and others not: so no function reads a large value that it does not need.
+`as_int`, `as_number`, `as_bytes` or `as_text`; what is an `object` stands as it was read. Some
+values of a row may be readable and others not: so no function reads a large value that it does not
+need.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from federation import limits
 from federation.replica import SignedDelta
 from federation.snapshot import SnapshotOffer
 from node.clock import Clock
@@ -37,16 +39,13 @@ from node.store.rebuild import (
     SpanRow,
     VersionRow,
 )
-from node.store.schema import POSITION_BITS
+from node.store.schema import MAX_NUMBER
 from node.store.snapshots import bucket_id
 from node.store.sqlite import sqlite3
 from node.system import durable
 
 _IDS: Final = "id >= ? AND id < ?"
 _HELD: Final = "list = ? AND state = 'held'"
-
-LARGEST_SIZE: Final = (1 << POSITION_BITS) - 1
-"""Leaves that a log can have."""
 
 
 class Wreck:
@@ -111,6 +110,12 @@ def as_bytes(value: object) -> bytes:
 def as_int(value: object, default: int = 0, *, most: int = (1 << 63) - 1) -> int:
     """Return a number from 0 to `most` that was stored; `default` for anything else."""
     return value if isinstance(value, int) and 0 <= value <= most else default
+
+
+def as_number(value: object) -> int:
+    """Return the number of a list or a snapshot that was stored; 0, which none has, otherwise."""
+    # The rows of a number end where those of the next begin, and that one has to be one too.
+    return as_int(value, most=MAX_NUMBER - 1)
 
 
 def as_text(value: object) -> str:
@@ -184,7 +189,7 @@ def list_names(wreck: Wreck) -> Iterator[ListName]:
     """Yield the name of each list."""
     for row in map(ListName._make, wreck.rows("list", ListName._fields)):
         yield ListName(
-            list=as_int(row.list), org=row.org, name=as_text(row.name), via=as_int(row.via)
+            list=as_number(row.list), org=row.org, name=as_text(row.name), via=as_int(row.via)
         )
 
 
@@ -220,7 +225,7 @@ def log_end(wreck: Wreck, number: int) -> LogEnd:
     row = wreck.of_list("list", ("size", "frontier", "last_leaf"), number)
     size, frontier, last_leaf = (None, None, None) if row is None else row
     return LogEnd(
-        size=as_int(size, most=LARGEST_SIZE),
+        size=as_int(size, most=limits.MAX_TREE_SIZE),
         frontier=as_bytes(frontier),
         last_leaf=as_bytes(last_leaf),
     )
@@ -419,12 +424,12 @@ def oldest_held_snapshot(wreck: Wreck, number: int) -> int | None:
         "SELECT snapshot FROM snapshot WHERE list = ? AND state = 'held' ORDER BY position LIMIT 1",
         number,
     )
-    return None if row is None else as_int(row[0])
+    return None if row is None else as_number(row[0])
 
 
 def held_snapshot_numbers(wreck: Wreck, number: int) -> list[int]:
     """Return the numbers of the snapshots of a list of which all is here."""
-    return [as_int(held) for (held,) in wreck.rows("snapshot", ("snapshot",), _HELD, number)]
+    return [as_number(held) for (held,) in wreck.rows("snapshot", ("snapshot",), _HELD, number)]
 
 
 def held_snapshots(wreck: Wreck, number: int) -> Iterator[SnapshotRow]:

@@ -3,16 +3,16 @@
 Rooms:
     server        the gRPC server and all its limits
     tls           who may open a connection
-    peers         whose certificate opened it
+    peers         who calls, by the certificate of the connection
     interceptors  layers around every call: identity, limits, deadlines, statuses
     call          one call on its way through them
-    status        an error as the status of a call
+    status        turns an error into the status of a call
     log_servicer  the service that peers call
     health        gRPC health checks, for peers
     access        what a peer may read here
-    follow        how one stream stands to each of its lists
-    heads         where all lists stand, read once for all streams
+    follow        what one stream still has to send of each of its lists
+    heads         the heads of all lists, read once for all streams
     frames        deltas as the bytes that are sent, made once for many streams
     readers       threads that read the store for the event loop
-    wakeups       wakes streams that wait
+    wakeups       wakes waiting streams
 """

@@ -1,9 +1,9 @@
-"""What a peer may read here. Reads only; what a cursor is answered `federation.follow` decides.
+"""What a peer may read here. Reads only; `federation.follow` decides the answer to a cursor.
 
-A list is served to whom its charter allows, by its owner and by every relay alike. A list that is
-not here and one that the caller may not have get the same answer. Of a list of this node's own,
-nothing leaves that is not released (`node.store.release`). The owner of a list may always have it:
-its peers' copies are what it recovers from.
+The owner and every relay serve a list to those whom its charter allows. A list that is not here and
+one that the caller may not have get the same answer. This node sends nothing of its own lists that
+is not released (`node.store.release`). The owner of a list may always have it, because it recovers
+from its peers' copies.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from node.store.trees import root_at
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CursorAnswer:
-    """How this node stands to one cursor.
+    """What this node answers to one cursor.
 
     Attributes:
         outcome: what follows.
-        head: how many deltas there are here; 0 when unavailable.
+        head: how many deltas are here; 0 when unavailable.
         checkpoint: the newest signed note here, or empty.
         charter: the envelope of the charter in force, if the caller's is older; else empty.
         charter_version: its version; 0 when none is sent.
-        retained_from: the size from which on every leaf is here.
-        snapshot: the position of the snapshot to go on from, with SNAPSHOT.
-        reason: why, with SNAPSHOT.
+        retained_from: every leaf from this size on is here.
+        snapshot: the position of the snapshot to go on from; only with SNAPSHOT.
+        reason: why a snapshot follows; only with SNAPSHOT.
     """
 
     outcome: Outcome
@@ -64,7 +64,7 @@ def iter_available(store: Store, caller: str) -> Iterator[ListRecord]:
 
 
 def answer(store: Store, caller: str, cursor: Cursor) -> CursorAnswer:
-    """Say how this node stands to a caller's cursor."""
+    """Return what this node answers to a caller's cursor."""
     record = find_available(store, caller, cursor.origin)
     if record is None:
         return _UNAVAILABLE
@@ -99,7 +99,7 @@ def offer_snapshot(
 ) -> SnapshotOffer | None:
     """Return the snapshot at a position with the proof from a cursor; None when it is not here.
 
-    It hashes every leaf of the log that is here, if the cursor is not at the beginning.
+    This hashes every leaf of the log that is here, unless the cursor is at the beginning.
     """
     record = find_available(store, caller, cursor.origin)
     held = None if record is None else _held(store, record, position)
@@ -119,12 +119,12 @@ def offer_snapshot(
 def read_bucket(store: Store, caller: str, origin: str, position: int, number: int) -> bytes | None:
     """Return one bucket of the snapshot at a position.
 
-    None when there is none, or the caller may not have the list: this is asked for every bucket. A
-    sound bucket of a damaged list is still served, so that peers can repair their copies.
+    None when it is not here, or the caller may not have the list; that is checked for every bucket.
+    An undamaged bucket of a damaged list is still served, so that peers can repair their copies.
     """
     record = _find_in_parts(store, caller, origin)
     held = None if record is None else _held(store, record, position)
-    if held is None:
+    if held is None or number >= held.buckets:
         return None
     data = snapshots.load_bucket_bytes(store.connection, held.snapshot, number)
     return data if data is not None and held.offer.has_bucket(number, data) else None
@@ -144,7 +144,7 @@ def read_leaf(
 ) -> tuple[SignedDelta, list[bytes]] | None:
     """Return one leaf of a list's log and the proof that it is in the log of a size.
 
-    None when it is not here, or the caller may not have the list. It hashes every leaf of the log
+    None when it is not here, or the caller may not have the list. This hashes every leaf of the log
     that is here.
     """
     record = find_available(store, caller, origin)
@@ -159,9 +159,9 @@ def read_leaf(
 def read_lone_leaf(store: Store, caller: str, origin: str, position: int) -> SignedDelta | None:
     """Return one leaf of a list's log, verified here, for a peer that repairs its own copy.
 
-    It is served also where the list is damaged, as long as the leaf is not: two nodes that are
-    damaged at different places mend each other. None when it is not here, or is not what was
-    signed, or the caller may not have the list.
+    An undamaged leaf of a damaged list is served too: so two nodes with damage at different places
+    can repair each other. None when the leaf is not here or is not what was signed, or the caller
+    may not have the list.
     """
     record = _find_in_parts(store, caller, origin)
     root = None if record is None else orgs.load_root(store.connection, record.origin.org)
@@ -177,15 +177,15 @@ def read_lone_leaf(store: Store, caller: str, origin: str, position: int) -> Sig
 
 
 def find_available(store: Store, caller: str, origin: str) -> ListRecord | None:
-    """Return a list that a caller may have now; None when there is none of that name for it."""
+    """Return a list that a caller may have now; None when there is no such list for it."""
     record = _find(store, origin)
     return record if record is not None and _allows(store, record, caller) else None
 
 
 def _find_in_parts(store: Store, caller: str, origin: str) -> ListRecord | None:
-    """Return a list as `find_available`, and also one of which some parts are known to be damaged.
+    """Return a list like `find_available`, and also one with parts that are known to be damaged.
 
-    Nothing but a part that was verified may leave of it.
+    Only verified parts of it may be sent.
     """
     record = _find(store, origin)
     if record is None:
@@ -205,7 +205,7 @@ def _find(store: Store, origin: str) -> ListRecord | None:
 
 def _allows(store: Store, record: ListRecord, caller: str) -> bool:
     if damage.load(store.path).of(str(record.origin)) is not None:
-        # As if it were not here: a peer that has less than it should finds another source.
+        # Act as if it were not here, so that a peer that lacks something tries another source.
         return False
     return _is_for(record, caller)
 

@@ -1,7 +1,7 @@
 """One call on its way through the interceptors to the servicer.
 
-What an interceptor found out travels in this object: gRPC's Python runtime does not carry context
-variables to the handler dependably.
+This object carries what an interceptor found out: gRPC's Python runtime does not reliably pass
+context variables to the handler.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class Call:
     Attributes:
         method: its full name, `/federation.v1.LogService/Follow`.
         streams: whether it answers with a stream.
-        context: gRPC's.
-        code: the status that was sent, OK until another is.
-        peer: who calls, once it is known.
+        context: gRPC's own.
+        code: the status that was sent; OK until another one is sent.
+        peer: who calls, once that is known.
     """
 
     method: str
@@ -43,7 +43,7 @@ class Call:
         """Who calls.
 
         Raises:
-            NodeError: nobody has found out: an interceptor is missing.
+            NodeError: no interceptor has found out: one is missing.
         """
         if self.peer is None:
             raise NodeError("a call reached its handler without authentication")
@@ -53,7 +53,7 @@ class Call:
         """Return the one message that the peer sends.
 
         Raises:
-            CallRefusedError: it sends none, or not within that time.
+            CallRefusedError: it sends no message, or not within that time.
         """
         try:
             async with asyncio.timeout(seconds):
@@ -71,7 +71,7 @@ class Call:
         return data
 
     async def write(self, message: Message | bytes) -> None:
-        """Send one message of a stream, or its bytes; returns when the connection has taken it."""
+        """Send one message of a stream, or its bytes; return when the connection has taken it."""
         await self.context.write(message)
 
     async def refuse(self, refusal: CallRefusedError) -> Never:

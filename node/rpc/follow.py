@@ -1,6 +1,6 @@
-"""How one Follow stream stands to each list, as plain reads of the store.
+"""What one Follow stream still has to send of each list, as plain reads of the store.
 
-Whether the peer is still enrolled and may have a list is asked again for every frame.
+For every frame, it is checked again that the peer is still enrolled and may have the list.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ def parse_request(request: FollowRequest) -> list[StreamCursor]:
     """Return the places that a Follow asks for.
 
     Raises:
-        CallRefusedError: too many cursors, one list twice, or a cursor that cannot be.
+        CallRefusedError: there are too many cursors, a list twice, or an impossible cursor.
     """
     if len(request.cursors) > limits.MAX_FOLLOWED_LISTS:
         raise _invalid(
             "LIMIT_EXCEEDED",
-            f"got {len(request.cursors)} cursors, at most {limits.MAX_FOLLOWED_LISTS}",
+            f"got {len(request.cursors)} cursors, expected at most {limits.MAX_FOLLOWED_LISTS}",
         )
     places: dict[str, StreamCursor] = {}
     for cursor in request.cursors:
@@ -78,13 +78,13 @@ def _invalid(reason: str, message: str) -> CallRefusedError:
 def survey(
     store: Store, heads: Heads, frames: Frames, caller: Caller, places: Sequence[StreamCursor]
 ) -> list[FollowResponse | EncodedFrame]:
-    """Answer every cursor whose list has moved, and return what of it is new to the peer.
+    """Answer every cursor whose list has changed, and return what is new to the peer.
 
-    Where one list alone is behind, as after nearly every wake-up, its next frame is the last of it:
-    a delta goes out with one look at the store.
+    If only one list is behind, as after nearly every wake-up, its next frame is returned last: so
+    a delta is sent after one look at the store.
 
     Raises:
-        CallRefusedError: the caller is not enrolled any more.
+        CallRefusedError: the caller is no longer enrolled.
     """
     check_enrolled(store, caller)
     news: list[FollowResponse | EncodedFrame] = []
@@ -135,10 +135,10 @@ def read(
 ) -> EncodedFrame | FollowResponse:
     """Return the next frame of a list that is behind.
 
-    When the caller may not have the list any more, that is what it is told.
+    If the caller may no longer have the list, the frame tells it so.
 
     Raises:
-        CallRefusedError: the caller is not enrolled any more.
+        CallRefusedError: the caller is no longer enrolled.
     """
     check_enrolled(store, caller)
     cursor = place.cursor
@@ -147,7 +147,7 @@ def read(
         place.withdraw(Outcome.UNAVAILABLE)
         return _opening(store, caller, place, CursorAnswer(outcome=Outcome.UNAVAILABLE))
     if cursor.size < record.log.start:
-        # A snapshot has taken the place, since that answer, of what would have followed.
+        # Since that answer, a snapshot has replaced what would have followed.
         answer = access.answer(store, caller.org, cursor)
         place.withdraw(answer.outcome)
         return _opening(store, caller, place, answer)

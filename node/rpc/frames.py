@@ -1,6 +1,6 @@
-"""Frames of deltas as the bytes that are sent, made once for all streams that stand at one place.
+"""Frames of deltas as the bytes that are sent, made once for all streams at the same place.
 
-Knows nothing of who may have a list: the caller has found that out, for this frame.
+Does not know who may have a list: the caller has found that out for this frame.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from node.store.connection import Store
 from node.store.lists import ListRecord
 
 MAX_BYTES: Final = 8 * limits.FRAME_TARGET_BYTES
-"""Bytes of frames that are held: the newest of some lists, and what a few streams that catch up
-together read. A stream that waits for its reader holds a frame of its own, in gRPC."""
+"""How many bytes of frames are held: the newest of some lists, and those that a few streams read
+while they catch up together. A stream that waits for its reader holds its own frame, in gRPC."""
 
 
 class Key(NamedTuple):
-    """What a frame is a function of: the newest leaf binds all deltas before it."""
+    """Everything that determines a frame: the newest leaf binds all deltas before it."""
 
     list: int
     start: int
@@ -65,7 +65,8 @@ class Frames:
         self._max_bytes = max_bytes
         self._on_made = on_made
         self._lock = threading.Lock()
-        # Guarded by _lock, the oldest use first. Who finds a frame that is being made waits for it.
+        # Guarded by _lock; the least recently used frame comes first. A thread that finds a frame
+        # that another thread is making waits for it.
         self._held: OrderedDict[Key, Future[EncodedFrame]] = OrderedDict()
         self._bytes = 0
 
@@ -76,10 +77,10 @@ class Frames:
             return self._bytes
 
     def load(self, store: Store, record: ListRecord, start: int, size: int) -> EncodedFrame:
-        """Return the deltas of a list from `start` on, one frame of them.
+        """Return one frame of the deltas of a list from `start` on.
 
         Args:
-            store: where to read, if nobody has yet.
+            store: where to read the deltas if no frame is held.
             record: the list, as it was found for the peer that asks.
             start: less than `size`.
             size: deltas of its log that may leave.
@@ -113,7 +114,7 @@ class Frames:
         for key, frame in list(self._held.items()):
             if self._bytes <= self._max_bytes:
                 return
-            # One that is being made counts from when it is.
+            # A frame that is still being made counts only once it is made.
             if frame.done():
                 del self._held[key]
                 self._bytes -= len(frame.result().data)

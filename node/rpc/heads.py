@@ -1,4 +1,4 @@
-"""Where all lists stand, read once for each state of the store and not once for each stream."""
+"""The heads of all lists, read once for each state of the store and not once for each stream."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class Head(NamedTuple):
 
 
 class Heads:
-    """Where all lists stand. Each store is used by one thread at a time."""
+    """The heads of all lists. Each store is used by one thread at a time."""
 
     def __init__(self) -> None:
-        # By the connection that it was read with: SQLite counts the commits of others for each.
+        # By the connection that read it: SQLite counts other processes' commits per connection.
         self._read: WeakKeyDictionary[Store, tuple[int, dict[str, Head]]] = WeakKeyDictionary()
 
     def load(self, store: Store) -> Mapping[str, Head]:
-        """Return where every list stands, by origin: as of now, as only readers call this."""
-        # First: what is committed while the lists are read is read again the next time.
+        """Return the head of every list, by origin. It is current, as only readers call this."""
+        # Get the version first: what is committed during the read is then read the next time.
         version = store.data_version
         read = self._read.get(store)
         if read is None or read[0] != version:

@@ -1,6 +1,6 @@
 """grpc.health.v1.Health: says whether this node serves, and nothing more.
 
-gRPC's own implementation keeps a lock while it writes to a watcher, so that one that takes nothing
+gRPC's own implementation holds a lock while it writes to a watcher. A watcher that reads nothing
 would keep this node from stopping.
 """
 
@@ -27,12 +27,12 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # as above
     """Its methods get the interceptors' `Call` in place of gRPC's context."""
 
     def __init__(self, readers: Readers, wakeups: Wakeups, *, recheck_seconds: float) -> None:
-        """Take what tells the state.
+        """Keep the sources of the state.
 
         Args:
             readers: tell whether a watcher is still a peer.
             wakeups: tell whether this node is shutting down.
-            recheck_seconds: how often a watcher is looked up at least.
+            recheck_seconds: the longest time between two checks that a watcher is a peer.
         """
         self._readers = readers
         self._wakeups = wakeups
@@ -41,7 +41,7 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # as above
     async def Check(
         self, request: health_pb2.HealthCheckRequest, _call: Call
     ) -> health_pb2.HealthCheckResponse:
-        """Say how this node is."""
+        """Say whether this node serves."""
         if request.service not in _NAMES:
             raise CallRefusedError(
                 grpc.StatusCode.NOT_FOUND, "UNKNOWN_SERVICE", "this node has no such service"
@@ -49,7 +49,7 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # as above
         return self._state(request.service)
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, call: Call) -> None:
-        """Say how this node is, and once more before it goes."""
+        """Say whether this node serves, and say it again before it stops."""
         await call.write(self._state(request.service))
         while not self._wakeups.closed:
             await self._wakeups.wait(self._wakeups.generation, self._recheck_seconds)
@@ -60,7 +60,7 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # as above
     async def List(
         self, _request: health_pb2.HealthListRequest, _call: Call
     ) -> health_pb2.HealthListResponse:
-        """Refuse: nobody needs it."""
+        """Refuse the call: nobody needs it."""
         raise CallRefusedError(
             grpc.StatusCode.UNIMPLEMENTED, "UNKNOWN_METHOD", "this node does not list services"
         )

@@ -2,15 +2,15 @@
 
 Outermost first:
 
-1. `HideExceptions`: what nobody foresaw becomes a fixed text and an incident id.
-2. `Measure`: counts and times, whatever the outcome.
-3. `Statuses`: refusals of all layers below and of the handler become a status.
-4. `Authentication`: who calls.
-5. `Limits`: calls and open streams per peer.
-6. `Deadline`: no call without an end.
+1. `HideExceptions`: turns an unforeseen exception into a fixed text and an incident id.
+2. `Measure`: counts and times calls, whatever the outcome.
+3. `Statuses`: turns refusals of the handler and of all layers below into a status.
+4. `Authentication`: finds out who calls.
+5. `Limits`: limits calls and open streams per peer.
+6. `Deadline`: makes every call end.
 
-The request is read and parsed behind all of them: bytes of a stranger stay bytes, and a call whose
-request never comes counts against the peer that makes it, and ends.
+The request is read and parsed after all of them. So the bytes of a stranger are never parsed, and a
+call whose request never comes counts against the peer that makes it, and ends.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ from node.telemetry.logs import get_logger
 from node.telemetry.metrics import Metrics
 
 CALLS_PER_SECOND: Final = 10.0
-"""Calls that one peer may make in the long run. A session needs one a minute at most."""
+"""How many calls one peer may make in the long run. A session needs at most one a minute."""
 
 CALL_BURST: Final = 50
-"""Calls that one peer may make in a row: paging through a thousand lists is four."""
+"""How many calls one peer may make in a row: paging through a thousand lists takes four."""
 
 MAX_CALLS: Final = 16
-"""Calls that one peer may have at once, on all its connections: few of what all peers get."""
+"""How many calls one peer may have open, on all its connections: a small part of all calls."""
 
 MAX_STREAMS: Final = 4
-"""Streams that one peer may hold open: one follows all lists; the others are for `hashfed sync`
-beside `hashfed serve` and for connections that are on their way out."""
+"""How many streams one peer may hold open. One follows all lists; the others are for `hashfed sync`
+beside `hashfed serve`, and for connections that are about to end."""
 
 REQUEST_SECONDS: Final = 20.0
-"""For a request to arrive once its call has begun."""
+"""How long a request may take to arrive once its call has begun."""
 
 MAX_DEADLINE_SECONDS: Final = 3600.0
 """The latest deadline of a call with one answer. Such a call takes milliseconds."""
@@ -65,14 +65,14 @@ class Layer(Protocol):
 
 
 class HideExceptions:
-    """Keeps the text of an exception that nobody foresaw from reaching a peer."""
+    """Keeps the text of an unforeseen exception from reaching a peer."""
 
     async def __call__(self, call: Call, proceed: Proceed) -> object:
         """Let the call proceed."""
         try:
             return await proceed()
         except grpc.aio.BaseError:
-            # gRPC's own: the call has its status, or the peer is gone.
+            # An exception of gRPC itself: the call has its status, or the peer is gone.
             raise
         except Exception:  # noqa: BLE001  # whatever it is, its text stays here
             incident = secrets.token_hex(8)
@@ -155,11 +155,11 @@ class _Usage:
 
 
 class Limits:
-    """Keeps one peer from using up what all need."""
+    """Keeps one peer from using up what all peers need."""
 
     def __init__(self, monotonic: Monotonic = time.monotonic) -> None:
         self._monotonic = monotonic
-        # One for each enrolled peer that ever called: Authentication lets no other come here.
+        # One for each enrolled peer that ever called: Authentication refuses all others.
         self._usage: dict[OrgName, _Usage] = {}
 
     async def __call__(self, call: Call, proceed: Proceed) -> object:
@@ -203,11 +203,11 @@ def _too_many(reason: str, message: str, limit: int) -> CallRefusedError:
 
 
 class Deadline:
-    """Refuses a call with one answer that nobody waits for, or waits too long for."""
+    """Refuses a call with one answer if its deadline is missing or too late."""
 
     async def __call__(self, call: Call, proceed: Proceed) -> object:
-        """Let a call with a deadline proceed, and every stream: those end by their own rules."""
-        # The published types leave out that there may be no deadline.
+        """Let a call with a deadline proceed, and every stream: streams have their own rules."""
+        # The published types do not say that the deadline may be missing.
         remaining: float | None = call.context.time_remaining()
         if not call.streams and (remaining is None or remaining > MAX_DEADLINE_SECONDS):
             raise CallRefusedError(
@@ -222,7 +222,7 @@ class Chain(grpc.aio.ServerInterceptor):
     """Puts layers around every handler."""
 
     def __init__(self, layers: Sequence[Layer]) -> None:
-        """Take the layers, outermost first."""
+        """Keep the layers, outermost first."""
         self._layers = tuple(layers)
 
     async def intercept_service(
@@ -234,7 +234,7 @@ class Chain(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Wrap the handler of a call. Both shapes of handler are coroutines here."""
-        # None for a method that nobody serves: gRPC answers that itself.
+        # None for a method that this node does not serve: gRPC answers that itself.
         handler: Any = await continuation(handler_call_details)
         if handler is None or handler.request_streaming:
             return None
@@ -251,8 +251,8 @@ class Chain(grpc.aio.ServerInterceptor):
 
             return await self._run(call, answer)
 
-        # On the wire a call with one request is a stream of one. To gRPC's runtime it is the shape
-        # that starts the handler first, and lets it decide whether to read.
+        # On the wire, a call with one request is a stream of one. Declared as a stream, gRPC's
+        # runtime starts the handler first and lets it decide whether to read.
         make: Any = (
             grpc.stream_stream_rpc_method_handler
             if streams
@@ -281,7 +281,7 @@ class _Bound:
 
 
 def _serialize(message: Message | bytes) -> bytes:
-    # What many streams send alike, the servicer serializes once.
+    # The servicer serializes once what many streams send.
     return message if isinstance(message, bytes) else message.SerializeToString()
 
 

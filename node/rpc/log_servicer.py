@@ -40,11 +40,11 @@ from node.store.connection import Store
 from node.telemetry.metrics import Metrics
 
 MAX_PAGE: Final = 256
-"""Lists in one answer of ListLogs."""
+"""How many lists are in one answer of ListLogs."""
 
 _TURNS: Final = 4
-"""Streams that wait for a reading thread at once. One delta wakes all of them: the others queue
-here, so that a call with one answer waits for a few reads and not for all."""
+"""How many streams wait for a reading thread at once. One delta wakes all streams. The others queue
+here, so that a call with one answer waits for a few reads and not for all of them."""
 
 _T = TypeVar("_T")
 
@@ -87,8 +87,8 @@ class LogServicer(LogServiceServicer):
     ) -> None:
         """Send what comes after the caller's cursors.
 
-        A frame is taken when the connection has taken the one before: there is no queue, and a slow
-        reader holds one frame.
+        A frame is only made once the connection has taken the one before. So there is no queue, and
+        a slow reader holds one frame.
         """
         places = follow.parse_request(request)
         with self._metrics.followers.track_inprogress():
@@ -97,12 +97,12 @@ class LogServicer(LogServiceServicer):
     async def FetchBuckets(  # type: ignore[override]  # as above
         self, request: FetchBucketsRequest, call: Call
     ) -> None:
-        """Send buckets of a snapshot; each is read when the connection has taken the one before."""
+        """Send buckets of a snapshot; read each once the connection has taken the one before."""
         if len(request.numbers) > limits.MAX_BUCKETS_ASKED:
             raise CallRefusedError(
                 grpc.StatusCode.INVALID_ARGUMENT,
                 "LIMIT_EXCEEDED",
-                f"got {len(request.numbers)} buckets, at most {limits.MAX_BUCKETS_ASKED}",
+                f"got {len(request.numbers)} buckets, expected at most {limits.MAX_BUCKETS_ASKED}",
             )
         for number in request.numbers:
             data = await self._readers.run(partial(_read_bucket, call, request, number))
@@ -133,7 +133,7 @@ class LogServicer(LogServiceServicer):
                 ):
                     await self._send(call, news)
                 if any(place.outcome in CLAIMS for place in places):
-                    # If it is our own list, something of it may be missing here.
+                    # If it is our own list, this node may lack something of it.
                     self._on_claim()
             if any(place.behind for place in places):
                 await self._send_round(call, places)
@@ -142,12 +142,12 @@ class LogServicer(LogServiceServicer):
                 return
             if not await self._wakeups.wait(seen, self._heartbeat_seconds):
                 await call.write(FollowResponse(heartbeat=Heartbeat(sent_ms=self._clock.now_ms())))
-                # Looks at the store again even if no wake-up came: one may have been lost.
+                # Look at the store again even without a wake-up, because one may have been lost.
                 seen = -1
         raise shutting_down()
 
     async def _send_round(self, call: Call, places: list[StreamCursor]) -> None:
-        """Send one frame of each list that has more: none waits for another to catch up."""
+        """Send one frame of each list that has more, so no list waits until another catches up."""
         for place in places:
             if not place.behind:
                 continue
@@ -171,7 +171,7 @@ class LogServicer(LogServiceServicer):
 
 
 def _unavailable() -> CallRefusedError:
-    # One answer for what is not here and for what the caller may not have.
+    # The answer must not tell whether it is not here or the caller may not have it.
     return CallRefusedError(grpc.StatusCode.NOT_FOUND, "UNAVAILABLE", "not here, or not for you")
 
 

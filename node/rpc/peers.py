@@ -1,7 +1,7 @@
 """Who calls: the peer whose certificate, byte for byte, opened the connection.
 
 Names in certificates are never looked at. A peer chooses its own certificate, so the holder of one
-enrolled key could issue a certificate in the name of another peer, and TLS would take it.
+enrolled key could issue a certificate in the name of another peer, and TLS would accept it.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def find_caller(store: Store, digest: bytes) -> Caller:
     """Return the peer that is enrolled with that certificate.
 
     Raises:
-        CallRefusedError: none is.
+        CallRefusedError: there is no such peer.
     """
     for peer in orgs.iter_peers(store.connection):
         if peer.certificate_sha256 == digest:
@@ -75,7 +75,7 @@ def find_caller(store: Store, digest: bytes) -> Caller:
 
 
 def check_enrolled(store: Store, caller: Caller) -> None:
-    """Raise unless the caller is still enrolled with the same certificate.
+    """Check that the caller is still enrolled with the same certificate.
 
     Raises:
         CallRefusedError: it is not.

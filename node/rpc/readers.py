@@ -1,7 +1,7 @@
 """Reads the store for the event loop: a few threads, each with its own connection.
 
-No transaction stays open between two reads, so a slow peer cannot keep the write-ahead log from
-being folded back.
+No transaction stays open between two reads, so a slow peer cannot stop SQLite from folding back its
+write-ahead log.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ from node.store.sqlite import sqlite_errors
 _T = TypeVar("_T")
 
 _THREADS: Final = 2
-"""Reading is short beside sending: two keep one slow disk read from delaying every peer."""
+"""Reading takes little time compared with sending. With two threads, one slow disk read does not
+delay every peer."""
 
 _CACHE_KIB: Final = 4096
-"""Serving reads each delta once, in order: a large page cache would only hold what is over."""
+"""Serving reads each delta once, in order: a large page cache would only hold pages no longer
+needed."""
 
 
 class Readers:
@@ -46,7 +48,7 @@ class Readers:
         return await asyncio.get_running_loop().run_in_executor(self._executor, self._call, read)
 
     def close(self) -> None:
-        """Wait for what is being read, and close the connections."""
+        """Wait for running reads, and close the connections."""
         self._executor.shutdown(wait=True, cancel_futures=True)
         with self._lock:
             while self._stores:

@@ -1,7 +1,7 @@
 """The server that peers call: its limits, its life.
 
-Every limit of the transport is set here. gRPC ignores the name of a setting that it does not know,
-so each that matters has a test of its effect.
+Every limit of the transport is set here. gRPC ignores settings whose names it does not know, so
+each setting that matters has a test of its effect.
 """
 
 from __future__ import annotations
@@ -39,45 +39,45 @@ from node.rpc.wakeups import Wakeups
 from node.telemetry.metrics import Metrics
 
 MAX_REQUEST_BYTES: Final = 512 * 1024
-"""Bytes of a request: a Follow with all the cursors that are allowed has less. It bounds what a
-parser can be made to build: two bytes become an object of fifty."""
+"""The largest request in bytes: a Follow with all allowed cursors is smaller. It bounds what a peer
+can make a parser build: two bytes become an object of fifty."""
 
 MAX_CONCURRENT_STREAMS: Final = 16
-"""Calls at once on one connection: bounds what one connection can start and cancel."""
+"""Open calls on one connection: bounds what one connection can start and cancel."""
 
 MAX_METADATA_BYTES: Final = 8 * 1024
 """Bytes of a call's metadata. This protocol has none."""
 
-# gRPC writes every failed handshake to stderr; refused calls are in our own log.
+# gRPC would write every failed handshake to stderr; refused calls are in our own log.
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransportLimits:
-    """What all peers together get of the transport, and for how long.
+    """The limits of the transport for all peers together.
 
-    Nodes run with the defaults; a test of an effect may not have minutes to wait for it.
+    Nodes run with the defaults. Tests set other values, as they cannot wait minutes for an effect.
 
-    Two hundred subscribers need as many connections and one stream on each; the rest is for those
-    that come anew before their old connection has ended, for calls beside the streams, and for
-    strangers in the handshake. Five hundred connections fit the 1,024 open files that systems give
-    a process.
+    Two hundred subscribers need as many connections, with one stream on each. The rest is for those
+    that connect again before their old connection has ended, for calls beside the streams, and for
+    strangers in the handshake. Five hundred connections fit into the 1,024 open files that systems
+    allow a process.
 
     Attributes:
-        connections: connections at once, unfinished handshakes included. One peer needs one; a
+        connections: open connections, including unfinished handshakes. One peer needs one; a
             firewall limits them by address.
-        calls: calls at once on all connections; one more is refused, not kept waiting.
-        handshake_seconds: from connecting to the peer's HTTP/2 settings, with the TLS handshake
-            between; gRPC's own 120 s feed half-open connections.
-        idle_seconds: without any call: frees the place of a connection that nobody uses.
-        age_seconds: after this a peer must connect again: a certificate that was removed is out for
-            good, and a reader too slow to take what it asked for does not stay for ever.
-        age_grace_seconds: what calls get to end in when a connection has reached its age.
-        keepalive_seconds: between our pings on a connection with calls: finds peers that are gone
-            without a word.
-        keepalive_timeout_seconds: for the answer to such a ping.
-        min_ping_seconds: what a client has to leave between its pings; our own client leaves twice
-            that.
+        calls: open calls on all connections; one more is refused and does not wait.
+        handshake_seconds: the time from connecting to the peer's HTTP/2 settings, including the TLS
+            handshake. The 120 s that gRPC allows by default would favor half-open connections.
+        idle_seconds: how long a connection may be without calls before it is closed.
+        age_seconds: after this time a peer must connect again. So a removed certificate is shut out
+            completely, and a reader that is too slow does not stay for ever.
+        age_grace_seconds: how long calls may still run when a connection has reached its age.
+        keepalive_seconds: the time between our pings on a connection with calls. They find peers
+            that are gone and did not close the connection.
+        keepalive_timeout_seconds: how long the answer to such a ping may take.
+        min_ping_seconds: the least time that a client has to leave between its pings; our own
+            client leaves twice that.
     """
 
     connections: int = 512
@@ -103,8 +103,8 @@ def _build_options(transport: TransportLimits) -> list[tuple[str, int]]:
         ("grpc.max_connection_age_grace_ms", _to_ms(transport.age_grace_seconds)),
         ("grpc.keepalive_time_ms", _to_ms(transport.keepalive_seconds)),
         ("grpc.keepalive_timeout_ms", _to_ms(transport.keepalive_timeout_seconds)),
-        # What counts in grpcio 1.85: it never starts the timer of the setting before if this, 60 s
-        # by default, is longer.
+        # In grpcio 1.85, this one counts: if it is longer, gRPC never starts the timer of the
+        # setting before. Its default is 60 s.
         ("grpc.http2.ping_timeout_ms", _to_ms(transport.keepalive_timeout_seconds)),
         ("grpc.keepalive_permit_without_calls", 0),
         ("grpc.http2.min_ping_interval_without_data_ms", _to_ms(transport.min_ping_seconds)),
@@ -114,13 +114,13 @@ def _build_options(transport: TransportLimits) -> list[tuple[str, int]]:
         ("grpc.absolute_max_metadata_size", 2 * MAX_METADATA_BYTES),
         ("grpc.http2.max_frame_size", 16_384),
         ("grpc.http2.hpack_table_size.decoder", 4_096),
-        # Bit 0 is identity: a compressed request is refused, so no bytes can unfold into many.
+        # Bit 0 is identity: compressed requests are refused, so a few bytes cannot become many.
         ("grpc.compression_enabled_algorithms_bitset", 1),
-        # Otherwise a second process binds the same port without an error and takes half of the
+        # Otherwise a second process could bind the same port without an error and get half of the
         # calls.
         ("grpc.so_reuseport", 0),
         ("grpc.enable_channelz", 0),
-        # Seconds that a call may wait for a handler before it is dropped.
+        # How many seconds a call may wait for a handler before it is dropped.
         ("grpc.server_max_unrequested_time_in_server", 10),
     ]
 
@@ -154,9 +154,9 @@ class PeerServer:
     """The server that peers call. Belongs to one event loop.
 
     Attributes:
-        wakeups: `notify()` it when something is new in the store.
-        frames: what is sent to many streams, made once.
-        address: where it listens, once started.
+        wakeups: call its `notify()` when something is new in the store.
+        frames: frames that are made once and sent to many streams.
+        address: where it listens, once it has started.
     """
 
     def __init__(
@@ -220,15 +220,15 @@ class PeerServer:
         except RuntimeError as error:
             raise ConfigError(
                 f"cannot listen on {settings.listen}",
-                hint="another program listens there, or that is no address of this machine: stop "
-                "it, or choose another with node.listen in config.toml",
+                hint="another program listens there, or this machine does not have that address: "
+                "stop that program, or choose another address with node.listen in config.toml",
             ) from error
         await server.start()
         self._server = server
         self.address = Address(settings.listen.host, port)
 
     async def stop(self, grace_seconds: float) -> None:
-        """Say that this node is going, end the streams, and close what `start` opened."""
+        """Announce that this node is stopping, end the streams, and close what `start` opened."""
         self.wakeups.close()
         if self._server is not None:
             await self._server.stop(grace_seconds)

@@ -1,7 +1,7 @@
-"""How an error becomes the status of a call.
+"""Turns an error into the status of a call.
 
-Only texts that were written for a peer leave this node: an exception of the store names paths, and
-one of a parser can repeat what it read.
+Only texts that were written for a peer leave this node: an exception of the store contains paths,
+and one of a parser can repeat what it read.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from federation.errors import PeerError
 from node.errors import LockedError, NodeError, RefusedError, StoreError
 
 DOMAIN: Final = "hashfed"
-"""The `domain` of every ErrorInfo: whose words the reasons are."""
+"""The `domain` of every ErrorInfo: it says who defines the reasons."""
 
 _STORE_RETRY_SECONDS: Final = 5.0
 
@@ -30,7 +30,7 @@ class CallRefusedError(NodeError):
 
     Attributes:
         code: the status code.
-        retry_seconds: how long the peer should wait at least; None when waiting does not help.
+        retry_seconds: how long the peer should wait at least; None if waiting does not help.
     """
 
     def __init__(
@@ -47,14 +47,14 @@ class CallRefusedError(NodeError):
 
 
 def shutting_down() -> CallRefusedError:
-    """Return how a stream ends when this node goes."""
+    """Return the status with which a stream ends when this node stops."""
     return CallRefusedError(
         grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", "this node is shutting down"
     )
 
 
 def describe(error: Exception) -> CallRefusedError | None:
-    """Return what a peer is told about an error; None for one that nobody foresaw."""
+    """Return what a peer is told about an error; None for an unforeseen one."""
     match error:
         case CallRefusedError():
             return error

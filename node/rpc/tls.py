@@ -1,8 +1,8 @@
-"""Server side of mutual TLS: who may open a connection at all.
+"""The server side of mutual TLS: who may open a connection at all.
 
 Each peer's certificate is pinned as its own root; there is no certificate authority. The peers are
-read again for every connection, so a peer that is added or removed while the node serves is known
-at once. What a connection may do is decided for every call by `node.rpc.peers`.
+read again for every connection, so adding or removing a peer takes effect at once, even while the
+node serves. For every call, `node.rpc.peers` decides whether the connection may make it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _log = get_logger()
 
 
 class PeerCertificates:
-    """Hands gRPC this node's certificate and those that its peers may connect with."""
+    """Gives gRPC this node's certificate and those with which its peers may connect."""
 
     def __init__(self, path: Path, clock: Clock, *, key: bytes, certificate: bytes) -> None:
         """Open the store.
@@ -58,12 +58,12 @@ class PeerCertificates:
         )
 
     def close(self) -> None:
-        """Close the store. Connections are refused or taken as before afterwards."""
+        """Close the store. Afterwards, connections are accepted or refused as before."""
         with self._lock:
             self._store.close()
 
     def _fetch(self) -> grpc.ServerCertificateConfiguration | None:
-        """Return what is in force for a connection that comes in now; None for what was before."""
+        """Return the configuration for a new connection; None if it has not changed."""
         try:
             with self._lock:
                 roots = self._load_roots()
@@ -72,15 +72,15 @@ class PeerCertificates:
                 configuration = self._configure(roots)
                 self._roots = roots
         except NodeError as error:
-            # gRPC keeps the configuration it has; calls are authenticated against the store anyway.
+            # gRPC keeps its configuration; calls are authenticated against the store anyway.
             _log.warning("peer_certificates_unreadable", detail=str(error))
             return None
         return configuration
 
     def _load_roots(self) -> bytes:
-        """Return the certificates of all peers; without those that are damaged here.
+        """Return the certificates of all peers, except those that are damaged here.
 
-        With one that it cannot read, gRPC would take no connection from anybody.
+        With one that it cannot read, gRPC would not accept any connection.
         """
         roots = []
         for peer in orgs.iter_peers(self._store.connection):
@@ -93,12 +93,12 @@ class PeerCertificates:
         return b"".join(roots)
 
     def _configure(self, roots: bytes) -> grpc.ServerCertificateConfiguration:
-        # No peers: an empty bundle refuses everyone, where None would mean the system's roots.
+        # Without peers, an empty bundle refuses everyone; None would mean the system's roots.
         return grpc.ssl_server_certificate_configuration([self._pair], root_certificates=roots)
 
 
 def _is_whole(peer: Peer) -> bool:
-    """Say whether a peer's certificate is the one that was taken from its invitation."""
+    """Return whether a peer's certificate is the one from its invitation."""
     try:
         der = ssl.PEM_cert_to_DER_cert(peer.certificate.strip())
     except ValueError:

@@ -1,6 +1,6 @@
 """Wakes the streams that wait for something new. Belongs to one event loop.
 
-There is no queue behind it: who wakes reads the store, and many wake-ups may be one.
+There is no queue: a stream that wakes reads the store, and many wake-ups may become one.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import asyncio
 
 
 class Wakeups:
-    """A count of changes that can be waited for.
+    """A counter of changes on which streams can wait.
 
     Attributes:
         generation: how often something has changed.
@@ -24,7 +24,7 @@ class Wakeups:
     def notify(self) -> None:
         """Say that something may be new in the store."""
         self.generation += 1
-        # Who waits holds the old event, so that nobody can miss the change or see it twice.
+        # A waiting stream holds the old event, so it can neither miss a change nor see it twice.
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -34,7 +34,7 @@ class Wakeups:
         self.notify()
 
     async def wait(self, seen: int, seconds: float) -> bool:
-        """Wait until `generation` is not `seen`; False when the time is up before."""
+        """Wait until `generation` is not `seen`; return False if the time is up before that."""
         if self.generation != seen:
             return True
         try:

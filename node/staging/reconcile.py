@@ -5,7 +5,8 @@ Rules, for each entry, over the operations on it in the order in which they were
 1. The last one counts. An assertion takes the place of whatever is staged.
 2. A retraction of an entry that is live takes the place of whatever is staged. Of one that is only
    staged, it takes back what is staged. Of one that is neither, it is an error.
-3. A purge is the same for an entry that the list has had and not purged.
+3. A purge is the same for an entry that the list has had and not purged. The protocol allows it for
+   any entry; here all that the list had is known, and another entry is most likely a slip.
 4. An assertion of exactly what is in force is not staged, and takes back what is staged.
 
 Everything is done in sorted batches, so that memory does not grow with the number of operations and

@@ -18,7 +18,7 @@ from federation.replica import SignedDelta
 from federation.rows import RowReader
 from node.errors import DamageError
 from node.store.connection import Transaction
-from node.store.schema import POSITION_BITS
+from node.store.schema import pack
 from node.store.sqlite import open_blob, sqlite3
 
 _FEW_ROWS: Final = 3
@@ -49,8 +49,12 @@ class DeltaRecord:
 
 
 def delta_id(list_number: int, position: int) -> int:
-    """Return the row id of a delta."""
-    return list_number << POSITION_BITS | position
+    """Return the row id of a delta.
+
+    Raises:
+        DamageError: as for `pack`.
+    """
+    return pack(list_number, position)
 
 
 def append(

@@ -12,7 +12,7 @@ from typing import Final
 from node.errors import DamageError
 from node.store.connection import Transaction
 from node.store.lists import ListRecord
-from node.store.schema import POSITION_BITS
+from node.store.schema import pack
 from node.store.sqlite import sqlite3
 
 _INCARNATION: Final = "incarnation"
@@ -47,7 +47,7 @@ def load_unreleased(connection: sqlite3.Connection) -> list[int]:
 
 def settled_size(connection: sqlite3.Connection, record: ListRecord) -> int:
     """Return the size of a list before its newest committed step: a step is one store version."""
-    start = record.list << POSITION_BITS
+    start = pack(record.list, 0)
     row = connection.execute(
         """SELECT id FROM delta WHERE id >= ?1 AND id < ?2
         AND version < (SELECT version FROM delta WHERE id = ?2 - 1) ORDER BY id DESC LIMIT 1""",

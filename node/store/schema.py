@@ -1,7 +1,7 @@
 """What lies in the store, as steps that build it. Times are milliseconds since 1970 (UTC).
 
 A delta's place is one integer, `list << 32 | position`, so that a list's deltas lie together and
-in order without a second index.
+in order without a second index. A bucket's place is `snapshot << 32 | number` likewise.
 """
 
 from __future__ import annotations
@@ -10,9 +10,31 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
+from node.errors import DamageError
+
 POSITION_BITS: Final = 32
+MAX_NUMBER: Final = 2**31 - 1
+"""Lists and snapshots of a store: with a position below it, a number fits SQLite's integers."""
 NUMBERS: Final = 10_000
 """Rows of the table `number`: one for each operation that a body can have."""
+
+
+def pack(number: int, place: int) -> int:
+    """Return the row id of what stands at a place in a list or in a snapshot.
+
+    Args:
+        number: the number of the list or the snapshot, from 0 to `MAX_NUMBER`.
+        place: a position in the list or the number of a bucket, below 2^32.
+
+    Raises:
+        DamageError: one of them is out of range. What is signed was checked before
+            (`federation.limits`): the store itself must be wrong. Otherwise the id would be that of
+            another list's row.
+    """
+    if not (0 <= number <= MAX_NUMBER and 0 <= place < 1 << POSITION_BITS):
+        raise DamageError(f"a row of number {number} and place {place} cannot be in a store")
+    return number << POSITION_BITS | place
+
 
 _INITIAL: Final = (
     # What this store is: schema, and whose.

@@ -16,7 +16,7 @@ from federation.errors import FederationError, MalformedError
 from federation.merkle import HASH_BYTES
 from federation.snapshot import SnapshotOffer
 from node.errors import DamageError
-from node.store.schema import POSITION_BITS
+from node.store.schema import pack
 from node.store.sqlite import sqlite3
 
 
@@ -73,8 +73,12 @@ class StoredBucket:
 
 
 def bucket_id(snapshot: int, number: int) -> int:
-    """Return the row id of a bucket."""
-    return snapshot << POSITION_BITS | number
+    """Return the row id of a bucket.
+
+    Raises:
+        DamageError: as for `pack`.
+    """
+    return pack(snapshot, number)
 
 
 _SNAPSHOT: Final = (

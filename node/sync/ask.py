@@ -20,11 +20,11 @@ _log = get_logger()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """What all peers said of our lists.
+    """What all peers said about our lists.
 
     Attributes:
         answers: for each list, one answer of each peer.
-        charters: for each list, the newest charter that a peer holds, as an envelope; verified.
+        charters: for each list, the newest charter that a peer holds, as a verified envelope.
     """
 
     answers: Mapping[Origin, tuple[PeerReport, ...]]
@@ -41,10 +41,10 @@ async def ask_peers(
 ) -> Found:
     """Ask all peers at the same time which checkpoints of our lists they hold.
 
-    A peer that cannot be reached in time, or that shows what we did not sign, has not answered.
+    A peer that cannot be reached in time, or that shows what we did not sign, counts as silent.
 
     Args:
-        peers: whom to ask.
+        peers: the peers to ask.
         origins: our lists.
         root: our org root.
         identity: what this node shows to peers.
@@ -71,7 +71,7 @@ async def ask_times(
 ) -> dict[OrgName, int]:
     """Ask all peers for the time; return what their clocks say, in milliseconds since 1970.
 
-    Who cannot be reached in time, or does not tell, is left out.
+    Peers that cannot be reached in time, or do not report their time, are left out.
     """
     offers = await _fetch_all(peers, identity, seconds)
     return {
@@ -102,10 +102,10 @@ async def _fetch(peer: Peer, identity: TlsIdentity, seconds: float) -> Offers | 
 def _read(
     peer: Peer, offers: Offers | None, origin: Origin, root: PinnedRoot
 ) -> tuple[PeerReport, tuple[int, bytes] | None]:
-    """Return what a peer said of one list, and its charter with the version."""
+    """Return what a peer said about one list, and its charter with the version."""
     if offers is None:
         return PeerReport(peer=peer.org, answered=False), None
-    # Of two for one list, the last: a peer that repeats itself breaks the protocol.
+    # If there are two for one list, the last one counts: such a peer breaks the protocol anyway.
     offer = {offered.origin: offered for offered in offers.lists}.get(str(origin))
     if offer is None:
         return PeerReport(peer=peer.org, answered=True, time_ms=offers.sent_ms), None

@@ -1,7 +1,7 @@
 """What a peer has sent and the store has not taken yet: bounded by bytes.
 
-While the writer is busy, the reader goes on up to the bound; then the peer has to wait, by HTTP/2's
-flow control. All that has come together then goes into one transaction.
+While the writer is busy, the reader goes on up to the bound. Then HTTP/2's flow control makes the
+peer wait. Everything that has arrived by then goes into one transaction.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Final
 from node.sync.client import Event
 
 _EVENT_BYTES: Final = 256
-"""What an event takes beside what was sent: a peer may send very many that say nothing."""
+"""What an event takes besides its content: a peer may send very many empty ones."""
 
 
 class Buffer:
-    """Events between the one task that reads a stream and the one that writes them down."""
+    """Events between the task that reads a stream and the task that stores them."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -38,22 +38,22 @@ class Buffer:
         self._readable.set()
 
     def end(self, error: BaseException | None = None) -> None:
-        """Say that nothing more comes, and why."""
+        """Record that nothing more will come, and why."""
         self._ended, self._error = True, error
         self._readable.set()
 
     def interrupt(self) -> None:
-        """Let a `take` that waits return with nothing."""
+        """Let a waiting `take` return with nothing."""
         self._readable.set()
 
     async def take(self, seconds: float | None) -> list[Event] | None:
-        """Return all that is here; wait for something, but not longer than this.
+        """Return all events that are here; wait for one, but not longer than this.
 
         Returns:
-            The events; none when the time is up or it was interrupted; None at the end.
+            The events; an empty result when the time is up or it was interrupted; None at the end.
 
         Raises:
-            BaseException: what `end` was given, once all events before it are taken.
+            BaseException: the error that `end` was given, once all events before it are taken.
         """
         try:
             async with asyncio.timeout(seconds):

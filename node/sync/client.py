@@ -1,6 +1,6 @@
 """Calls one peer: channels and streams.
 
-What a peer sends is checked here for its form only; whether it is true is for `federation.replica`.
+This module checks only the form of what a peer sends; `federation.replica` checks that it is true.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from node.store.orgs import Peer
 from node.sync.failures import IdleError, translate
 
 CONNECT_SECONDS: Final = 20.0
-"""For name resolution, connection, handshake and the first answer."""
+"""Time for name resolution, connection, handshake and the first answer."""
 
 CALL_SECONDS: Final = 30.0
-"""For a call with one answer."""
+"""Time for a call with one answer."""
 
 MAX_LIST_PAGES: Final = 64
-"""Pages of a peer's lists that are fetched: more than any peer has."""
+"""How many pages of a peer's lists are fetched at most: more than any peer has."""
 
 _KEEPALIVE_SECONDS: Final = 120
-"""Between pings; servers of this program call it abuse below half of that."""
+"""Time between pings; servers of this program treat less than half of it as abuse."""
 
-# gRPC writes what it retries by itself to stderr; what it means is in the errors here.
+# gRPC would write its own retries to stderr; the errors here say what they mean.
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 _FOLLOW: Final = "/federation.v1.LogService/Follow"
@@ -57,10 +57,10 @@ _OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.keepalive_time_ms", _KEEPALIVE_SECONDS * 1000),
     ("grpc.keepalive_permit_without_calls", 0),
     ("grpc.compression_enabled_algorithms_bitset", 1),
-    # A proxy of the environment would end the pinned TLS, and DNS has no say in how we call.
+    # A proxy from the environment would break the pinned TLS, and DNS must not configure calls.
     ("grpc.enable_http_proxy", 0),
     ("grpc.service_config_disable_resolution", 1),
-    # The session decides when to try again, and does so with a new channel.
+    # The session decides when to try again, and uses a new channel for it.
     ("grpc.enable_retries", 0),
     ("grpc.use_local_subchannel_pool", 1),
 )
@@ -91,10 +91,10 @@ class TlsIdentity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opened:
-    """How the peer stands to one cursor. `checkpoint` and `charter` are as on the wire.
+    """The peer's answer to one cursor. `checkpoint` and `charter` are as on the wire.
 
-    `snapshot` is there with the outcome SNAPSHOT; `retained_from` is the size from which on the
-    peer says that it holds every delta.
+    `snapshot` is set if the outcome is SNAPSHOT. The peer says that it holds every delta from the
+    size `retained_from` on.
     """
 
     origin: str
@@ -117,7 +117,7 @@ class Delivered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alive:
-    """Nothing new. `sent_ms` is what the peer's clock says."""
+    """A message without news. `sent_ms` is what the peer's clock says."""
 
     sent_ms: int
     size_bytes: int
@@ -141,7 +141,7 @@ class Offers:
 
     Attributes:
         lists: those that this node may follow there.
-        sent_ms: what its clock said, in milliseconds since 1970; None if it does not tell.
+        sent_ms: its time, in milliseconds since 1970; None if it does not report it.
     """
 
     lists: tuple[OfferedList, ...]
@@ -155,7 +155,7 @@ def open_channel(peer: Peer, identity: TlsIdentity) -> grpc.aio.Channel:
         private_key=identity.key,
         certificate_chain=identity.certificate,
     )
-    # A node is called under an address, its certificate is for its organization's name.
+    # A node is called at an address, but its certificate is for its organization's name.
     options = (*_OPTIONS, ("grpc.ssl_target_name_override", str(peer.org)))
     return grpc.aio.secure_channel(peer.address, credentials, options=options)
 
@@ -168,12 +168,12 @@ async def follow(
     live: bool,
     idle_timeout_seconds: float,
 ) -> AsyncIterator[Event]:
-    """Ask a peer for what comes after the cursors, and yield what it sends, as it is asked for.
+    """Ask a peer for what comes after the cursors, and yield what it sends, on demand.
 
     Raises:
-        UnreachableError: it cannot be reached, went away, is busy, or said nothing for too long.
+        UnreachableError: it cannot be reached, went away, is busy, or was silent for too long.
         RefusedError: it does not know this node.
-        ProtocolError: it sent what is no message of this protocol.
+        ProtocolError: it sent something that is not a message of this protocol.
     """
     request = FollowRequest(
         cursors=[
@@ -188,7 +188,7 @@ async def follow(
         ],
         live=live,
     )
-    # Bytes, not messages: their length is needed, and a parse error has to be told from a status.
+    # Read bytes, not messages: their length is needed, and a parse error must differ from a status.
     method = channel.unary_stream(
         _FOLLOW,
         request_serializer=FollowRequest.SerializeToString,
@@ -204,7 +204,7 @@ async def follow(
             except TimeoutError:
                 raise IdleError(
                     f"{org} said nothing for {patience:g} s",
-                    hint="it is connected: ask them whether their node works",
+                    hint="the connection is open: ask its operator whether the node works",
                 ) from None
             except grpc.aio.AioRpcError as error:
                 raise translate(error, org) from error
@@ -223,20 +223,20 @@ def _parse(data: bytes, org: OrgName) -> Event | None:
     try:
         message = FollowResponse.FromString(data)
     except DecodeError as error:
-        raise ProtocolError(f"{org} sent what is no message of this protocol") from error
+        raise ProtocolError(f"{org} sent what is not a message of this protocol") from error
     match message.WhichOneof("event"):
         case "opening":
             opening = message.opening
             outcome = _OUTCOMES.get(opening.outcome)
             if outcome is None:
-                raise ProtocolError(f"{org} gave an answer that does not exist")
+                raise ProtocolError(f"{org} gave an answer that this protocol does not have")
             return Opened(
                 origin=opening.origin,
                 outcome=outcome,
                 checkpoint=opening.checkpoint,
                 charter=opening.charter,
                 size_bytes=len(data),
-                retained_from=opening.retained_from,
+                retained_from=_within(opening.retained_from, limits.MAX_TREE_SIZE, "size", org),
                 snapshot=_snapshot(opening, org),
             )
         case "frame":
@@ -244,7 +244,7 @@ def _parse(data: bytes, org: OrgName) -> Event | None:
             if len(frame.deltas) > limits.MAX_FRAME_DELTAS:
                 raise ProtocolError(
                     f"{org} sent {len(frame.deltas)} deltas in one frame, "
-                    f"at most {limits.MAX_FRAME_DELTAS} are allowed"
+                    f"expected at most {limits.MAX_FRAME_DELTAS}"
                 )
             return Delivered(
                 origin=frame.origin,
@@ -255,14 +255,17 @@ def _parse(data: bytes, org: OrgName) -> Event | None:
                 size_bytes=len(data),
             )
         case "heartbeat":
-            return Alive(sent_ms=message.heartbeat.sent_ms, size_bytes=len(data))
+            return Alive(
+                sent_ms=_within(message.heartbeat.sent_ms, limits.MAX_TIME_MS, "time", org),
+                size_bytes=len(data),
+            )
         case None:
             return None
 
 
 def _snapshot(opening: log_service_pb2.Opening, org: OrgName) -> SnapshotOffer | None:
     if (opening.outcome == log_service_pb2.OUTCOME_SNAPSHOT) is not opening.HasField("snapshot"):
-        raise ProtocolError(f"{org} offered a snapshot without one, or one without saying so")
+        raise ProtocolError(f"{org} answered SNAPSHOT without a snapshot, or the other way round")
     if not opening.HasField("snapshot"):
         return None
     offer = opening.snapshot
@@ -287,7 +290,7 @@ async def fetch_buckets(
     """Ask a peer for buckets of a snapshot, and yield (number, bytes) of each, not verified.
 
     Raises:
-        UnreachableError: it cannot be reached, went away, has not got them, or said nothing for too
+        UnreachableError: it cannot be reached, went away, does not have them, or was silent for too
             long.
         RefusedError, ProtocolError: as `follow`.
     """
@@ -313,7 +316,7 @@ async def fetch_buckets(
             try:
                 bucket = log_service_pb2.FetchBucketsResponse.FromString(data)
             except DecodeError as error:
-                raise ProtocolError(f"{org} sent what is no message of this protocol") from error
+                raise ProtocolError(f"{org} sent what is not a message of this protocol") from error
             if bucket.number != expected:
                 raise ProtocolError(f"{org} sent bucket {bucket.number}, not {expected}")
             yield expected, bucket.data
@@ -324,12 +327,12 @@ async def fetch_buckets(
 async def fetch_leaf(
     channel: grpc.aio.Channel, org: OrgName, origin: Origin, position: int, size: int
 ) -> tuple[SignedDelta, tuple[bytes, ...]]:
-    """Ask a peer for one leaf of a log and its proof in the log of a size; verifies neither.
+    """Ask a peer for one leaf of a log and its proof in the log of a size; verify neither.
 
-    With size 0 there is no proof, and a peer may have the leaf whose copy is damaged elsewhere.
+    With size 0 there is no proof; then even a peer whose list is damaged elsewhere may answer.
 
     Raises:
-        UnreachableError: it cannot be reached, or has not got the leaf.
+        UnreachableError: it cannot be reached, or does not have the leaf.
         RefusedError, ProtocolError: as `follow`.
     """
     method = channel.unary_unary(
@@ -344,7 +347,7 @@ async def fetch_leaf(
     except grpc.aio.AioRpcError as error:
         raise translate(error, org) from error
     except DecodeError as error:
-        raise ProtocolError(f"{org} sent what is no message of this protocol") from error
+        raise ProtocolError(f"{org} sent what is not a message of this protocol") from error
     leaf = response.delta
     return SignedDelta(leaf.header, leaf.body, leaf.checkpoint), tuple(response.inclusion)
 
@@ -369,12 +372,24 @@ async def fetch_logs(channel: grpc.aio.Channel, org: OrgName) -> Offers:
         except grpc.aio.AioRpcError as error:
             raise translate(error, org) from error
         except DecodeError as error:
-            raise ProtocolError(f"{org} sent what is no message of this protocol") from error
+            raise ProtocolError(f"{org} sent what is not a message of this protocol") from error
         found.extend(map(_offered, page.logs))
         token = page.next_page_token
         if not token:
-            return Offers(lists=tuple(found), sent_ms=page.sent_ms or None)
-    raise ProtocolError(f"{org} offers lists without an end")
+            sent_ms = _within(page.sent_ms, limits.MAX_TIME_MS, "time", org)
+            return Offers(lists=tuple(found), sent_ms=sent_ms or None)
+    raise ProtocolError(f"{org} offers more lists than any peer can have")
+
+
+def _within(value: int, most: int, what: str, org: OrgName) -> int:
+    """Return a number that a peer has sent.
+
+    Raises:
+        ProtocolError: it is more than the protocol allows.
+    """
+    if value > most:
+        raise ProtocolError(f"{org} sent the {what} {value}, at most {most} is allowed")
+    return value
 
 
 def _keep(data: bytes) -> bytes:

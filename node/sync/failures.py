@@ -1,4 +1,4 @@
-"""What a failed call says of the peer, as an error for the operator."""
+"""Turns a failed call into an error that tells the operator about the peer."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from federation.names import OrgName
 from node.errors import NodeError, ProtocolError, RefusedError, UnreachableError
 
 MAX_RETRY_SECONDS: Final = 3600.0
-"""The longest wait that a peer can ask for: it must not switch itself off for ever."""
+"""The longest wait that a peer can ask for: it must not keep itself from being called for ever."""
 
 _MAX_TEXT: Final = 200
 
 
 class IdleError(UnreachableError):
-    """A peer is connected and says nothing."""
+    """A peer is connected but silent."""
 
 
 class PeerBusyError(UnreachableError):
     """A peer asks to be called later.
 
     Attributes:
-        retry_seconds: after how long, at least.
+        retry_seconds: how long to wait, at least.
     """
 
     def __init__(self, message: str, *, retry_seconds: float) -> None:
@@ -35,14 +35,14 @@ class PeerBusyError(UnreachableError):
 
 
 def translate(error: grpc.aio.AioRpcError, org: OrgName) -> NodeError:
-    """Return what a call's failure means, with what to do about it."""
+    """Return what a call's failure means and what to do about it."""
     text = clean(error.details() or "")
     reason, retry_seconds = _details(error)
     match error.code():
         case grpc.StatusCode.PERMISSION_DENIED | grpc.StatusCode.UNAUTHENTICATED:
             return RefusedError(
                 f"{org} refuses this node: {text}",
-                hint="ask them to add the invitation of this node, which 'hashfed invite' writes",
+                hint="run 'hashfed invite' and ask them to add the invitation that it writes",
                 reason=reason,
             )
         case grpc.StatusCode.RESOURCE_EXHAUSTED if reason is None and "larger than max" in text:
@@ -53,20 +53,20 @@ def translate(error: grpc.aio.AioRpcError, org: OrgName) -> NodeError:
             )
         case grpc.StatusCode.NOT_FOUND:
             return UnreachableError(
-                f"{org} has not got what was asked for: {text}",
-                hint="try again later, or another peer",
+                f"{org} does not have what this node asked for: {text}",
+                hint="try again later, or try another peer",
                 reason=reason,
             )
         case grpc.StatusCode.UNIMPLEMENTED:
             return ProtocolError(
-                f"{org} does not offer what was asked for: {text}",
+                f"{org} does not offer what this node asked for: {text}",
                 hint="one of the two nodes may run an older hashfed",
             )
         case grpc.StatusCode.INVALID_ARGUMENT | grpc.StatusCode.FAILED_PRECONDITION:
-            return ProtocolError(f"{org} does not take our request: {text}", reason=reason)
+            return ProtocolError(f"{org} does not accept our request: {text}", reason=reason)
         case grpc.StatusCode.INTERNAL | grpc.StatusCode.UNKNOWN | grpc.StatusCode.DATA_LOSS:
             return UnreachableError(
-                f"the node of {org} failed: {text}", hint="tell them: the reason is in their log"
+                f"the node of {org} failed: {text}", hint="tell them: their log has the reason"
             )
         case _ if retry_seconds is not None:
             return PeerBusyError(
@@ -77,23 +77,23 @@ def translate(error: grpc.aio.AioRpcError, org: OrgName) -> NodeError:
 
 
 def _explain_unreachable(org: OrgName, text: str) -> UnreachableError:
-    """Return what it means that a connection could not be opened, or broke."""
+    """Return the error for a connection that could not be opened, or that broke."""
     match text:
         case _ if _is_handshake(text):
             return UnreachableError(
-                f"{org} cannot be connected to: the TLS handshake failed",
-                hint="one side does not have the certificate that the other shows: exchange "
+                f"cannot connect to {org}: the TLS handshake failed",
+                hint="one side does not know the certificate that the other shows: exchange "
                 "invitations again ('hashfed invite', 'hashfed peer add')",
             )
         case _ if _is_hang_up(text):
             return UnreachableError(
-                f"{org} ends the connection at once: its node may not know this one",
-                hint="ask them to add the invitation of this node, which 'hashfed invite' writes",
+                f"{org} closes the connection at once: its node may not know this one",
+                hint="run 'hashfed invite' and ask them to add the invitation that it writes",
             )
         case _:
             return UnreachableError(
                 f"{org} cannot be reached: {text}",
-                hint="check the address with 'hashfed peer', and that their node runs",
+                hint="check the address with 'hashfed peer', and ask whether their node runs",
             )
 
 
@@ -103,10 +103,10 @@ def _is_handshake(text: str) -> bool:
 
 
 def _is_hang_up(text: str) -> bool:
-    """Say whether the peer ended the connection before it was open.
+    """Return whether the peer closed the connection before it was open.
 
-    In TLS 1.3 a server looks at the client's certificate when the client is done already, so its
-    refusal looks like a connection that breaks.
+    In TLS 1.3 a server checks the client's certificate when the client has finished already, so its
+    refusal looks like a broken connection.
     """
     lowered = text.lower()
     return "failed to connect" in lowered and any(
@@ -115,7 +115,7 @@ def _is_hang_up(text: str) -> bool:
 
 
 def _details(error: grpc.aio.AioRpcError) -> tuple[str | None, float | None]:
-    """Return the reason and the wait that a status carries. The peer may have written anything."""
+    """Return the reason and the wait in a status. The peer may have written anything into it."""
     try:
         status = rpc_status.from_call(error)
     except (ValueError, DecodeError):
@@ -140,6 +140,6 @@ def _is_word(text: str) -> bool:
 
 
 def clean(text: str) -> str:
-    """Return a peer's text as one that can be shown and kept."""
+    """Return a peer's text in a form that is safe to show and to keep."""
     shown = "".join(character if character.isprintable() else "?" for character in text)
     return shown if len(shown) <= _MAX_TEXT else f"{shown[:_MAX_TEXT]}..."

@@ -1,4 +1,4 @@
-"""Fetches single deltas that a snapshot went past, from whichever peer has them."""
+"""Fetches single deltas that a snapshot has replaced, from any peer that has them."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ async def fetch_deltas(
     Args:
         store: the store, open for writing.
         record: the list.
-        wanted: by position, rows and the operations that are known of them.
+        wanted: for each position, the rows in question and their known operations.
         identity: what this node shows to peers.
         clock: tells when they came.
 
     Raises:
         UnreachableError: no peer that can be reached has one of them.
-        ProtocolError: a peer sent what does not verify, and no other had it.
+        ProtocolError: a peer sent something that does not verify, and no other peer had it.
         StoreError: the store cannot be written.
-        LockedError: another process keeps it.
+        LockedError: another process holds it.
     """
     peers = list(orgs.iter_peers(store.connection))
-    # Whom the list is followed by first, then its owner.
+    # First the peer that the list is followed from, then its owner.
     peers.sort(key=lambda peer: (peer.org != record.via, peer.org != record.origin.org))
     missing = dict(wanted)
     failed: NodeError | None = None
@@ -55,7 +55,7 @@ async def fetch_deltas(
             failed = failed or error
         if not missing:
             return
-    raise failed or UnreachableError("no peer is known that could have it")
+    raise failed or UnreachableError("this node knows no peer that could have it")
 
 
 async def _fetch_from(
@@ -66,7 +66,7 @@ async def _fetch_from(
     identity: TlsIdentity,
     clock: Clock,
 ) -> None:
-    """Fetch what a peer has of what is missing, and take it out of there."""
+    """Fetch those of the missing deltas that a peer has; remove them from `missing`."""
     channel = open_channel(peer, identity)
     try:
         for position in sorted(missing):

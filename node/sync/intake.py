@@ -1,7 +1,7 @@
-"""What one stream of a peer does to the lists that are followed by it. Runs in the writer's thread.
+"""Applies what one stream of a peer brings to the followed lists. Runs in the writer's thread.
 
-A list that fails is dropped for the rest of the stream; the others go on. Nothing here waits. It is
-long because it is the one place where what came on a stream meets what is stored.
+A list that fails is dropped for the rest of the stream; the others go on. Nothing here waits. The
+module is long because it is the one place where a stream meets what is stored.
 """
 
 from __future__ import annotations
@@ -38,31 +38,31 @@ from node.sync.client import Alive, Delivered, Event, Opened
 from node.telemetry.logs import get_logger
 
 CONTACT_MS: Final = 30_000
-"""How fresh the time of the last contact is kept. Noting it with every message would cost a write
-to disk for each."""
+"""How old the recorded time of the last contact may be. Recording it with every message would cost
+a write to disk each time."""
 
 _log = get_logger()
 
 
 @dataclass(slots=True, kw_only=True)
 class Progress:
-    """How one list comes along on one stream.
+    """The progress of one list on one stream.
 
     Attributes:
         origin: the list.
-        before: deltas that were here when the stream began.
-        size: deltas that are here.
-        head: deltas that the peer said it has; 0 before it answered.
-        retained_from: the size from which on the peer said that it holds every delta.
-        deltas: deltas that this stream brought.
-        ops: operations in them.
-        buckets: buckets of a snapshot that are here, while one is arriving.
-        buckets_total: how many it has; 0 when none is arriving.
-        joined: the position of the snapshot that was put in force; None when none was.
-        bytes: bytes that the peer sent for it.
+        before: how many deltas were here when the stream began.
+        size: how many deltas are here now.
+        head: how many deltas the peer said it has; 0 before it answered.
+        retained_from: the peer said that it holds every delta from this size on.
+        deltas: how many deltas this stream brought.
+        ops: how many operations are in them.
+        buckets: how many buckets of an arriving snapshot are here.
+        buckets_total: how many buckets it has; 0 when no snapshot is arriving.
+        joined: the position of the snapshot that was put in force; None if none was.
+        bytes: how many bytes the peer sent for it.
         state: how following it goes.
-        reason: the stable word of what is wrong, or empty.
-        detail: the same in a sentence.
+        reason: the stable word for what is wrong, or empty.
+        detail: the same as a sentence.
     """
 
     origin: Origin
@@ -83,7 +83,7 @@ class Progress:
 
 @dataclass(slots=True, kw_only=True)
 class _Followed:
-    """One list on the stream, and the deltas of it that wait to be committed."""
+    """One list on the stream, and its deltas that wait to be committed."""
 
     progress: Progress
     following: Following
@@ -95,10 +95,10 @@ class Applied:
     """What a batch of events did.
 
     Attributes:
-        progress: of each list that the batch was about.
+        progress: the progress of each list that the batch was about.
         accepted: whether the store has new deltas.
-        refused: lists of which something was refused, with the reason.
-        actions: what is done next with lists, in the order in which it was decided.
+        refused: the lists of which something was refused, with the reason.
+        actions: what to do next with lists, in the order in which it was decided.
     """
 
     progress: tuple[Progress, ...]
@@ -108,7 +108,7 @@ class Applied:
 
 
 class Intake:
-    """The lists of one stream, as they stand here.
+    """The lists of one stream, as they are here.
 
     Attributes:
         reopen: whether a list needs a new stream to go on, with a new cursor.
@@ -130,25 +130,25 @@ class Intake:
 
     @property
     def progress(self) -> tuple[Progress, ...]:
-        """How all lists of the stream come along."""
+        """The progress of all lists of the stream."""
         return tuple(item.progress for item in self._lists.values())
 
     @property
     def active(self) -> set[Origin]:
-        """The lists that the stream still brings something of."""
+        """The lists for which the stream still brings something."""
         return {item.progress.origin for item in self._lists.values() if not item.following.dropped}
 
     def progress_of(self, origin: Origin) -> Progress:
-        """Return how one list of the stream comes along."""
+        """Return the progress of one list of the stream."""
         return self._lists[str(origin)].progress
 
     def take_arrivals(self) -> list[Arrival]:
-        """Return the snapshots that were offered since the last call; they are to be fetched."""
+        """Return the snapshots that were offered since the last call and are to be fetched."""
         taken, self._arrivals = self._arrivals, []
         return taken
 
     def arrive(self, store: Store, arrival: Arrival, buckets: Sequence[tuple[int, bytes]]) -> bool:
-        """Keep buckets of a snapshot; say whether it is still awaited.
+        """Keep buckets of a snapshot; return whether it is still awaited.
 
         Raises:
             PeerError: one is not what was signed.
@@ -165,10 +165,10 @@ class Intake:
         return True
 
     def join(self, store: Store, arrival: Arrival) -> bool:
-        """Put a snapshot in force, all of whose buckets are here, and ask for what follows it.
+        """Put a snapshot whose buckets are all here in force, and ask for what follows it.
 
         Returns:
-            Whether it was; otherwise the list has moved on, and is asked for again.
+            Whether it was put in force; if not, the list has moved on and is asked for again.
 
         Raises:
             PeerError: the buckets do not fit what was signed.
@@ -185,7 +185,7 @@ class Intake:
         return record is not None
 
     def give_up_join(self, store: Store, origin: Origin, error: NodeError) -> Applied:
-        """Note that a snapshot could not be fetched for now; what came of it stays."""
+        """Note that a snapshot could not be fetched for now; keep the part that came."""
         self._begin_batch()
         item = self._find(str(origin))
         record = self._load(store, item)
@@ -206,12 +206,12 @@ class Intake:
         only: Callable[[Origin], bool] = lambda _origin: True,
         from_start: Collection[Origin] = (),
     ) -> list[Cursor]:
-        """Return where this node stands in each list that it follows by the peer.
+        """Return this node's place in each list that it follows from the peer.
 
         Args:
             store: the store.
-            only: which lists are wanted.
-            from_start: lists to be compared delta by delta, from the first one.
+            only: the lists that are wanted.
+            from_start: the lists to compare delta by delta, from the first delta on.
         """
         cursors = []
         found = damage.load(store.path)
@@ -246,10 +246,10 @@ class Intake:
         return cursors
 
     def apply(self, store: Store, events: Iterable[Event]) -> Applied:
-        """Take what the peer sent: all deltas of a list among it in one transaction.
+        """Take what the peer sent; commit all its deltas of one list in one transaction.
 
         Raises:
-            ProtocolError: it sent what nobody asked for. What came before that is kept.
+            ProtocolError: it sent something that nobody asked for. What came before that is kept.
             StoreError: the store could not be written.
         """
         self._begin_batch()
@@ -306,7 +306,7 @@ class Intake:
     def _find(self, origin: str) -> _Followed:
         item = self._lists.get(origin)
         if item is None:
-            raise ProtocolError(f"{self._via} sent a list that it was not asked for")
+            raise ProtocolError(f"{self._via} sent deltas of a list that nobody asked it for")
         self._touched[origin] = item
         return item
 
@@ -327,7 +327,7 @@ class Intake:
         except PeerError as error:
             self._park(store, item, error)
         except CommandError:
-            # Not followed any more, since a moment ago.
+            # It has just ceased to be followed.
             following.dropped = True
 
     def _begin(
@@ -335,7 +335,7 @@ class Intake:
     ) -> None:
         handling = item.following.judge_offer(record.log.size)
         if handling is Handling.BREAK_OFF:
-            raise ProtocolError(f"{self._via} offered a snapshot where it was asked for deltas")
+            raise ProtocolError(f"{self._via} offered a snapshot although it was asked for deltas")
         if handling is Handling.ASK_AGAIN:
             self._learn(store, item, record, News.MOVED_ON)
             return
@@ -346,7 +346,7 @@ class Intake:
         self._arrivals.append(arrival)
 
     def _flush(self, store: Store, item: _Followed) -> None:
-        """Verify and commit the deltas that wait."""
+        """Verify and commit the waiting deltas."""
         if not item.pending:
             return
         deltas, item.pending = item.pending, []
@@ -361,7 +361,7 @@ class Intake:
                 store, record.origin, deltas, via=self._via, clock=self._clock
             )
         except CommandError:
-            # Not followed any more, since a moment ago.
+            # It has just ceased to be followed.
             item.following.dropped = True
             return
         progress = item.progress
@@ -377,7 +377,7 @@ class Intake:
     # --- states -------------------------------------------------------------------------------
 
     def _load(self, store: Store, item: _Followed) -> ListRecord | None:
-        """Return the record of a list; None, and drop it, if it is not followed by this peer."""
+        """Return the record of a list; drop it and return None if this peer is not its source."""
         record = lists.load_list(store.connection, item.progress.origin)
         if record is None or record.own or record.via != self._via:
             item.following.dropped = True
@@ -389,7 +389,7 @@ class Intake:
         self._drop(store, item, error, action)
 
     def _drop(self, store: Store, item: _Followed, error: FederationError, action: Action) -> None:
-        """Take nothing more of a list of which something was refused."""
+        """Take nothing more of a list after something of it was refused."""
         origin = item.progress.origin
         self._refused.append((origin, str(error.reason)))
         self._act(item, action)
@@ -407,7 +407,7 @@ class Intake:
         )
 
     def _settle(self, store: Store, item: _Followed) -> None:
-        """Note what the peer's answer to a list's cursor means by now."""
+        """Note what the peer's answer to a list's cursor means now."""
         news = item.following.news(item.progress.size)
         if item.following.dropped or news is None:
             return
@@ -427,15 +427,15 @@ class Intake:
         reason: str = "",
         detail: str = "",
     ) -> None:
-        """Show what a piece of news makes of a list, record it if that is another state, and act.
+        """Show how a piece of news changes a list, record a new state, and act on it.
 
         Args:
             store: the store.
             item: the list on this stream.
             record: the list.
             news: what was learnt.
-            reason: the stable word of the error that was the news, if one was.
-            detail: what there is to say of it in a sentence.
+            reason: the stable word for the error, if the news is an error.
+            detail: the news as a sentence.
         """
         progress = item.progress
         held = follow_state.load_follow_status(store.connection, record.list)
@@ -463,24 +463,24 @@ class Intake:
         self.compare |= action is Action.COMPARE
 
     def _note_moved(self, store: Store, origin: Origin, news: News) -> None:
-        """Open a new stream for a list whose snapshot was put in force, or is not awaited."""
+        """Open a new stream for a list whose snapshot is in force, or no longer awaited."""
         record = lists.load_list(store.connection, origin)
         if record is not None:
             held = follow_state.load_follow_status(store.connection, record.list)
             self.reopen |= decide(held.state, held.reason, news).action is Action.ASK_AGAIN
 
     def _describe(self, progress: Progress, news: News) -> str:
-        """Return what an answer means, in a sentence; nothing where a state says it all."""
+        """Return what an answer means as a sentence; empty where the state says it all."""
         match news:
             case News.UNAVAILABLE:
-                return f"{self._via} does not have it, or not for us"
+                return f"{self._via} does not have it, or does not give it to this node"
             case News.TOO_OLD:
                 return (
                     f"{self._via} holds every delta from position {progress.retained_from} on, "
-                    f"here are {progress.size}"
+                    f"this node has {progress.size}"
                 )
             case News.AHEAD:
-                return f"{self._via} has {progress.head} deltas of it, here are {progress.size}"
+                return f"{self._via} has {progress.head} deltas of it, this node {progress.size}"
             case News.DIVERGED:
                 return f"{self._via} says it has another history; comparing delta by delta"
             case _:
@@ -517,7 +517,7 @@ class Intake:
         )
 
     def _keep_contact(self, store: Store) -> None:
-        """Note, now and then, that the peer has answered for all lists of the stream."""
+        """Record from time to time that the peer has answered for all lists of the stream."""
         now_ms = self._clock.now_ms()
         if abs(now_ms - self._contact_ms) < CONTACT_MS:
             return
@@ -533,12 +533,12 @@ class Intake:
 
 
 def _read_claim(store: Store, record: ListRecord, note: bytes) -> int:
-    """Return the size that a peer's newest checkpoint says, once it fits what is here.
+    """Return the size in a peer's newest checkpoint, after checking it against what is here.
 
     Raises:
         PeerError: it is not signed by the list's owner.
         ForkError: it contradicts what is here.
-        OperationError: it does, and what is here is damaged.
+        OperationError: it contradicts what is here, and that is damaged.
     """
     root = orgs.load_root(store.connection, record.origin.org)
     if root is None:

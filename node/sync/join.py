@@ -1,8 +1,8 @@
 """Fetches the buckets of a snapshot from every peer that has them, and has them written.
 
-The peer that offered the snapshot is one source; others are asked beside it and dropped at their
-first failure. What a source sends is checked against what the owner signed, so it matters to nobody
-which one it was. At most a few chunks are in memory.
+The peer that offered the snapshot is one source. Others are asked as well and dropped at their
+first failure. What a source sends is checked against what the owner signed, so it does not matter
+which source it was. At most a few chunks are in memory.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from node.sync.writer import Writer
 from node.telemetry.logs import get_logger
 
 CHUNK_BUCKETS: Final = 16
-"""Buckets that are asked for at a time and written in one transaction: some 5 MB."""
+"""How many buckets are asked for at a time and written in one transaction: some 5 MB."""
 
 MAX_SOURCES: Final = 3
-"""Peers that are asked beside the one that offered the snapshot."""
+"""How many peers are asked besides the one that offered the snapshot."""
 
 _BUSY_ATTEMPTS: Final = 10
 _BUSY_SECONDS: Final = 2.0
-"""How often, and how long at most, a source that is busy is waited for: it lets one peer have a few
-streams at once."""
+"""How often and how long to wait for a busy source: it allows one peer only a few streams at
+once."""
 
 _Chunk = tuple[int, ...]
 
@@ -45,15 +45,15 @@ _log = get_logger()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
-    """Whom buckets can be fetched from.
+    """The peers from which buckets can be fetched.
 
     Attributes:
         via: the peer that offered the snapshot.
         channel: an open channel to it.
         others: further peers.
         identity: what this node shows to them.
-        idle_timeout_seconds: how long one may be silent; and, for another than `via`, how long a
-            chunk may take: one that is slower is no help.
+        idle_timeout_seconds: how long a peer may be silent. A peer other than `via` may also take
+            no longer than this for a chunk: a slower one is of no help.
     """
 
     via: OrgName
@@ -65,7 +65,7 @@ class Sources:
 
 @dataclass(frozen=True, slots=True)
 class _Fetched:
-    """What a source has come to: the buckets of a chunk, or its end."""
+    """What a source reports: the buckets of a chunk, or its end."""
 
     org: OrgName
     chunk: _Chunk = ()
@@ -74,10 +74,10 @@ class _Fetched:
 
 
 class Join:
-    """Fetches one snapshot. One use.
+    """Fetches one snapshot. Use it once.
 
-    Each source has a task that fetches chunk after chunk; one queue leads to the one place that
-    writes. What a source has taken and not brought is given back when it fails.
+    Each source has a task that fetches chunk after chunk. One queue leads to the one place that
+    writes. If a source fails, the chunks that it took and did not deliver are given back.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Join:
         self._unwritten = set(self._pending)
         self._taken: dict[OrgName, list[_Chunk]] = {}
         self._given_back = asyncio.Event()
-        # One waits while another one is written: sources that are faster than that wait too.
+        # One chunk waits while another is written; sources that are faster than that wait too.
         self._fetched: asyncio.Queue[_Fetched] = asyncio.Queue(1)
         self._tasks: dict[OrgName, asyncio.Task[None]] = {}
 
@@ -108,13 +108,13 @@ class Join:
         """Fetch what is missing, and put the snapshot in force.
 
         Returns:
-            Whether it was; otherwise the list has moved on and has to be asked for again.
+            Whether it was put in force; if not, the list has moved on and must be asked for again.
 
         Raises:
             PeerError: the peer that offered the snapshot sent what was not signed, or the buckets
                 do not fit each other.
-            NodeError: it cannot be reached, and no other peer has what is missing; or the store
-                could not be written.
+            NodeError: that peer cannot be reached, and no other peer has what is missing; or the
+                store could not be written.
         """
         others = self._sources.others[:MAX_SOURCES] if len(self._pending) > 1 else ()
         via = self._sources.via
@@ -136,7 +136,7 @@ class Join:
     # --- fetching -----------------------------------------------------------------------------
 
     async def _feed(self, org: OrgName, fetch: Callable[[], Awaitable[None]]) -> None:
-        """Run a source until it is cancelled or fails; say so."""
+        """Run a source until it is cancelled or fails; report its failure."""
         try:
             await fetch()
         except Exception as error:  # noqa: BLE001  # raised by who writes, unless others go on
@@ -192,7 +192,7 @@ class Join:
                 await asyncio.sleep(min(error.retry_seconds, _BUSY_SECONDS))
 
     async def _take_chunk(self, org: OrgName) -> _Chunk:
-        """Return a chunk that nobody fetches, once there is one."""
+        """Wait for a chunk that nobody is fetching, and return it."""
         while not self._pending:
             self._given_back.clear()
             await self._given_back.wait()
@@ -203,7 +203,7 @@ class Join:
     # --- writing ------------------------------------------------------------------------------
 
     async def _write_all(self) -> bool:
-        """Write what the sources bring until nothing is missing; say whether it is still awaited.
+        """Write what the sources bring until all is here; return whether it is still awaited.
 
         Raises:
             PeerError: as `run`.
@@ -218,7 +218,7 @@ class Join:
             if error is not None and not isinstance(error, NodeError):
                 raise error
             if item.org not in self._tasks:
-                # Dropped already, with all that it had brought.
+                # This source was dropped already, with everything that it had brought.
                 continue
             if error is None:
                 try:
@@ -245,7 +245,7 @@ class Join:
         return awaited
 
     def _drop(self, org: OrgName, error: PeerError | NodeError) -> None:
-        """Ask a source for nothing more, and leave to others what it has not brought."""
+        """Stop using a source, and leave to others what it has not brought."""
         self._tasks.pop(org).cancel()
         self._pending.extendleft(self._taken.pop(org, ()))
         self._given_back.set()

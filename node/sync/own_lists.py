@@ -1,7 +1,7 @@
-"""Keeps our own lists fit to be signed for while `serve` runs: finishes, confirms, recovers.
+"""Keeps our own lists ready for signing while `serve` runs: finishes, confirms, recovers.
 
-At the start and every now and then the peers are asked what they hold of our lists. What a killed
-publisher has committed and not released is released. What is missing here is fetched.
+At the start and from time to time, it asks the peers what they hold of our lists. It releases what
+a killed publisher has committed and not released. It fetches what is missing here.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _POLL_SECONDS: Final = 1.0
 """How often to look for what is committed and not released."""
 
 _CLAIM_SECONDS: Final = 5.0
-"""Between two rounds of questions, whatever peers claim meanwhile."""
+"""The least time between two rounds of questions, whatever peers claim meanwhile."""
 
 _log = get_logger()
 
 
 class OwnListGuard:
-    """Guards the lists of a running node."""
+    """Guards the own lists of a running node."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class OwnListGuard:
         self._damage: dict[Origin | None, str] = {}
 
     def claim(self) -> None:
-        """Say that a peer claims to hold more of a list of ours than is here."""
+        """Note that a peer claims to hold more of one of our lists than is here."""
         self._claimed = True
 
     async def run(self) -> None:
@@ -69,7 +69,7 @@ class OwnListGuard:
                 else:
                     await self._finish()
             except LockedError as error:
-                # A publisher is at work, or the store is being written for long: later.
+                # A publisher is running, or a long write to the store: try again later.
                 _log.debug("guard_waits", detail=str(error))
             except DamageError as error:
                 self._note_damage(None, error)
@@ -84,7 +84,7 @@ class OwnListGuard:
             await self._attend(origin, found.answers[origin])
 
     async def _attend(self, origin: Origin, answers: Sequence[PeerReport]) -> None:
-        """Bring one list in order, as far as that is possible now."""
+        """Make one list ready for signing, as far as that is possible now."""
         try:
             await self._bring_in_order(origin, answers)
         except DamageError as error:
@@ -93,7 +93,7 @@ class OwnListGuard:
             self._damage.pop(origin, None)
 
     def _note_damage(self, origin: Origin | None, error: DamageError) -> None:
-        """Say once what is damaged: nothing is signed upon it, and the scrub has it withheld."""
+        """Report damage once: nothing is signed on top of it, and the scrub withholds the list."""
         if self._damage.get(origin) != str(error):
             self._damage[origin] = str(error)
             name = None if origin is None else str(origin)
@@ -151,7 +151,7 @@ class OwnListGuard:
             self._on_released()
 
     async def _finish(self) -> None:
-        """Release what a publisher that was killed has committed."""
+        """Release what a killed publisher has committed."""
         for origin in await self._tools.writer.run_aside(_load_unreleased):
             await self._attend(origin, ())
 

@@ -1,7 +1,7 @@
-"""Recovers our own lists: asks peers what they hold of them, fetches what is missing here.
+"""Recovers our own lists: asks peers what they hold of them, and fetches what is missing here.
 
-What comes is verified as a subscriber would and kept byte for byte; nothing is signed. `serve` does
-this by itself (`node.sync.own_lists`), `hashfed recover` on demand.
+Everything is verified as a subscriber would do it and kept byte for byte; nothing is signed.
+`serve` does this by itself (`node.sync.own_lists`), `hashfed recover` on demand.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ _log = get_logger()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecoveryTools:
-    """What recovering needs.
+    """What recovery needs.
 
     Attributes:
-        writer: writes the store.
+        writer: writes to the store.
         identity: what this node shows to peers.
         clock: the time of day.
         mark: the high-water mark.
@@ -66,8 +66,8 @@ class Recovered:
 
     Attributes:
         origin: the list.
-        before: deltas that were here.
-        size: deltas that are here.
+        before: how many deltas were here before.
+        size: how many deltas are here now.
         sources: the peers that the new ones came from.
         answers: what peers said at the end.
     """
@@ -80,7 +80,7 @@ class Recovered:
 
 
 async def ask(tools: RecoveryTools, origins: Sequence[Origin]) -> Found:
-    """Ask all peers what they hold of our lists, and put newer charters of ours in force.
+    """Ask all peers what they hold of our lists, and put newer charters in force.
 
     Raises:
         StoreError: the store cannot be read or written.
@@ -93,11 +93,11 @@ async def ask(tools: RecoveryTools, origins: Sequence[Origin]) -> Found:
 
 
 async def recover(tools: RecoveryTools, origin: Origin) -> Recovered:
-    """Fetch what peers hold of a list of ours and is not here, as long as they hold more.
+    """Fetch what peers hold of one of our lists and this node lacks, as long as they hold more.
 
     Raises:
-        RecoveringError: what a peer holds is another history.
-        NodeError: no peer that holds more could give it.
+        RecoveringError: a peer holds another history.
+        NodeError: no peer that holds more could deliver it.
         StoreError: the store cannot be read or written.
     """
     before = size = (await _load(tools, origin)).log.size
@@ -121,7 +121,7 @@ async def recover(tools: RecoveryTools, origin: Origin) -> Recovered:
 async def _fetch_from_any(
     tools: RecoveryTools, origin: Origin, sources: Sequence[OrgName]
 ) -> OrgName:
-    """Fetch from the first peer that gives what is missing; return it."""
+    """Fetch from the first peer that delivers what is missing; return that peer."""
     failure: NodeError | None = None
     for org in sources:
         size = (await _load(tools, origin)).log.size
@@ -142,14 +142,14 @@ async def _fetch_from_any(
             return org
     if failure is not None:
         raise failure
-    raise ProtocolError(f"{', '.join(sources)}: shows more of {origin} than it gives")
+    raise ProtocolError(f"{', '.join(sources)}: claims to hold more of {origin} than it sends")
 
 
 async def _fetch(tools: RecoveryTools, origin: Origin, org: OrgName) -> None:
-    """Fetch what a peer holds and is not here.
+    """Fetch what a peer holds and this node lacks.
 
     A peer that says it has another history is asked for all of it: the first delta that differs
-    proves that it has, or that it does not tell the truth.
+    proves either that it has, or that it is lying.
     """
     log = (await _load(tools, origin)).log
     outcome = await _fetch_after(tools, origin, org, log)
@@ -160,17 +160,17 @@ async def _fetch(tools: RecoveryTools, origin: Origin, org: OrgName) -> None:
     if handling is not Handling.TAKE:
         raise ProtocolError(
             f"{org} holds more of {origin} and answers {outcome.value}",
-            hint="ask them for the state of that list at their node",
+            hint="ask its operator for the state of that list on their node",
         )
 
 
 async def _fetch_after(
     tools: RecoveryTools, origin: Origin, org: OrgName, log: LogState
 ) -> Outcome:
-    """Fetch what follows a state of our log; return what the peer answers to it."""
+    """Fetch what follows a state of our log; return the peer's answer to it."""
     record = await _load(tools, origin)
     peer = await tools.writer.run(lambda store: admin_peers.load_peer(store, org))
-    # Of our own list every delta is to be here: it is the one copy that answers for all of it.
+    # Every delta of our own list has to be here: this copy must be able to answer for all of it.
     asked = Following.ask(log, deltas_only=True, from_start=False)
     cursor = asked.cursor(origin, log, record.charter_version)
     channel = open_channel(peer, tools.identity)

@@ -1,6 +1,6 @@
 """Asks peers, one after the other, for signed bytes that are damaged here.
 
-What comes is not verified: who asked knows what it has to be (`node.repair.peers`).
+Nothing is verified here: the caller knows what the bytes have to be (`node.repair.peers`).
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from node.telemetry.logs import get_logger
 _T = TypeVar("_T")
 
 _PEER_SECONDS: Final = 60.0
-"""How long one peer may take for one answer, however much of it comes, and however often it asks to
+"""How long one peer may take for one answer, no matter how much it sends and how often it asks to
 be called later."""
 
 _MOST_BYTES: Final = 8 * 1024 * 1024
-"""Bytes of deltas after which no more are taken in one answer: they wait in memory."""
+"""How many bytes of deltas are taken in one answer: they wait in memory."""
 
 _log = get_logger()
 
 
 class PeerSource:
-    """Fetches from the peers of a node. To be used as a context, outside of any event loop."""
+    """Fetches from a node's peers. Use it as a context manager, outside of any event loop."""
 
     def __init__(
         self, peers: Sequence[Peer], identity: TlsIdentity, *, idle_timeout_seconds: float
@@ -53,7 +53,7 @@ class PeerSource:
         self._identity = identity
         self._idle_timeout_seconds = idle_timeout_seconds
         self._runner = asyncio.Runner()
-        # Those that could not be reached are not waited for again.
+        # Peers that could not be reached; they are not waited for again.
         self._silent: set[OrgName] = set()
 
     def __enter__(self) -> Self:
@@ -95,7 +95,7 @@ class PeerSource:
                     if len(came) >= count or came_bytes >= _MOST_BYTES:
                         break
             if outcome is Outcome.UNAVAILABLE:
-                # Its copy may be damaged too, at other places.
+                # The peer's copy may be damaged too, at other places.
                 leaf, _ = await fetch_leaf(channel, peer.org, origin, cursor.size, 0)
                 came = [leaf]
             return came[:count]
@@ -136,7 +136,7 @@ class PeerSource:
     def _ask_all(
         self, origin: Origin, ask: Callable[[Peer, grpc.aio.Channel], Awaitable[_T]]
     ) -> Iterator[tuple[OrgName, _T]]:
-        """Ask peer after peer, the list's owner first; yield what is not empty."""
+        """Ask peer after peer, the list's owner first; yield answers that are not empty."""
         for peer in sorted(self._peers, key=lambda peer: peer.org != origin.org):
             if peer.org in self._silent:
                 continue
@@ -158,14 +158,14 @@ class PeerSource:
                     try:
                         return await ask(peer, channel)
                     except PeerBusyError as error:
-                        # Many damages take more calls than a peer answers in a second.
+                        # A lot of damage takes more calls than a peer answers in a second.
                         await asyncio.sleep(error.retry_seconds)
         finally:
             await channel.close()
 
 
 def _is_silent(error: Exception) -> bool:
-    """Say whether a peer cannot be reached at all, rather than has not got what was asked for."""
+    """Return whether a peer cannot be reached at all; it may also just lack what was asked for."""
     return isinstance(error, TimeoutError) or (
         isinstance(error, UnreachableError) and error.reason == UnreachableError.reason
     )

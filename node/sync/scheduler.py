@@ -19,22 +19,22 @@ from node.sync.session import ListResult, Session, Tools
 from node.telemetry.logs import get_logger
 
 _SETTLE_SECONDS: Final = 0.5
-"""Changes within this time are looked at together: every accepted batch is one."""
+"""Changes within this time are handled together: every accepted batch is a change."""
 
 _DAMAGED_SECONDS: Final = 60.0
-"""Between two looks at what is to be followed, where that is damaged."""
+"""Time between two attempts to read what is to be followed, while that is damaged."""
 
 _log = get_logger()
 
 
 @dataclass(slots=True)
 class _Plan:
-    """Whom to follow.
+    """Which lists to follow, and from which peers.
 
     Attributes:
-        wanted: the lists by the peer that they are followed by.
+        wanted: for each peer, the lists that are followed from it.
         peers: those peers.
-        lost: lists whose peer is not known any more.
+        lost: lists whose peer is no longer known.
     """
 
     wanted: dict[OrgName, set[Origin]] = field(default_factory=dict)
@@ -74,7 +74,7 @@ def _all(_origin: Origin) -> bool:
 
 
 async def sync_once(tools: Tools, only: Collection[Origin] | None = None) -> list[ListResult]:
-    """Fetch what all peers have, all of them at the same time.
+    """Fetch what all peers have, from all of them at the same time.
 
     Args:
         tools: what the sessions share.
@@ -85,7 +85,7 @@ async def sync_once(tools: Tools, only: Collection[Origin] | None = None) -> lis
 
     Raises:
         StoreError: the store cannot be written.
-        LockedError: another process keeps it.
+        LockedError: another process holds it.
     """
     wanted = _all if only is None else frozenset(only).__contains__
     plan = await tools.writer.run(lambda store: _load_plan(store, wanted, frozen=True))
@@ -115,7 +115,7 @@ def _lost_result(progress: Progress) -> ListResult:
         state=FollowState.STALE,
         reason=FollowReason.NO_PEER,
         error=UnreachableError(
-            f"{progress.origin}: the peer that it was followed by is not known any more",
+            f"{progress.origin}: this node no longer knows the peer that it was followed from",
             hint=f"run 'hashfed follow {progress.origin} --via PEER'",
             reason=FollowReason.NO_PEER,
         ),
@@ -123,7 +123,7 @@ def _lost_result(progress: Progress) -> ListResult:
 
 
 async def _note_lost(tools: Tools, plan: _Plan) -> None:
-    # What a list waits for a person for is not hidden by the loss of its peer.
+    # If a list waits for a person, the loss of its peer must not hide why.
     news = [
         item
         for item in plan.lost
@@ -140,14 +140,14 @@ async def _note_lost(tools: Tools, plan: _Plan) -> None:
                 progress.origin,
                 News.PEER_UNKNOWN,
                 clock=tools.clock,
-                detail="the peer that it was followed by is not known any more",
+                detail="this node no longer knows the peer that it was followed from",
             )
 
     await tools.writer.run(note)
 
 
 class Follower:
-    """Keeps a session for each peer that lists are followed by."""
+    """Keeps a session for each peer from which lists are followed."""
 
     def __init__(self, tools: Tools) -> None:
         self._tools = tools
@@ -155,7 +155,7 @@ class Follower:
         self._changed = asyncio.Event()
 
     def wake(self) -> None:
-        """Say that what is followed may have changed."""
+        """Note that the followed lists may have changed."""
         self._changed.set()
 
     async def run(self) -> None:
@@ -173,7 +173,7 @@ class Follower:
                     )
                     await _note_lost(self._tools, plan)
                 except LockedError as error:
-                    # By a long import, perhaps: what is followed already goes on.
+                    # Perhaps a long import holds the store: the running sessions go on.
                     _log.warning("store_locked", detail=str(error))
                     self.wake()
                 except DamageError as error:
@@ -191,7 +191,7 @@ class Follower:
 
     async def _reconcile(self, plan: _Plan) -> None:
         for org, (session, task) in list(self._sessions.items()):
-            # Another address or certificate is another session.
+            # A new address or certificate needs a new session.
             if org not in plan.wanted or plan.peers[org] != session.peer:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
@@ -205,7 +205,7 @@ class Follower:
             self._sessions[org] = (session, asyncio.create_task(session.run()))
 
     async def _wait(self) -> None:
-        """Wait for a change; raise what a session raised."""
+        """Wait for a change; raise the error of a session."""
         changed = asyncio.create_task(self._changed.wait())
         tasks = [task for _, task in self._sessions.values()]
         try:

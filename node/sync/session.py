@@ -1,7 +1,7 @@
-"""Follows all lists of one peer by one stream, once or for ever. One code path for both.
+"""Follows all lists of one peer with one stream, once or for ever. Both use the same code.
 
-A session shares nothing with those of other peers but the writer, so that a failing peer delays
-nobody else's lists. It is long because opening, reading and ending a stream share their state.
+A session shares only the writer with those of other peers, so a failing peer does not delay other
+lists. The module is long because opening, reading and ending a stream share their state.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ if TYPE_CHECKING:
     from random import Random
 
 BUFFER_BYTES: Final = 8 * 1024 * 1024
-"""Bytes of frames that wait for the writer: a second of its work, and what a transaction holds."""
+"""How many bytes of frames wait for the writer: a second of its work, one transaction's content."""
 
 MAX_JOINS: Final = 2
-"""Snapshots that are fetched from one peer at a time: it lets us have a few streams at once."""
+"""How many snapshots are fetched from one peer at a time: it allows us only a few streams."""
 
 MAX_ATTEMPTS: Final = 4
-"""Streams of one `sync`: lists that need another cursor are asked for again."""
+"""How many streams one `sync` opens: lists that need another cursor are asked for again."""
 
 _log = get_logger()
 
@@ -74,7 +74,7 @@ class Tools:
         monotonic: measures waits.
         metrics: where to count, or None.
         on_accepted: called when the store has new deltas.
-        on_progress: told how a list comes along, after each batch.
+        on_progress: told the progress of a list after each batch.
     """
 
     writer: Writer
@@ -95,15 +95,15 @@ class ListResult:
 
     Attributes:
         origin: the list.
-        via: the peer that it is followed by.
-        before: deltas that were here before.
-        after: deltas that are here now.
-        head: deltas that the peer said it has.
-        ops: operations that are new.
-        bytes: bytes that the peer sent for it.
-        joined: the position of the snapshot that was put in force; None when deltas alone came.
+        via: the peer from which it is followed.
+        before: how many deltas were here before.
+        after: how many deltas are here now.
+        head: how many deltas the peer said it has.
+        ops: how many operations are new.
+        bytes: how many bytes the peer sent for it.
+        joined: the position of the snapshot that was put in force; None if only deltas came.
         state: how following it goes.
-        reason: the stable word of what is wrong, or empty.
+        reason: the stable word for what is wrong, or empty.
         error: what is wrong, with a hint and an exit code; None when the list is current.
     """
 
@@ -142,11 +142,11 @@ class Session:
     # --- once ---------------------------------------------------------------------------------
 
     async def run_once(self, only: Callable[[Origin], bool]) -> list[ListResult]:
-        """Fetch what the peer has, and return what became of each list.
+        """Fetch what the peer has, and return the result for each list.
 
         Raises:
             StoreError: the store cannot be written.
-            LockedError: another process keeps it.
+            LockedError: another process holds it.
         """
         results: dict[Origin, Progress] = {}
         error: NodeError | None = None
@@ -194,7 +194,7 @@ class Session:
     # --- for ever -----------------------------------------------------------------------------
 
     def update(self, wanted: Collection[Origin]) -> None:
-        """Say which lists are followed by this peer now; opens a new stream if that is news."""
+        """Set which lists are followed from this peer now; open a new stream if that changed."""
         active = self._intake.active
         known = active | self._agenda.resting
         if not set(wanted) <= known or not active <= set(wanted):
@@ -208,7 +208,8 @@ class Session:
         """Follow the peer until cancelled.
 
         Raises:
-            StoreError: the store cannot be written. Damage is waited for like a peer that fails.
+            StoreError: the store cannot be written. Damage counts as a failure of the peer, and the
+                session tries again later.
         """
         while True:
             self._changed.clear()
@@ -221,7 +222,7 @@ class Session:
                 due = self._until_due()
                 await self._rest(self._tools.interval_seconds if due is None else due)
             elif not self._changed.is_set() and self._until_due() != 0:
-                # Ended by the peer, or for a list that somebody else moved on.
+                # The peer ended it, or it ended for a list that another process has changed.
                 await self._rest(self._agenda.backoff.draw())
 
     async def _after(self, error: NodeError) -> float:
@@ -236,7 +237,7 @@ class Session:
             except LockedError as locked:
                 self._log.warning("store_locked", detail=str(locked))
             except DamageError as damaged:
-                # Other peers are followed; the scrub names it, and has withheld what it concerns.
+                # Other peers are still followed; the scrub reports the damage and withholds lists.
                 self._log.error("store_damaged", detail=str(damaged))
         asked = error.retry_seconds if isinstance(error, PeerBusyError) else 0.0
         delay = self._agenda.backoff.draw(at_least=asked)
@@ -256,13 +257,13 @@ class Session:
         return self._agenda.is_due(origin, self._tools.monotonic())
 
     def _until_due(self) -> float | None:
-        """Return how long until a list that rests is to be asked for; None if none rests."""
+        """Return how long until a resting list is to be asked for; None if no list rests."""
         return self._agenda.seconds_until_due(self._intake.active, self._tools.monotonic())
 
     # --- one stream ---------------------------------------------------------------------------
 
     async def _stream(self, wanted: Callable[[Origin], bool], *, live: bool) -> bool:
-        """Open a stream and take what it brings, until it ends or another is needed.
+        """Open a stream and take what it brings, until it ends or a new one is needed.
 
         Returns:
             Whether there was a list to open it for.
@@ -277,11 +278,11 @@ class Session:
         cursors = await tools.writer.run(
             lambda store: intake.open(store, only=wanted, from_start=from_start)
         )
-        # Only now: `update` compares what is wanted with what the stream is open for.
+        # Set this only now: `update` compares the wanted lists with those of the open stream.
         self._intake, self._answered = intake, False
         for origin in self._agenda.resting - intake.active:
             if self._is_due(origin):
-                # Not followed any more, or not by this peer.
+                # The list is no longer followed, or no longer from this peer.
                 self._agenda.forget(origin)
         if not cursors:
             return False
@@ -355,11 +356,11 @@ class Session:
         self._tools.on_progress(intake.progress_of(origin))
 
     async def _join(self, origin: Origin, join: Join, intake: Intake) -> None:
-        """Fetch one snapshot; what is wrong with it is the fault of its list alone.
+        """Fetch one snapshot; a failure concerns its list alone.
 
         Raises:
             StoreError: the store cannot be written.
-            LockedError: another process keeps it.
+            LockedError: another process holds it.
         """
         tools = self._tools
         try:
@@ -385,7 +386,7 @@ class Session:
                     tools.metrics.snapshots_joined.labels(str(origin)).inc()
                 tools.on_accepted()
         finally:
-            # The stream may wait for the next message: there is something to look at before that.
+            # The stream may be waiting for the next message: there is work to do before that.
             if self._buffer is not None:
                 self._buffer.interrupt()
 
@@ -395,7 +396,7 @@ class Session:
     async def _drain(
         self, buffer: Buffer, intake: Intake, channel: grpc.aio.Channel, *, live: bool
     ) -> None:
-        """Write down what comes, until the stream ends or a new one is needed."""
+        """Store what comes, until the stream ends or a new one is needed."""
         tools = self._tools
         news: float | None = None
         while True:
@@ -404,8 +405,8 @@ class Session:
                 return
             is_news = not all(isinstance(event, Alive) for event in events)
             if events:
-                # The checks behind acceptance wait for who writes news. Many peers' signs of life
-                # come without a pause.
+                # The checks behind acceptance wait while news is written. They must not wait
+                # for heartbeats, which come all the time if there are many peers.
                 write = tools.writer.run if is_news else tools.writer.run_aside
                 self._report(await write(partial(intake.apply, events=events)))
                 await self._start_joins(intake, channel)
@@ -415,19 +416,19 @@ class Session:
             if news is None or is_news:
                 news = tools.monotonic()
             elif not live and tools.monotonic() - news > tools.idle_timeout_seconds:
-                # Nobody waits for ever for a stream that is to end and only shows signs of life.
+                # Do not wait for ever for a stream that should end and only sends heartbeats.
                 raise IdleError(
-                    f"{self.peer.org} sent nothing but signs of life for "
+                    f"{self.peer.org} sent nothing but heartbeats for "
                     f"{tools.idle_timeout_seconds:g} s",
-                    hint="it is connected: ask them whether their node works",
+                    hint="the connection is open: ask its operator whether the node works",
                 )
             for task in [task for task in self._joins.values() if task.done()]:
-                # Raises when the store could not be written.
+                # This raises if the store could not be written.
                 task.result()
             if live and (self._changed.is_set() or intake.reopen or self._until_due() == 0):
                 return
             if not live and not intake.active:
-                # All was refused: whether the peer ends the stream is of no concern any more.
+                # Everything was refused, so it no longer matters whether the peer ends the stream.
                 return
 
     def _report(self, applied: Applied) -> None:
@@ -449,7 +450,7 @@ class Session:
             tools.on_accepted()
 
     async def _give_up(self, error: NodeError) -> None:
-        """Note with each list that its peer cannot be followed now."""
+        """Note for each list that its peer cannot be followed now."""
 
         def note(store: Store) -> None:
             self._intake.fail(store, error)
@@ -459,7 +460,7 @@ class Session:
 
 
 def _add(results: dict[Origin, Progress], progress: Progress) -> None:
-    """Add what a further stream did to what those before did."""
+    """Add the results of a further stream to those of the streams before it."""
     before = results.get(progress.origin)
     if before is not None:
         progress.before = before.before
@@ -478,28 +479,28 @@ def _describe(progress: Progress) -> NodeError:
     match progress.state:
         case FollowState.DAMAGED:
             kind = DamageError
-            hint = "nothing of it is fetched before it is whole: run 'hashfed fsck --repair'"
+            hint = "run 'hashfed fsck --repair': until it is repaired, nothing of it is fetched"
         case FollowState.FORKED:
             kind = ProtocolError
             hint = (
-                "two signed histories of one list exist: it stays where it is; tell its owner, "
-                "and keep this store"
+                "two signed histories of this list exist, so this node takes no more of it: tell "
+                "its owner, and keep this store"
             )
         case FollowState.QUARANTINED:
             kind = ProtocolError
-            hint = "nothing of it was kept; tell the peer, and its owner, what was refused"
+            hint = "nothing of that was kept; tell the peer and the list's owner what was refused"
         case FollowState.DESYNCHRONISED:
             hint = (
                 "follow it from a peer that holds more of it, such as its owner"
                 if progress.reason == FollowReason.CURSOR_TOO_OLD
-                else "the peer lags, or was restored from an old copy: try again later"
+                else "the peer is behind, or was restored from an old copy: try again later"
             )
         case FollowState.STALE if progress.reason == FollowReason.UNAVAILABLE:
             kind = RefusedError
             hint = "ask its owner whether this node is in the list's audience"
         case FollowState.STALE if progress.reason == Reason.TIME_IN_FUTURE:
-            hint = "compare the two machines' clocks"
+            hint = "compare the clocks of the two machines"
         case _:
-            hint = "try again: the peer ended before all had come"
+            hint = "try again: the peer ended the stream before everything had come"
     text = f"{progress.origin}: {progress.detail or progress.state}"
     return kind(text, hint=hint, reason=progress.reason or None)

@@ -17,7 +17,7 @@ _T = TypeVar("_T")
 
 
 class Writer:
-    """Runs writes of all sessions one after the other, outside of the event loop."""
+    """Runs the writes of all sessions one after the other, outside of the event loop."""
 
     def __init__(self, path: Path, clock: Clock) -> None:
         self._path = path
@@ -29,7 +29,7 @@ class Writer:
 
     @property
     def idle_seconds(self) -> float:
-        """For how long nobody has wanted to write; 0 while somebody does."""
+        """How long nobody has wanted to write; 0 while somebody does."""
         return 0.0 if self._waiting else time.monotonic() - self._busy_until
 
     async def run(self, write: Callable[[Store], _T]) -> _T:
@@ -46,11 +46,11 @@ class Writer:
             self._busy_until = time.monotonic()
 
     async def run_aside(self, write: Callable[[Store], _T]) -> _T:
-        """As `run`, but it does not count as work that others should keep out of the way of."""
+        """Like `run`, but for work that others need not wait for."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, self._call, write)
 
     def close(self) -> None:
-        """Wait for what is being written, and close the connection."""
+        """Wait for running writes, and close the connection."""
         self._executor.shutdown(wait=True, cancel_futures=True)
         if self._store is not None:
             self._store.close()

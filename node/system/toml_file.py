@@ -23,6 +23,7 @@ class TomlFile:
     """A parsed file, all keys of which are known.
 
     Attributes:
+        path: where it is.
         document: its sections.
     """
 
@@ -32,7 +33,7 @@ class TomlFile:
         Raises:
             ConfigError: it is not there or not valid, or a section or key is not known.
         """
-        self._path = path
+        self.path = path
         try:
             self._text = path.read_bytes().decode()
             raw = tomllib.loads(self._text)
@@ -57,7 +58,7 @@ class TomlFile:
     def where(self, section: str, key: str) -> str:
         """Say where a key stands, with its line if that is easy to tell."""
         line = _find_line(self._text, section, key)
-        return f"{self._path}, line {line}" if line else str(self._path)
+        return f"{self.path}, line {line}" if line else str(self.path)
 
     def _check(self, section: str, table: object, known: Known) -> Mapping[str, object]:
         where = self.where("", section)

@@ -1,6 +1,6 @@
-"""What a node says of itself while it runs.
+"""What a node reports about itself while it runs.
 
 Rooms:
     logs     structured events on stderr
-    metrics  Prometheus metrics and their port
+    metrics  Prometheus metrics and the port that serves them
 """

@@ -1,7 +1,8 @@
 """Prometheus metrics of a node, and the port that serves them.
 
-Labels are peers, origins, methods and stable words: bounded by what the operator follows, never
-chosen freely by a peer, and never a digest. Knows nothing of where the numbers come from.
+Labels are peers, origins, methods and stable words. What the operator follows bounds their number;
+a peer cannot choose them freely, and they are never digests. Does not know where the numbers come
+from.
 """
 
 from __future__ import annotations
@@ -72,10 +73,10 @@ class MetricsServer:
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """What is said of one metric where it is declared.
+    """The declaration of one metric.
 
     Attributes:
-        name: the name that is served, without the suffix that a kind adds.
+        name: the served name, without the suffix that a kind adds.
         help: one sentence.
         labels: the names of its labels.
     """
@@ -95,10 +96,10 @@ class Metrics:
     build: Annotated[Info, Declared("hashfed_build", "Version of this program and of Python.")]
     list_state: Annotated[
         Gauge,
-        Declared("hashfed_list_state", "1 for the state that the list is in.", ("origin", "state")),
+        Declared("hashfed_list_state", "1 for the current state of the list.", ("origin", "state")),
     ]
     list_position: Annotated[
-        Gauge, Declared("hashfed_list_position", "Deltas of the list that are here.", ("origin",))
+        Gauge, Declared("hashfed_list_position", "Deltas of the list stored here.", ("origin",))
     ]
     list_live_entries: Annotated[
         Gauge, Declared("hashfed_list_live_entries", "Entries in force.", ("origin",))
@@ -115,7 +116,7 @@ class Metrics:
         Gauge,
         Declared(
             "hashfed_list_last_contact_timestamp_seconds",
-            "When a peer last answered for the list; kept to half a minute.",
+            "When a peer last answered for the list, accurate to half a minute.",
             ("origin",),
         ),
     ]
@@ -137,16 +138,14 @@ class Metrics:
         Counter,
         Declared(
             "hashfed_snapshots_joined",
-            "Snapshots put in force in the place of deltas.",
+            "Snapshots put in force instead of deltas.",
             ("origin",),
         ),
     ]
     deltas_refused: Annotated[
         Counter, Declared("hashfed_deltas_refused", "Deltas refused.", ("origin", "reason"))
     ]
-    damages: Annotated[
-        Gauge, Declared("hashfed_damages", "What is known to be damaged.", ("kind",))
-    ]
+    damages: Annotated[Gauge, Declared("hashfed_damages", "Known damages in the store.", ("kind",))]
     last_check: Annotated[
         Gauge,
         Declared(
@@ -173,7 +172,7 @@ class Metrics:
     ]
     rpc_duration: Annotated[
         Histogram,
-        Declared("hashfed_rpc_duration_seconds", "Time that calls took.", ("method",)),
+        Declared("hashfed_rpc_duration_seconds", "How long calls took.", ("method",)),
     ]
 
     def __init__(self, version: str | None = None) -> None:
@@ -182,7 +181,7 @@ class Metrics:
         Args:
             version: the version of this program; by default that of the installed distribution.
         """
-        # A second series for every counter, of no use here. The switch is the process's.
+        # Without this, every counter gets a useless second series. The switch is per process.
         disable_created_metrics()  # type: ignore[no-untyped-call]  # the library left it out
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
@@ -201,10 +200,10 @@ class Metrics:
         self._states: dict[str, str] = {}
 
     def set_list_state(self, origin: str, state: str) -> None:
-        """Show the state of a list, in place of the one before."""
+        """Show the state of a list instead of the one before."""
         before = self._states.get(origin)
         self._states[origin] = state
-        # In this order, so that the list is never without a state.
+        # Keep this order, so that the list is never without a state.
         self.list_state.labels(origin, state).set(1)
         if before is not None and before != state:
             self.list_state.remove(origin, before)
@@ -218,7 +217,7 @@ class Metrics:
             self.last_check.set(known.ended_ms / 1000)
 
     def forget_list(self, origin: str) -> None:
-        """Show nothing any more of a list that is not followed any more."""
+        """Stop showing a list that is no longer followed."""
         for name, (_, said) in declared().items():
             if said.labels == ("origin",):
                 _remove(getattr(self, name), origin)
@@ -258,7 +257,7 @@ def declared() -> dict[str, tuple[type, Declared]]:
 
 
 def _remove(metric: Counter | Gauge, *labels: str) -> None:
-    # Versions of the library differ in whether a series that is not there is an error.
+    # In some versions of the library, a missing series is an error.
     with suppress(KeyError):
         metric.remove(*labels)
 

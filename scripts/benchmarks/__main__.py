@@ -1,4 +1,4 @@
-"""Measures nodes on this machine beside floors and alternatives. See `scripts/bench`."""
+"""Measures nodes on this machine against floors and alternatives. See `scripts/bench`."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def _parse_arguments() -> argparse.Namespace:
         type=_parse_sizes,
         default=_parse_sizes(_SIZES),
         metavar="N,...",
-        help=f"entries of the lists (default {_SIZES}); what is above 1M is measured once, and "
-        "what is compared in detail at the largest of the others",
+        help=f"entries of the lists (default {_SIZES}); sizes above 1M are measured once, and the "
+        "largest of the others in detail",
     )
     parser.add_argument(
         "--rounds", type=int, default=3, metavar="N", help="how often everything is done"
@@ -80,13 +80,13 @@ def _parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there too")
     parser.add_argument(
-        "--write", type=Path, metavar="FILE", help="put the tables into this document"
+        "--write", type=Path, metavar="FILE", help="write the tables into this document"
     )
     parser.add_argument(
         "--again",
         type=Path,
         metavar="FILE",
-        help="measure nothing; print again what --json has kept there",
+        help="measure nothing; print the tables of the figures that --json wrote to this file",
     )
     parser.add_argument(
         "--smoke", action="store_true", help="a short run that fails when a ratio has collapsed"
@@ -118,7 +118,7 @@ def _say(message: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Run:
-    """A run: how it was started, where, how much, and what it has found."""
+    """A run: how and where it was started, how much it measures, and its figures."""
 
     command: str
     machine: dict[str, str]
@@ -126,7 +126,7 @@ class _Run:
     book: Book
 
     def save(self, file: Path) -> None:
-        """Keep every figure."""
+        """Write every figure to a file."""
         raw = {
             "command": self.command,
             "machine": self.machine,
@@ -137,7 +137,7 @@ class _Run:
 
     @classmethod
     def load(cls, file: Path) -> _Run:
-        """Return the run whose figures were kept."""
+        """Return the run whose figures are in a file."""
         raw = json.loads(file.read_text())
         return cls(
             command=raw["command"],
@@ -168,20 +168,20 @@ def _measure(plan: Plan, folder: Path, keep: Path | None) -> _Run:
     try:
         bench.run()
     finally:
-        # Also when it was interrupted: half of a long run is worth keeping.
+        # Do it even after an interruption: half of a long run is worth keeping.
         if keep is not None:
             done.save(keep)
     return done
 
 
 def _measure_apart(plan: Plan, keep: Path | None) -> _Run:
-    """Measure in a folder that goes away."""
+    """Measure in a temporary folder."""
     machine.check_system()
     with tempfile.TemporaryDirectory(prefix="hashfed-bench-") as folder:
         try:
             return _measure(plan, Path(folder), keep)
         finally:
-            # Before their folder goes.
+            # Stop them before their folder is removed.
             stop_all()
 
 
@@ -196,7 +196,7 @@ def main() -> int:
     """Run the benchmark and return the exit code."""
     arguments = _parse_arguments()
     end_on_signals()
-    # Snapshots are made where they are measured, and nowhere else.
+    # Make snapshots only where they are measured.
     os.environ["HASHFED_PUBLISH_SNAPSHOT_OPS"] = "0"
     try:
         if arguments.again is not None:

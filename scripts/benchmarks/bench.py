@@ -1,4 +1,4 @@
-"""A whole run: rounds of everything that is compared, and what is measured once."""
+"""A whole run: rounds of everything that is compared, and everything that is measured once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from scripts.benchmarks.results import Book, Results, short
 from scripts.benchmarks.workers import Conversation, conversing
 
 _AT_SIZES: Final = ("load", "git", "lookup", "delta", "live")
-"""The parts that are measured at sizes; all need what `load` measures."""
+"""The parts that are measured at several sizes; all of them need what `load` measures."""
 
 
 @dataclass(slots=True)
@@ -40,7 +40,7 @@ class Bench:
     _commands: Conversation = field(init=False)
 
     def run(self) -> None:
-        """Measure all of it."""
+        """Measure everything."""
         with conversing("in_commands") as self._commands:
             self._run()
 
@@ -62,7 +62,7 @@ class Bench:
 
     @contextmanager
     def _lists(self, sizes: list[int]) -> Iterator[dict[int, ListFiles]]:
-        """Write lists; they go away after the block."""
+        """Write lists, and remove them after the block."""
         files = {}
         for size in sizes:
             self.say(f"writing a list of {short(size)} entries")
@@ -96,7 +96,7 @@ class Bench:
 
     def _measure_list(self, stage: Stage, files: ListFiles, title: str) -> None:
         plan, count = self.plan, files.count
-        # What is compared with others and takes long is left out for the other sizes.
+        # Long comparisons are left out for the other sizes.
         is_main, is_large = count == plan.main, count >= plan.main
         self.say(f"{title}: floor, .import")
         loading.load_otherwise(stage, files)

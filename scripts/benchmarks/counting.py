@@ -1,4 +1,4 @@
-"""Counts the bytes that two nodes exchange, as what stands between them."""
+"""Counts the bytes that two nodes exchange, as a proxy between them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _FORWARD_BYTES: Final = 64 * 1024
 class Counter:
     """Forwards one port of the loopback interface to another and counts the bytes both ways.
 
-    What it counts is the content of the TCP streams: TLS records with all that is in them, without
-    the headers of TCP and IP, which depend on the network.
+    It counts the content of the TCP streams: whole TLS records, without the headers of TCP and IP,
+    which depend on the network.
 
     Attributes:
         port: where it listens.
@@ -60,7 +60,7 @@ class Counter:
 
 @contextmanager
 def counting(to: int) -> Iterator[Counter]:
-    """Count the bytes of connections to a port for the time of the block."""
+    """Count the bytes of connections to a port while the block runs."""
     with create_server(("127.0.0.1", 0)) as listener:
         counter = Counter(listener, to)
         threading.Thread(target=counter.accept, daemon=True).start()

@@ -1,4 +1,4 @@
-"""Changes of a list: their cost, and whether it depends on the list that they land in."""
+"""Changes of a list: their cost, and whether it depends on the size of the list."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def measure(stage: Stage, now: Session, changes: Changes, *, beside_small: bool)
     for who, running in (("publisher", now.publisher), ("subscriber", now.subscriber)):
         stage.results.put(f"delta.{who}.peak", running.peak_mib)
     for name, taken in times.items():
-        # The first one finds nothing warm; it is not counted.
+        # The first one meets cold caches and does not count.
         put_times(stage.results, name, taken[1:])
     applied = [hand_over(stage.tools, delta, stage.table) for delta in made["delta"]]
     stage.results.put("delta.csv", median(used.wall_s for used in applied))
@@ -62,7 +62,7 @@ def measure_big(stage: Stage, now: Session, changes: Changes, git: Git | None) -
     applied = hand_over(stage.tools, delta, stage.table)
     stage.results.put("big.csv", applied.wall_s)
     if git is not None:
-        # Its work tree has missed the changes before; this one is of the same size there.
+        # The work tree of git has missed the changes before; this one has the same size there.
         git.change_shards(delta.plain)
         used = total(
             [*git.publish(), *git.update(stage.tools.shell, stage.git_table, delta.asserted)]
@@ -71,7 +71,7 @@ def measure_big(stage: Stage, now: Session, changes: Changes, git: Git | None) -
 
 
 def put_times(results: Results, name: str, taken: list[dict[str, float]]) -> None:
-    """Record the medians of what changes took."""
+    """Record the medians of what the changes cost."""
     for one in taken:
         one["all"] = one["stage"] + one["found"]
     for step in _STEPS:

@@ -17,7 +17,7 @@ _LIST: Final = 100_000
 
 
 def measure(stage: Stage, book: Book) -> None:
-    """Measure changes at ever more subscribers: one full node, all others streams."""
+    """Measure changes with more and more subscribers: one full node, the others only streams."""
     plan = stage.plan
     files = write_list(stage.folder / "list", min(plan.main, _LIST))
     coalition = stage.make_nodes()
@@ -42,7 +42,7 @@ def measure(stage: Stage, book: Book) -> None:
                     f"{'; '.join(opened['failures'])}"
                 )
                 continue
-            # The first one finds nothing warm; it is not counted.
+            # The first one meets cold caches and does not count.
             now.publish(changes.additions(1))
             for ops, times in ((1, plan.fanout_ops), (1_000, plan.fanout_batches)):
                 deltas = (changes.additions(ops) for _ in range(times))

@@ -1,7 +1,7 @@
-"""A list in git with signed commits: what a user would do who wants signatures and a history.
+"""A list in git with signed commits, for a user who wants signatures and a history.
 
-One file for each first byte of the hashes, each sorted: a single file would make git delta-compress
-and write all of the list for every change.
+There is one sorted file for each first byte of the hashes. With a single file, git would have to
+delta-compress and write the whole list for every change.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from scripts.benchmarks.shell import Shell
 from scripts.benchmarks.signing import SIGNER, Signing
 
 _ENVIRONMENT: Final = {
-    # Nobody's own settings.
+    # Ignore settings of the user and the system.
     "GIT_CONFIG_GLOBAL": "/dev/null",
     "GIT_CONFIG_SYSTEM": "/dev/null",
     "GIT_TERMINAL_PROMPT": "0",
@@ -25,7 +25,7 @@ _SETTINGS: Final = {
     "user.email": SIGNER,
     "gpg.format": "ssh",
     "init.defaultBranch": "main",
-    # What git does behind a command's back belongs to the command, and must not outlive it.
+    # Background work of git belongs to the command that starts it, and must not outlive it.
     "gc.autoDetach": "false",
     "maintenance.autoDetach": "false",
 }
@@ -39,7 +39,7 @@ class Git:
     Attributes:
         program: `git`.
         signing: the publisher's key.
-        folder: where all three lie.
+        folder: where all three are.
     """
 
     program: Path
@@ -63,7 +63,7 @@ class Git:
 
     @property
     def bare(self) -> Path:
-        """What is pushed to and fetched from."""
+        """The repository that is pushed to and fetched from."""
         return self.folder / "bare.git"
 
     @property
@@ -73,7 +73,7 @@ class Git:
 
     @property
     def url(self) -> str:
-        """How both reach the bare repository: a path alone would link files, not transfer them."""
+        """The URL of the bare repository: with a plain path, git would link files instead."""
         return f"file://{self.bare}"
 
     def write_shards(self, ordered: Path) -> None:
@@ -111,7 +111,7 @@ class Git:
             )
 
     def publish(self) -> list[Usage]:
-        """Commit what is in the work tree, signed, and push it."""
+        """Commit the work tree with a signature, and push it."""
         key = self.signing.key.with_suffix(".pub")
         return [
             self._run("-C", self.tree, "add", "-A"),
@@ -136,7 +136,7 @@ class Git:
         Args:
             shell: the `sqlite3` shell.
             table: the database.
-            asserted: entries that are added or revised.
+            asserted: how many entries are added or revised.
         """
         fetched = self._run("-C", self.clone, "fetch", "-q", "origin", "main")
         changes = self.folder / "changes.csv"
@@ -150,7 +150,7 @@ class Git:
         ]
 
     def transferred_bytes(self) -> int:
-        """Return the bytes that the clone has fetched: its packs."""
+        """Return how many bytes the clone has fetched: the size of its packs."""
         return sum(pack.stat().st_size for pack in self.clone.glob(".git/objects/pack/*.pack"))
 
     def _verify(self, commit: str) -> Usage:

@@ -1,4 +1,4 @@
-"""The goals, and whether a run has reached them: each beside its floor and its alternative."""
+"""The goals, and whether a run has reached them, each with its floor and its alternative."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LARGE: Final = 10_000_000
 _MEMORY_MIB: Final = 300
 """The goal for the peak memory of each process."""
 _FLAT: Final = 1.3
-"""How much more memory at ten times the size is still flat: page caches fill up."""
+"""How much more memory ten times the size may take and still count as flat: caches fill up."""
 
 _DIGEST_BYTES: Final = 32
 _MANY: Final = 200
@@ -31,13 +31,13 @@ class Goal:
     Attributes:
         what: what is measured.
         bound: the goal.
-        least: whether the bound is the least, not the most.
-        unit: of the bound and of what was measured.
+        least: whether the bound is a minimum, not a maximum.
+        unit: the unit of the bound and of what was measured.
         floor: the least that it could cost here.
-        alternative: what a user would get otherwise.
-        ours: what this program does, in the same terms.
-        measured: what is compared with the bound, one for each round.
-        wanted: the size that the goal is set for; None for any.
+        alternative: what a user would get without this program.
+        ours: the result of this program, in the same terms.
+        measured: the values that are compared with the bound, one for each round.
+        wanted: the size for which the goal is set; None for any.
         size: the size that was measured.
     """
 
@@ -128,7 +128,7 @@ def _loading(results: Results, size: int, *, is_main: bool) -> list[Goal]:
             wanted=wanted,
             size=size,
         )
-        # In the owner's order the goal is for the large list alone.
+        # For the owner's order, there is only a goal for the large list.
         for name, title, bound, wanted in (goals[:1] if is_main else goals)
     ]
 

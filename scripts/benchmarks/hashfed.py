@@ -1,4 +1,4 @@
-"""Runs commands of the program within this process, without the start of an interpreter."""
+"""Runs commands of the program in this process, without starting an interpreter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A conversation: what is not measured, or not as a process, without a process for each."""
+"""A conversation: runs commands that are not measured as processes, all in one process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from scripts.benchmarks.tasks import converse
 
 
 class Commands:
-    """Commands of the program, and looks into the stores of nodes."""
+    """Runs commands of the program, and looks into the stores of nodes."""
 
     def run(
         self, home: str, arguments: list[str], output: str | None, environment: Mapping[str, str]
@@ -33,7 +33,7 @@ class Commands:
             Path(output).write_text(printed)
 
     def publish(self, home: str, name: str, files: list[str]) -> float:
-        """Import and publish changes one after the other, and return the seconds of all."""
+        """Import and publish changes one after the other; return the seconds that they all took."""
         start = time.perf_counter()
         for file in files:
             hashfed(home, "--quiet", "import", name, file)
@@ -41,19 +41,19 @@ class Commands:
         return time.perf_counter() - start
 
     def live_entries(self, home: str, origin: str) -> int | None:
-        """Return how many entries of a list are in force; None when it is not there."""
+        """Return how many entries of a list are in force; None if there is no such list."""
         rows = map(json.loads, hashfed(home, "list", "--json").splitlines())
         return next((int(row["live"]) for row in rows if row["list"] == origin), None)
 
     def find_all(self, home: str, wanted: str) -> None:
-        """Look up all hashes of a file: `lookup` fails when one is not there."""
+        """Look up all hashes of a file; `lookup` fails if one of them is not found."""
         hashfed(home, "lookup", "--file", wanted)
 
     def check_behind(self, home: str, origin: str, most: int) -> dict[str, float]:
         """Check the operations tree and the state digest of deltas from all over a list.
 
         Returns:
-            Operations of the deltas that were checked, and the seconds that it took.
+            How many operations the checked deltas have, and how many seconds the check took.
         """
         reader = Store.open_reader(Path(home) / "store.db", SystemClock())
         try:
@@ -74,7 +74,7 @@ class Commands:
             reader.close()
 
     def database_bytes(self, path: str) -> int:
-        """Return the bytes of a database, with nothing left in its write-ahead log."""
+        """Return the size of a database in bytes, after folding back its write-ahead log."""
         connection = sqlite3.connect(path)
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         connection.close()

@@ -18,7 +18,7 @@ _PAUSE_SECONDS: Final = 0.05
 
 
 class Live:
-    """Changes of one list, and a look at them where it is followed."""
+    """Publishes changes of one list, and looks for them at a follower."""
 
     def __init__(self, publisher: str, subscriber: str, name: str) -> None:
         self._publisher = publisher
@@ -26,11 +26,11 @@ class Live:
         self._reader = Store.open_reader(Path(subscriber) / "store.db", SystemClock())
 
     def publish(self, changes: str, probes: list[str], gone: list[str]) -> dict[str, float]:
-        """Import and publish a change, and look up what it says until it is so.
+        """Import and publish a change, and look up its hashes until it is in force.
 
         Returns:
-            Seconds of its import, of `publish`, from the start of `publish` until it was found, and
-            from the end of `publish` to there; and when `publish` was started.
+            The seconds that the import took; the seconds that `publish` took; the seconds from the
+            start and from the end of `publish` until it was found; and when `publish` was started.
         """
         start = time.perf_counter()
         hashfed(self._publisher, "--quiet", "import", self._name, changes)
@@ -56,7 +56,7 @@ class Live:
         }
 
     def _found(self, probes: list[str], gone: list[str]) -> bool:
-        """Tell whether a change is in force at the subscriber."""
+        """Return whether a change is in force at the subscriber."""
         reader = self._reader
         return all(lookup.lookup(reader, probe) for probe in probes) and not any(
             lookup.lookup(reader, probe) for probe in gone

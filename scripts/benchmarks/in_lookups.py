@@ -19,15 +19,15 @@ from scripts.benchmarks.tasks import converse
 Find = Callable[[str], object]
 
 _MOST_KEPT: Final = 20_000
-"""Seconds that are told of lookups during a load: more would make the benchmark itself large, and
-with it, as the kernel counts, every process that it starts (`processes`)."""
+"""How many times of lookups are reported during a load. More would make the benchmark itself large,
+and so, by the way the kernel counts, every process that it starts (`processes`)."""
 
 _CACHE: Final = "PRAGMA cache_size = -65536"
-"""As much as a node has."""
+"""The same cache size as that of a node."""
 
 
 class Lookups:
-    """Lookups one after the other: all of a file, or from when it is told to until it is not."""
+    """Makes lookups one after the other: all hashes of a file, or from `start` until `stop`."""
 
     def __init__(self, who: str, path: str, origin: str) -> None:
         self._who = who
@@ -39,7 +39,7 @@ class Lookups:
         self._thread: threading.Thread | None = None
 
     def _open(self) -> Find:
-        """Open what is looked in: by the thread that looks."""
+        """Open the store or table, in the thread that does the lookups."""
         makers = {
             "node": _in_node,
             "provenance": _provenance,
@@ -49,7 +49,7 @@ class Lookups:
         return makers[self._who](self._path, self._origin)
 
     def each(self, wanted: str, *, found: bool) -> list[float]:
-        """Look up all hashes of a file, which are there or are not, and return seconds of each."""
+        """Look up all hashes of a file, all present or all missing; return the seconds of each."""
         find = self._open()
         seconds = []
         for text in Path(wanted).read_text().split():
@@ -61,13 +61,13 @@ class Lookups:
         return seconds
 
     def start(self, wanted: str) -> None:
-        """Start with the hashes of a file, which are all there, and begin again at its end."""
+        """Start to look up the hashes of a file, all present, and repeat the file at its end."""
         texts = Path(wanted).read_text().split()
         self._thread = threading.Thread(target=self._run, args=(texts,), daemon=True)
         self._thread.start()
 
     def stop(self) -> list[float]:
-        """Stop, and return the seconds of each lookup, or of so many from all over the time."""
+        """Stop; return the seconds of each lookup, or of a sample spread over the whole time."""
         self._stopped.set()
         if self._thread is not None:
             self._thread.join()

@@ -1,4 +1,4 @@
-"""Tasks with SQLite alone: floors."""
+"""Measures floors: tasks with SQLite alone."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ _ROWS_PER_TRANSACTION: Final = 100_000
 def append_floor(path: str, rows: int, width: int) -> dict[str, float]:
     """Append ready rows of a hash and three small numbers to a table with an integer key.
 
-    The least that keeping a list can cost here: no key to find, nothing to check.
+    This is the least that keeping a list can cost here: there is no key to find and nothing to
+    check.
 
     Args:
-        path: the database to be made.
-        rows: how many.
-        width: bytes of a hash.
+        path: the database to make.
+        rows: how many rows to append.
+        width: the size of a hash in bytes.
 
     Returns:
-        Seconds, and bytes of the database.
+        The seconds that it took, and the size of the database in bytes.
     """
     data = os.urandom(width * rows)
     ready = [
@@ -56,7 +57,7 @@ def append_floor(path: str, rows: int, width: int) -> dict[str, float]:
 def commit_floor(path: str, commits: int) -> list[float]:
     """Commit one small row durably, again and again.
 
-    The least that acknowledging a change can cost a node. Returns the seconds of each.
+    This is the least that acknowledging a change can cost a node. Returns the seconds of each.
     """
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("PRAGMA journal_mode = WAL")

@@ -1,8 +1,8 @@
 """A conversation: holds streams of a publisher open, one for each of many organizations.
 
-Each is what a live subscriber has open, with a certificate and a connection of its own. It does not
-verify or keep what comes, which would take as many nodes; it sees that all of it came, the same
-bytes as on every other stream, and when.
+Each stream is like that of a live subscriber, with its own certificate and connection. It does not
+verify or store what comes, which would take as many nodes. It checks that everything came, with the
+same bytes as on every other stream, and records when.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from scripts.benchmarks.tasks import converse
 _T = TypeVar("_T")
 
 _AT_ONCE: Final = 20
-"""Streams that are opened at a time."""
+"""How many streams are opened at a time."""
 
 _SECONDS: Final = 60.0
 
@@ -50,7 +50,7 @@ class Streams:
         )
         self._origin = f"{told['org']}/{name}"
         self._members = [Home(Path(member)) for member in members]
-        # By the size of the log after a delta. Only the loop's thread touches what follows.
+        # By the size of the log after a delta. Only the loop's thread uses the following fields.
         self._digests: dict[int, bytes] = {}
         self._arrivals: dict[int, list[float]] = {}
         self._open = 0
@@ -65,7 +65,7 @@ class Streams:
         return {"open": self._open, "failures": sorted(set(self._failures))}
 
     def arrivals(self, size: int) -> list[float]:
-        """Wait until a delta is at every stream; return when it came to each.
+        """Wait until a delta has come on every stream; return when it came on each.
 
         Args:
             size: the size of the log after the delta.
@@ -73,7 +73,7 @@ class Streams:
         return self._run(self._wait_for(size))
 
     def head(self) -> int:
-        """Return the size of the log as the publisher tells it."""
+        """Return the size of the log according to the publisher."""
         return self._run(self._fetch_cursor()).size
 
     def _run(self, what: Coroutine[Any, Any, _T]) -> _T:

@@ -1,4 +1,4 @@
-"""Lists of other hashes than single SHA-256: what real lists have, and one real list."""
+"""Lists with other hashes than a single SHA-256, as real lists have them, and one real list."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ _PHOTODNA_BYTES: Final = 144
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """What the entries of a list are.
+    """The kind of the entries of a list.
 
     Attributes:
-        title: what a reader is told.
-        width: bytes of the hashes of an entry.
-        change: the line of `hashfed import` for an entry of a number.
-        header: the line before them, if any.
-        rows: the lines of the `sqlite3` shell for it: hash and label, and the id where it has one.
+        title: its name for readers.
+        width: the size of the hashes of an entry in bytes.
+        change: the line of `hashfed import` for the entry with a number.
+        header: the line before those lines, if any.
+        rows: the lines of the `sqlite3` shell for it: hash, label, and the id if it has one.
         columns: the columns of these lines besides the hash.
     """
 
@@ -76,7 +76,7 @@ def _triple(number: int) -> dict[str, str]:
 def _triple_change(number: int) -> str:
     fingerprints = _triple(number)
     labels = [label(fingerprints["sha256"])]
-    # The id is the owner's own: of a case, of a file in a database.
+    # The id is the owner's own, such as that of a case or of a file in a database.
     entry = f"item-{number:08}"
     return json.dumps({"op": "assert", "id": entry, "fingerprints": fingerprints, "labels": labels})
 
@@ -131,7 +131,7 @@ def measure(stage: Stage, kind: Kind) -> None:
 
 
 def measure_real(stage: Stage) -> None:
-    """Measure the real list: every change a delta of its own, fetched by a new subscriber."""
+    """Measure the real list: every change is one delta, and a new subscriber fetches them all."""
     coalition = stage.make_nodes()
     live: dict[str, tuple[str, dict[str, str]]] = {}
     files = []
@@ -146,7 +146,7 @@ def measure_real(stage: Stage) -> None:
     stage.results.put("published", count / seconds)
     _receive(stage, coalition, count)
     plain, unsorted = stage.folder / "plain.csv", stage.folder / "unsorted.csv"
-    # A file can be listed under two labels, which is one row of a table that is keyed by the hash.
+    # A file can be listed under two labels. In a table that is keyed by the hash, that is one row.
     rows = {
         text: f"{text},{entry},{name}\n"
         for entry, (name, digests) in live.items()
@@ -171,7 +171,7 @@ def _receive(stage: Stage, coalition: Coalition, count: int) -> None:
             counted = coalition.join("counted", through=counter.port)
             counted.run("sync")
             sent = counter.take()
-            # The second sync brings nothing: what it sends is what any contact costs.
+            # The second sync brings nothing, so it shows what any contact costs.
             counted.run("sync")
             idle = counter.take()
             coalition.check_complete(counted, count)
@@ -210,7 +210,7 @@ def _replay(
 
 
 def _real_id(name: str, digests: dict[str, str]) -> str:
-    # Not the hash alone: that list has items under two labels, which are two entries of it.
+    # The hash alone is not enough: an item under two labels is two entries of that list.
     return f"{name}/{digests.get('sha256') or digests.get('sha1') or digests['md5']}"
 
 

@@ -1,7 +1,7 @@
 """The list that is measured: single SHA-256 hashes with one label each, and changes to it.
 
-Everything follows from the number of an entry, so every run has the same list. The numbers' order
-is random order of hashes: the order in which an owner, who adds to a list over years, keeps it.
+Everything follows from the number of an entry, so every run has the same list. In the order of the
+numbers, the hashes are in random order, as in the list of an owner who adds to it over years.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _LABELS: Final = tuple(f"category-{number:02}" for number in range(12))
 _BLOCK: Final = 1_000
 
 REVISED: Final = "revised-"
-"""How the labels start that a revision gives."""
+"""The beginning of the labels that a revision gives."""
 
 NEW_SHARE: Final = 0.5
 REVISED_SHARE: Final = 0.4
@@ -34,7 +34,7 @@ def digest(number: int) -> str:
 
 
 def label(hash_text: str) -> str:
-    """Return the label of an entry: skewed, as labels are."""
+    """Return the label of an entry; some labels are much more frequent than others."""
     return _LABELS[min(int(hash_text[0:2], 16) % 12, int(hash_text[2:4], 16) % 12)]
 
 
@@ -43,7 +43,7 @@ class ListFiles:
     """One list as files.
 
     Attributes:
-        count: its entries.
+        count: how many entries it has.
         changes: for `hashfed import`, in the owner's order.
         shuffled: for the `sqlite3` shell, in the owner's order.
         ordered: for the `sqlite3` shell, in the order of the hashes.
@@ -56,7 +56,7 @@ class ListFiles:
 
 
 def write_list(folder: Path, count: int, first: int = 0) -> ListFiles:
-    """Write a list of `count` entries, from a number on."""
+    """Write a list of `count` entries, starting with a number."""
     folder.mkdir()
     files = ListFiles(
         count=count,
@@ -78,19 +78,19 @@ def write_list(folder: Path, count: int, first: int = 0) -> ListFiles:
 
 
 def sort_lines(source: Path, target: Path) -> None:
-    """Sort a file's lines by their bytes, and let what is measured next not pay for writing it."""
+    """Sort a file's lines by their bytes, and sync it, so as not to slow the next measurement."""
     run(["sort", "-S", "64M", "-T", target.parent, "-o", target, source], env={"LC_ALL": "C"})
     os.sync()
 
 
 def write_wanted(path: Path, numbers: Iterable[int], prefix: str = "sha256:") -> None:
-    """Write hashes to look up, one a line."""
+    """Write hashes to look up, one per line."""
     with path.open("w") as file:
         file.writelines(f"{prefix}{digest(number)}\n" for number in numbers)
 
 
 def spread_numbers(size: int, count: int) -> range:
-    """Return numbers of at most so many entries from all over a list: their hashes are random."""
+    """Return the numbers of up to `count` entries, spread over a list: their hashes are random."""
     step = max(1, size // count)
     return range(0, step * min(size, count), step)
 
@@ -100,12 +100,12 @@ class DeltaFiles:
     """One change of a list as files.
 
     Attributes:
-        ops: its operations.
-        asserted: those that are no retractions.
+        ops: how many operations it has.
+        asserted: how many of them are not retractions.
         changes: for `hashfed import`.
         plain: for the `sqlite3` shell: `+` or `-`, hash, label.
-        probes: hashes that are found when, and only when, the change is in force.
-        gone: hashes that are found until it is.
+        probes: hashes that are found only when the change is in force.
+        gone: hashes that are found until the change is in force.
     """
 
     ops: int
@@ -118,11 +118,11 @@ class DeltaFiles:
 
 @dataclass(slots=True)
 class Changes:
-    """Makes changes of a list, each fit to follow the one before.
+    """Makes changes of a list, each of which can follow the one before.
 
     Attributes:
         folder: where their files go.
-        count: entries of the list that they start from.
+        count: how many entries the list has at the start.
     """
 
     folder: Path
@@ -138,27 +138,27 @@ class Changes:
 
     @property
     def live(self) -> int:
-        """Entries in force after all changes."""
+        """How many entries are in force after all changes."""
         return self._next - len(self._retracted)
 
     def is_live(self, number: int) -> bool:
-        """Tell whether an entry is in force after all changes."""
+        """Return whether an entry is in force after all changes."""
         return number < self._next and number not in self._retracted
 
     def additions(self, ops: int) -> DeltaFiles:
-        """Make a change of new entries alone."""
+        """Make a change that only adds entries."""
         return self._write(self._take_new(ops), [], [])
 
     def retractions(self, ops: int) -> DeltaFiles:
-        """Make a change of retractions alone."""
+        """Make a change that only retracts entries."""
         return self._write([], [], self._draw(ops))
 
     def revisions(self, ops: int) -> DeltaFiles:
-        """Make a change of revisions alone."""
+        """Make a change that only revises entries."""
         return self._write([], self._draw(ops), [])
 
     def mixed(self, ops: int) -> DeltaFiles:
-        """Make a change of new, revised and retracted entries, from all over the list."""
+        """Make a change of new, revised and retracted entries, spread over the list."""
         new, revised = round(ops * NEW_SHARE), round(ops * REVISED_SHARE)
         touched = self._draw(ops - new)
         return self._write(self._take_new(new), touched[:revised], touched[revised:])
@@ -170,7 +170,7 @@ class Changes:
     def _draw(self, count: int) -> list[int]:
         """Draw entries in force."""
         if count > self.live:
-            raise BenchError(f"{count} entries of a list of {self.live} cannot be changed at once")
+            raise BenchError(f"cannot change {count} entries at once of a list of {self.live}")
         drawn: dict[int, None] = {}
         while len(drawn) < count:
             number = self._random.randrange(self._next)
@@ -184,7 +184,7 @@ class Changes:
         rows = [("+", text, label(text)) for text in map(digest, new)]
         rows += [("+", digest(number), f"{REVISED}{self._made}") for number in revised]
         rows += [("-", digest(number), "") for number in retracted]
-        # Nobody keeps changes sorted by hash, nor by what they do.
+        # Nobody keeps changes sorted by hash or by kind.
         self._random.shuffle(rows)
         files = DeltaFiles(
             ops=len(rows),

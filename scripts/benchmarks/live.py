@@ -1,4 +1,4 @@
-"""Changes published while nodes serve: how long until a lookup elsewhere finds them."""
+"""Changes published while nodes serve: the time until a lookup at another node finds them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Session:
 
 @contextmanager
 def session(publisher: Party, subscriber: Party) -> Iterator[Session]:
-    """Serve at both for the time of the block."""
+    """Serve at both nodes while the block runs."""
     with (
         publisher.serving() as serving,
         subscriber.serving() as following,
@@ -59,7 +59,7 @@ def session(publisher: Party, subscriber: Party) -> Iterator[Session]:
 def measure(stage: Stage, now: Session, changes: Changes) -> None:
     """Measure from publish to found, for one operation and for a thousand."""
     plan, results = stage.plan, stage.results
-    # The first one finds nothing warm; it is not counted.
+    # The first one meets cold caches and does not count.
     now.publish(changes.additions(1))
     singles = [
         changes.retractions(1) if number % 2 else changes.additions(1)

@@ -1,4 +1,4 @@
-"""A list from its publisher to a subscriber, and what loading it otherwise costs."""
+"""A list on its way from publisher to subscriber, and the cost of loading it in other ways."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def load_otherwise(stage: Stage, files: ListFiles) -> None:
         used[name] = stage.tools.shell.load(source, database, count)
         results.put_usage(name, used[name], count)
         results.put(f"{name}.bytes", database.stat().st_size / count)
-    # Nothing else is done with this one, and it would take up page cache.
+    # This one is not needed any more, and would take up page cache.
     ordered.unlink()
     signed = stage.tools.signing.sign(files.ordered)
     verified = stage.tools.signing.verify(files.ordered)
@@ -53,7 +53,7 @@ def load_otherwise(stage: Stage, files: ListFiles) -> None:
 
 
 def append_rows(stage: Stage, count: int, width: int) -> None:
-    """Measure the append floor for entries with so many bytes of hashes."""
+    """Measure the append floor for entries whose hashes have this many bytes."""
     rows, path = min(count, FLOOR_ROWS), str(stage.floor_table)
     done = work(stage.folder, "in_sqlite", "append_floor", path=path, rows=rows, width=width)
     stage.results.put("floor", rows / done["seconds"])
@@ -63,7 +63,7 @@ def append_rows(stage: Stage, count: int, width: int) -> None:
 def load_by_git(stage: Stage, files: ListFiles) -> Git:
     """Measure git from the publisher's work tree to a table at the subscriber."""
     git = Git.create(stage.tools.git, stage.tools.signing, stage.folder / "git")
-    # The files are as they are to be kept; writing them is not counted.
+    # The files are in the order in which git keeps them; writing them is not counted.
     git.write_shards(files.ordered)
     published = total(git.publish())
     loaded = total(git.load(stage.tools.shell, stage.git_table, files.count))
@@ -88,7 +88,7 @@ def publish(stage: Stage, publisher: Party, files: ListFiles) -> None:
 
 
 def sync(stage: Stage, coalition: Coalition, subscriber: Party, count: int) -> None:
-    """Measure the first sync of a subscriber, and see that all of it came."""
+    """Measure the first sync of a subscriber, and check that everything came."""
     results = stage.results
     with coalition.publisher.serving() as server:
         served = server.cpu_s

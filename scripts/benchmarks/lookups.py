@@ -24,12 +24,12 @@ from scripts.benchmarks.tables import percentiles, rate, section, table, time
 from scripts.benchmarks.workers import Conversation, conversing
 
 _LEAST_S: Final = 0.001
-"""What is left of a short command, when under load its start alone takes longer than all of it."""
+"""The time left for a short command if, under load, its start alone takes longer than that."""
 
 _PASTED: Final = 1_000
 _LOADED: Final = "loaded"
 _FAR: Final = 1_000_000_000
-"""A number that no list of a run reaches."""
+"""A number larger than those of all entries in a run."""
 
 
 # --- measuring --------------------------------------------------------------------------------
@@ -96,9 +96,9 @@ def measure_busy(
     Args:
         stage: where this takes place.
         coalition: the nodes.
-        subscriber: where lookups are, and what fetches.
-        size: entries of both lists.
-        changes: what has become of the one that lookups are in.
+        subscriber: the node that fetches, and in which hashes are looked up.
+        size: how many entries each of the two lists has.
+        changes: the changes of the list in which hashes are looked up.
     """
     files = write_list(stage.folder / "busy-list", size, first=2 * _FAR)
     coalition.add_list(_LOADED, subscriber)

@@ -1,4 +1,4 @@
-"""The machine and the programs that a run was made with."""
+"""The machine and the programs of a run."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _BYTES_ALWAYS: Final = 300 * 1024 * 1024
 
 
 def describe(programs: Mapping[str, str]) -> dict[str, str]:
-    """Return what is to be known about a run, by name.
+    """Return facts about a run, by name.
 
     Args:
-        programs: versions of what this program is compared with and of what it uses.
+        programs: the versions of the programs that it is compared with and that it uses.
     """
     return {
         "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
@@ -51,7 +51,7 @@ def check_system() -> None:
     """Refuse to start where processes cannot be measured.
 
     Raises:
-        BenchError: this is no Linux.
+        BenchError: this is not Linux.
     """
     if platform.system() != "Linux":
         raise BenchError(f"needs Linux: it reads /proc, and this is {platform.system()}")
@@ -67,27 +67,27 @@ def check_disk(folder: Path, entries: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise BenchError(
-            f"{folder} has {free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB are needed; "
-            "name a larger place with TMPDIR, or smaller --sizes"
+            f"{folder} has {free / 1e9:.1f} GB free, but {needed / 1e9:.1f} GB are needed: "
+            "name a larger folder with TMPDIR, or smaller --sizes"
         )
 
 
 def find_program(name: str, package: str, say: Callable[[str], None]) -> Path:
-    """Return a program; install it where that can be done without asking.
+    """Return a program; install it if that is possible without asking.
 
     Args:
         name: the program.
-        package: what it is in, on Debian and Ubuntu.
+        package: its package on Debian and Ubuntu.
         say: tells the person what is going on.
 
     Raises:
-        BenchError: there is none.
+        BenchError: it is not installed.
     """
     found, installer = shutil.which(name), shutil.which("apt-get")
     if found is None and installer is not None and os.geteuid() == 0:
         say(f"installing {package}")
         for command in (["update"], ["install", "-y", "--no-install-recommends", package]):
-            subprocess.run(  # what it says matters only when the program is not there afterwards
+            subprocess.run(  # its output matters only if the program is missing afterwards
                 [installer, "-qq", *command],
                 check=False,
                 stdin=subprocess.DEVNULL,
@@ -97,7 +97,7 @@ def find_program(name: str, package: str, say: Callable[[str], None]) -> Path:
         found = shutil.which(name)
     if found is None:
         raise BenchError(
-            f"{name} is not installed, and it is what this program is compared with; "
-            f"on Debian or Ubuntu: apt-get install {package}"
+            f"{name}, with which this program is compared, is not installed; "
+            f"on Debian or Ubuntu, run: apt-get install {package}"
         )
     return Path(found)

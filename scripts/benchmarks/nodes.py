@@ -1,4 +1,4 @@
-"""A publisher and those who follow it: nodes in folders, driven as their operators would."""
+"""A publisher and its followers: nodes in folders, run as their operators would run them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _HASHFED: Final = Path(sys.executable).with_name("hashfed")
 
 
 def start_time(command: str) -> float:
-    """Return the seconds in which a command starts, with all it imports, and does nothing."""
+    """Return the seconds that a command takes to start, with all its imports, and do nothing."""
     return run([_HASHFED, command, "--help"]).wall_s
 
 
@@ -49,11 +49,11 @@ class Party:
     def run(
         self, *arguments: str | Path, stdin: Path | None = None, discard_output: bool = False
     ) -> Usage:
-        """Run a command of this node in a process of its own."""
+        """Run a command of this node in a new process."""
         return run(self.command(*arguments), stdin=stdin, discard_output=discard_output)
 
     def serving(self) -> AbstractContextManager[Running]:
-        """Serve for the time of a block."""
+        """Serve while a block runs."""
         log = self.home.with_name(f"{self.home.name}.log")
         return serving(self.command("serve"), self.port, log)
 
@@ -63,8 +63,8 @@ class Coalition:
     """A publisher, its lists, and the nodes that follow it.
 
     Attributes:
-        folder: where all their files lie; it is made.
-        commands: runs what is not measured.
+        folder: where all their files are; it is created.
+        commands: runs commands that are not measured.
         publisher: the publisher.
     """
 
@@ -92,7 +92,7 @@ class Coalition:
         return party
 
     def write_invitation(self, through: int | None = None) -> Path:
-        """Write the publisher's invitation, for those who call it at its own or another port."""
+        """Write the publisher's invitation, with its own port or another one."""
         called = self.publisher.port if through is None else through
         return self._invite(self.publisher, {"HASHFED_NODE_ADVERTISE": f"127.0.0.1:{called}"})
 
@@ -111,19 +111,19 @@ class Coalition:
         self._do(follower, "follow", f"{PUBLISHER}/{name}")
 
     def publish(self, files: Sequence[Path], name: str = LIST) -> float:
-        """Import and publish changes one after the other, and return the seconds of all."""
+        """Import and publish changes one after the other; return the seconds that they all took."""
         seconds: float = self.commands.ask(
             "publish", home=str(self.publisher.home), name=name, files=list(map(str, files))
         )
         return seconds
 
     def sync(self, subscriber: Party) -> None:
-        """Let a subscriber fetch what there is, by the way."""
+        """Let a subscriber fetch what there is, without measuring it."""
         with self.publisher.serving():
             subscriber.run("sync")
 
     def check_complete(self, party: Party, count: int, name: str = LIST) -> None:
-        """Refuse a figure of a sync that has not brought the whole list.
+        """Check that a sync has brought the whole list.
 
         Raises:
             BenchError: the node has another number of live entries.
@@ -134,7 +134,7 @@ class Coalition:
             raise BenchError(f"{party.home.name} has {live} live entries, expected {count}")
 
     def database_bytes(self, party: Party) -> int:
-        """Return the bytes of a node's database."""
+        """Return the size of a node's database in bytes."""
         return int(self.commands.ask("database_bytes", path=str(party.store)))
 
     def _enroll(self, party: Party) -> Party:

@@ -1,4 +1,4 @@
-"""How much is measured, and what it is measured with."""
+"""How much is measured, and with which programs."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ PARTS: Final = {
     "fanout": "many live subscribers",
     "snapshot": "bootstrap by snapshot and by deltas",
 }
-"""What can be measured alone."""
+"""The parts that can be measured alone."""
 
 _ROUNDS_UP_TO: Final = 1_000_000
-"""A larger list is measured once: it would be all that a run does."""
+"""A larger list is measured only once: otherwise it would take all the time of a run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,24 +35,24 @@ class Plan:
     """How much is measured.
 
     Attributes:
-        sizes: entries of the lists, ascending.
-        rounds: how often.
-        parts: which of PARTS.
-        single_ops: publishes of one operation, for latency.
-        batches: publishes of 1,000 operations, for latency.
-        deltas: changes of 1,000 operations, for their cost.
-        big_delta: operations of one large change.
-        lookups: hashes that are looked up one by one.
-        bulk: hashes that are looked up in one command.
+        sizes: how many entries the lists have, ascending.
+        rounds: how often everything is measured.
+        parts: which of PARTS are measured.
+        single_ops: how many publications of one operation there are, for latency.
+        batches: how many publications of 1,000 operations there are, for latency.
+        deltas: how many changes of 1,000 operations there are, for their cost.
+        big_delta: how many operations one large change has.
+        lookups: how many hashes are looked up one by one.
+        bulk: how many hashes are looked up in one command.
         starts: how often the start of the program is measured in a round.
-        kinds: kinds of hashes.
-        kind_size: entries of a list of each.
-        replayed: changes of the real list.
-        series: changes one after the other.
-        subscribers: live subscribers.
-        fanout_ops: publishes of one operation for each number of subscribers.
-        fanout_batches: publishes of 1,000 operations for each.
-        small_deltas: changes of a list that has many small ones.
+        kinds: the kinds of hashes.
+        kind_size: how many entries a list of each kind has.
+        replayed: how many changes of the real list are replayed.
+        series: how many changes follow one another.
+        subscribers: how many live subscribers there are.
+        fanout_ops: publications of one operation for each number of subscribers.
+        fanout_batches: publications of 1,000 operations for each number of subscribers.
+        small_deltas: how many changes a list of many small changes has.
         rewrites: how often every entry of a list is revised.
     """
 
@@ -88,17 +88,17 @@ class Plan:
 
     @property
     def main(self) -> int:
-        """The size that everything is measured at: the largest that is measured in rounds."""
+        """The size at which everything is measured: the largest that is measured in rounds."""
         return max((size for size in self.sizes if size <= _ROUNDS_UP_TO), default=self.sizes[0])
 
     def has(self, *parts: str) -> bool:
-        """Tell whether any of some parts is measured."""
+        """Return whether any of these parts is measured."""
         return not self.parts.isdisjoint(parts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tools:
-    """What this program is compared with.
+    """The programs with which this one is compared.
 
     Attributes:
         shell: the `sqlite3` shell.
@@ -113,14 +113,14 @@ class Tools:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """Where one part of a benchmark takes place.
+    """Everything that one part of a benchmark needs.
 
     Attributes:
         plan: how much is measured.
-        tools: what is compared with.
-        folder: where files go; it is there, and goes away afterwards.
+        tools: the programs to compare with.
+        folder: where files go; it exists, and is removed afterwards.
         results: where figures go.
-        commands: runs what is not measured.
+        commands: runs commands that are not measured.
         say: tells the person what is going on.
     """
 

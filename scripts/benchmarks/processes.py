@@ -1,7 +1,7 @@
-"""Child processes: what they cost, and that none outlives the benchmark.
+"""Child processes: measures their cost, and makes sure that none outlives the benchmark.
 
-The measuring process itself stays small: the kernel counts the memory of a parent at the moment of
-the fork as the child's, so a large parent would hide what its children need.
+The measuring process itself stays small. The kernel counts the memory of the parent at the moment
+of the fork as the child's, so a large parent would hide what its children need.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Usage:
         wall_s: seconds from its start to its end.
         cpu_s: seconds of processor time, user and system.
         peak_mib: the most memory that was resident at any time.
-        output: what it printed on stdout.
+        output: its output on stdout.
     """
 
     wall_s: float
@@ -50,7 +50,7 @@ class Usage:
 
 
 def total(uses: Sequence[Usage]) -> Usage:
-    """Return what processes cost that ran one after the other."""
+    """Return the total cost of processes that ran one after the other."""
     return Usage(
         wall_s=sum(used.wall_s for used in uses),
         cpu_s=sum(used.cpu_s for used in uses),
@@ -82,8 +82,8 @@ def run(
         try:
             _, status, used = os.wait4(process.pid, 0)
             wall_s = time.perf_counter() - start
-            # Popen has not seen the end, since wait4 took it: without this it would signal a
-            # process id that may be another's by now.
+            # Popen has not seen the end, because wait4 has. Without this it would signal a process
+            # id that may belong to another process by now.
             process.returncode = os.waitstatus_to_exitcode(status)
         finally:
             _stop(process)
@@ -115,7 +115,7 @@ def show(command: Sequence[str | Path]) -> str:
 
 
 class Running:
-    """A process that goes on while it is looked at."""
+    """A running process whose cost can be read."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
@@ -123,7 +123,7 @@ class Running:
     @property
     def cpu_s(self) -> float:
         """Seconds of processor time until now."""
-        # The name of the program, in parentheses, may have spaces in it.
+        # The name of the program, in parentheses, may contain spaces.
         text = Path(f"/proc/{self._process.pid}/stat").read_text(encoding="ascii")
         fields = text.rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -135,14 +135,14 @@ class Running:
         for line in text.splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024 / _MIB
-        raise BenchError("the kernel tells no peak memory of processes (VmHWM)")
+        raise BenchError("the kernel does not report the peak memory of processes (VmHWM)")
 
 
 @contextmanager
 def running(
     command: Sequence[str | Path], *, stdin: int, stdout: int | IO[bytes], stderr: int | IO[bytes]
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a process for the time of the block, and end it then."""
+    """Run a process while the block runs, and stop it then."""
     process = _start(command, stdin=stdin, stdout=stdout, stderr=stderr)
     try:
         yield process
@@ -155,7 +155,7 @@ def running(
 
 @contextmanager
 def serving(command: Sequence[str | Path], port: int, log: Path) -> Iterator[Running]:
-    """Run a server for the time of the block, which starts when its port answers.
+    """Run a server while the block runs; the block starts when its port answers.
 
     Raises:
         BenchError: it ended, or did not answer in time.
@@ -195,7 +195,7 @@ def _start(
     stderr: int | IO[bytes],
     env: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start a process that `stop_all` knows of from its first moment on."""
+    """Start a process that `stop_all` knows about from the first moment."""
     with signals_held():
         process = subprocess.Popen(
             [str(part) for part in command],
@@ -209,7 +209,7 @@ def _start(
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End a process in order, or by force if it does not listen."""
+    """Ask a process to stop; kill it if it does not."""
     if process.poll() is None:
         process.terminate()
         try:
@@ -221,7 +221,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def stop_all() -> None:
-    """End whatever is still running."""
+    """Stop everything that is still running."""
     for process in list(_running):
         _stop(process)
 

@@ -1,4 +1,4 @@
-"""All that a person reads of a run, in Markdown, and the place where it stands in a document."""
+"""Everything that a person reads about a run, in Markdown, and its place in a document."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def render(book: Book, plan: Plan, machine: dict[str, str], command: str) -> str
 
 
 def write_into(path: Path, tables: str) -> None:
-    """Put tables into their place in a document.
+    """Write tables to their place in a document.
 
     Raises:
         BenchError: it has no such place.
@@ -55,5 +55,5 @@ def write_into(path: Path, tables: str) -> None:
     before, begin, rest = path.read_text(encoding="utf-8").partition(_BEGIN)
     _, end, after = rest.partition(_END)
     if not begin or not end:
-        raise BenchError(f"{path} has no place for tables: the lines {_BEGIN!r} and {_END!r}")
+        raise BenchError(f"{path} lacks the lines around the tables: {_BEGIN!r} and {_END!r}")
     path.write_text(f"{before}{begin}\n\n{tables}\n{end}{after}", encoding="utf-8")

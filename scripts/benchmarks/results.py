@@ -1,7 +1,7 @@
-"""Figures of all rounds, and what is said of them: medians with their range, ratios, percentiles.
+"""The figures of all rounds, and their statistics: medians with ranges, ratios, percentiles.
 
-Rates of one machine drift by a factor of two within hours, so that only ratios of figures of the
-same round say anything: a ratio here is the median of the rounds' ratios, not a ratio of medians.
+The rates of one machine drift by a factor of two within hours, so only ratios of figures of the
+same round mean anything: a ratio here is the median of the rounds' ratios, not a ratio of medians.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ class Results:
         self.rounds.append({})
 
     def put(self, name: str, value: float) -> None:
-        """Record a value of the present round."""
+        """Record a value of the current round."""
         self.rounds[-1][name] = value
 
     def put_usage(self, name: str, used: Usage, entries: int = 0) -> None:
         """Record what a process cost.
 
         Args:
-            name: of the figure: a rate in entries a second, or else seconds. Beside it stand its
-                `cpu` in seconds and its `peak` in MiB.
-            used: what it cost.
-            entries: how many it has worked on, for a rate.
+            name: the name of the figure, which is a rate in entries per second, or else seconds.
+                Its `cpu` in seconds and its `peak` in MiB are recorded as well.
+            used: what the process cost.
+            entries: how many entries it has processed, for a rate.
         """
         self.put(name, entries / used.wall_s if entries else used.wall_s)
         self.put(f"{name}.cpu", used.cpu_s)
@@ -52,11 +52,11 @@ class Results:
         self.samples.setdefault(name, []).extend(values)
 
     def values(self, name: str) -> list[float]:
-        """Return a figure of each round that has it."""
+        """Return the values of a figure, one for each round that has it."""
         return [values[name] for values in self.rounds if name in values]
 
     def ratios(self, above: str, below: str) -> list[float]:
-        """Return the ratio of two figures of each round that has both."""
+        """Return the ratios of two figures, one for each round that has both."""
         return [
             values[above] / values[below]
             for values in self.rounds
@@ -74,9 +74,9 @@ class Results:
         return median(self.values(name))
 
     def percentile(self, name: str, percent: float) -> float:
-        """Return a percentile of samples: the least that so many of them do not exceed."""
+        """Return a percentile of samples: the least sample that this share does not exceed."""
         ordered = sorted(self.samples[name])
-        # The nearest rank, which is always one of the samples.
+        # Use the nearest rank, which is always one of the samples.
         return ordered[max(0, -int(-percent * len(ordered) // 100) - 1)]
 
 
@@ -85,9 +85,9 @@ class Book:
     """All figures of a run.
 
     Attributes:
-        sizes: those of lists of single SHA-256 hashes, by their number of entries.
-        kinds: those of lists of other hashes, by kind.
-        once: those that are taken once.
+        sizes: figures of lists of single SHA-256 hashes, by their number of entries.
+        kinds: figures of lists of other hashes, by kind.
+        once: figures that are taken only once.
         skipped: what could not be measured, and why.
     """
 

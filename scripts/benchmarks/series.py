@@ -1,4 +1,4 @@
-"""Many changes one after the other, as a list lives: each published and synced, each as CSV."""
+"""Many changes one after the other, as in real use: each published, synced, and sent as CSV."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scripts.benchmarks.signed_csv import hand_over
 from scripts.benchmarks.tables import percentiles, section, table
 
 _END: Final = 0.2
-"""The share of a series whose middle is compared with that of its other end."""
+"""The share of a series at each end; the medians of the two ends are compared."""
 
 
 # --- measuring --------------------------------------------------------------------------------
@@ -31,7 +31,7 @@ def measure(stage: Stage) -> None:
     coalition.sync(subscriber)
     changes = Changes(stage.folder / "changes", files.count)
     with session(coalition.publisher, subscriber) as now:
-        # In turn, so that a slow minute hits both.
+        # Take turns, so that a slow minute affects both.
         for delta in (changes.mixed(plan.big_delta) for _ in range(plan.series)):
             taken = now.publish(delta)
             by_csv = hand_over(stage.tools, delta, stage.table)

@@ -8,7 +8,7 @@ from typing import Final
 
 from scripts.benchmarks.processes import BenchError, Usage, run
 
-# As much cache as a node has: the shell's own 2 MB would make it slower.
+# The same cache size as that of a node: the shell's own 2 MB would make it slower.
 _CACHE: Final = "PRAGMA cache_size = -65536;\n"
 _LOAD: Final = """\
 CREATE TABLE h(hash TEXT PRIMARY KEY, {columns}) WITHOUT ROWID;
@@ -22,7 +22,7 @@ CREATE TEMP TABLE w(hash TEXT);
 .import '{source}' w
 SELECT h.hash, h.label FROM w JOIN h USING (hash);
 """
-# A line says `+` or `-`, a hash and a label. What is replaced is both taken out and put in.
+# A line has `+` or `-`, a hash and a label. A replaced row is both removed and inserted.
 _APPLY: Final = """\
 CREATE TEMP TABLE d(op TEXT, hash TEXT, label TEXT);
 .mode csv
@@ -57,8 +57,8 @@ class Shell:
 
         Args:
             source: lines of a hash and the other columns: a file, or a command after `|`.
-            table: the database to be made.
-            rows: how many there are.
+            table: the database to make.
+            rows: how many rows there are.
             columns: the columns besides the hash.
 
         Raises:
@@ -71,7 +71,7 @@ class Shell:
         return used
 
     def let_read(self, table: Path) -> None:
-        """Let others read a table while it is written, which its first journal does not."""
+        """Let others read a table while it is written, which its default journal does not."""
         self._run(table, "PRAGMA journal_mode = WAL;\n")
 
     def add(self, source: Path, table: Path) -> Usage:
@@ -84,10 +84,10 @@ class Shell:
         Args:
             source: lines of `+` or `-`, hash and label.
             table: the database.
-            asserted: entries that it adds or revises.
+            asserted: how many entries it adds or revises.
 
         Raises:
-            BenchError: fewer rows have changed.
+            BenchError: another number of rows has changed.
         """
         used = self._run(table, _APPLY.format(source=source))
         if int(used.output) < asserted:
@@ -95,11 +95,11 @@ class Shell:
         return used
 
     def find(self, wanted: Path, table: Path) -> Usage:
-        """Look all hashes of a file up in a table."""
+        """Look up all hashes of a file in a table."""
         return self._run(table, _FIND.format(source=wanted), discard_output=True)
 
     def version(self) -> str:
-        """Return the version of its SQLite."""
+        """Return the version of SQLite that it uses."""
         return run([self.program, "--version"]).output.partition(" ")[0]
 
     def _run(self, table: Path, statements: str, *, discard_output: bool = False) -> Usage:

@@ -1,4 +1,4 @@
-"""Changes as signed CSV files: what a user would do who wants to know that they are genuine."""
+"""Changes as signed CSV files, for a user who wants to know that they are genuine."""
 
 from __future__ import annotations
 

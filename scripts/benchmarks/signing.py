@@ -9,19 +9,19 @@ from typing import Final
 from scripts.benchmarks.processes import BenchError, Usage, run
 
 SIGNER: Final = "publisher@hotline.example"
-"""Whom the allowed signers name."""
+"""The signer that the file of allowed signers names."""
 
 _NAMESPACE: Final = "file"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signing:
-    """An Ed25519 key of one publisher, and the file by which others know it.
+    """An Ed25519 key of one publisher, and the file from which others know it.
 
     Attributes:
         program: `ssh-keygen`.
-        key: the private key; the public one lies beside it.
-        allowed: the allowed signers, which the others have.
+        key: the private key; the public key is beside it.
+        allowed: the file of allowed signers, which the others have.
     """
 
     program: Path
@@ -47,7 +47,7 @@ class Signing:
         """Verify a file.
 
         Raises:
-            BenchError: it is not signed, or the program did not look.
+            BenchError: it is not signed, or the program did not check it.
         """
         command: list[str | Path] = [self.program, "-Y", "verify", "-f", self.allowed]
         command += ["-I", SIGNER, "-n", _NAMESPACE, "-s", self._signature(file)]

@@ -1,4 +1,4 @@
-"""What a short run must not show: ratios that no noise explains."""
+"""Checks a short run for ratios that noise does not explain."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ PLAN: Final = Plan(
     small_deltas=5,
     rewrites=1,
 )
-"""Seconds long; it says nothing about speed."""
+"""It takes seconds, and says nothing about speed."""
 
 
 def collapsed(book: Book, plan: Plan) -> list[str]:
-    """Return what is slower than any noise explains, for a small run that must not fail by chance.
+    """Return what is slower than noise explains; a small run must not fail by chance.
 
-    The bounds are several times below what is usual: they catch work that has become quadratic,
-    and a network path that waits, not a slow machine.
+    The bounds are several times below the usual values: they catch work that has become quadratic
+    and a network path that waits, but not a slow machine.
     """
     main, once = book.at(plan.main), book.once
     few, many = min(plan.subscribers), max(plan.subscribers)

@@ -1,4 +1,4 @@
-"""Joining a list that has a long history: by its deltas, and by a snapshot of what is in force."""
+"""Joining a list that has a long history, by its deltas and by a snapshot of what is in force."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def measure(stage: Stage) -> None:
 
 
 def _history(plan: Plan, name: str, changes: Changes) -> list[DeltaFiles]:
-    """Make a list's history: revisions alone, so that `.import` of the list has as many rows."""
+    """Make a list's history of revisions only, so that `.import` of the list has as many rows."""
     if name == "revised":
         ops = plan.big_delta
         return [changes.revisions(ops) for _ in range(plan.rewrites * changes.count // ops)]

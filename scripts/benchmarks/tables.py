@@ -8,13 +8,13 @@ from scripts.benchmarks.results import Results, milliseconds, short, spread
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Return the lines of a table; none when it has no rows."""
+    """Return the lines of a table; no lines if it has no rows."""
     lines = [list(headers), ["---"] * len(headers), *(list(row) for row in rows)]
     return ["| " + " | ".join(line) + " |" for line in lines] if len(lines) > 2 else []
 
 
 def section(title: str, *blocks: list[str]) -> list[str]:
-    """Return the lines of a section; none when there is nothing in it."""
+    """Return the lines of a section; no lines if it is empty."""
     filled = [block for block in blocks if block]
     if not filled:
         return []
@@ -40,7 +40,7 @@ def ratio(results: Results, above: str, below: str) -> str:
 
 
 def percentiles(results: Results, name: str) -> str:
-    """Write the middle and the worst of samples in seconds."""
+    """Write the median and the worst of samples that are in seconds."""
     if not results.has(name):
         return "-"
     middle, worst = (milliseconds(results.percentile(name, percent)) for percent in (50, 99))

@@ -1,4 +1,4 @@
-"""Processes of the benchmark's own, as it starts them: for one task, or for a conversation."""
+"""Starts the benchmark's own processes: for one task, or for a conversation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scripts.benchmarks.processes import BenchError, Running, run, running, tail
 
 
 def work(folder: Path, module: str, task: str, **arguments: object) -> Any:  # noqa: ANN401  # JSON
-    """Run a task of a module in a process of its own and return its result."""
+    """Run a task of a module in a new process and return its result."""
     given = folder / f"{task}.json"
     given.write_text(json.dumps(arguments))
     try:
@@ -45,7 +45,7 @@ class Conversation:
         return self.send([name, arguments])
 
     def send(self, message: object) -> Any:  # noqa: ANN401  # JSON
-        """Send a line and return what the answer says.
+        """Send a line and return the result in the answer.
 
         Raises:
             BenchError: there was no answer.
@@ -66,7 +66,7 @@ class Conversation:
 
 @contextmanager
 def conversing(module: str, **arguments: object) -> Iterator[Conversation]:
-    """Start a module's process for the time of the block.
+    """Start a process for a module while the block runs.
 
     Raises:
         BenchError: it failed.

@@ -226,12 +226,12 @@ HARMS: dict[str, Harm] = {
     ),
     "a configuration of no bytes": Harm(
         _write("config.toml", lambda _data: b""),
-        dict.fromkeys(_CONFIGURED, Refusal(10, "CONFIG", "is set nowhere")),
+        dict.fromkeys(_CONFIGURED, Refusal(10, "CONFIG", "is not set")),
         "configuration",
     ),
     "half a publisher key": Harm(
         _write("keys/publisher.key", _cut(0.5)),
-        {"publish": Refusal(10, "CONFIG", "publisher.key is no private key")},
+        {"publish": Refusal(10, "CONFIG", "publisher.key is not a private key")},
         "publisher key",
     ),
     "another organization's log key": Harm(
@@ -241,17 +241,17 @@ HARMS: dict[str, Harm] = {
     ),
     "half a TLS key": Harm(
         _write("keys/tls.key", _cut(0.5)),
-        _no_tls("tls.key is no unencrypted private key"),
+        _no_tls("tls.key is not an unencrypted private key"),
         "TLS key",
     ),
     "half a certificate": Harm(
         _write("keys/tls.crt", _cut(0.5)),
-        _no_tls("tls.crt is no TLS certificate"),
+        _no_tls("tls.crt is not a TLS certificate"),
         "TLS certificate",
     ),
     "another organization's certificate": Harm(
         _take("keys/tls.crt"),
-        _no_tls("is not the certificate of"),
+        _no_tls("does not belong to the key"),
         "TLS files",
     ),
     "another organization's certificate and key": Harm(

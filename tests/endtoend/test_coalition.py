@@ -107,7 +107,7 @@ def test_outside_the_audience_a_list_cannot_be_told_from_one_that_does_not_exist
     told = {item["list"]: {**item, "list": "", "error": ""} for item in failed}
     assert told[secret] == told[unknown]
     assert {item["error"].replace(item["list"], "LIST") for item in failed} == {
-        f"LIST: {owner.org} does not have it, or not for us"
+        f"LIST: {owner.org} does not have it, or does not give it to this node"
     }
     assert reader.error("offers", owner.org, code=1)["reason"] == "UNAVAILABLE"
 
@@ -309,7 +309,7 @@ def test_a_key_that_is_no_file_is_named(orgs: Orgs) -> None:
     key = node.home / "keys" / "publisher.key"
     key.unlink()
     key.mkdir()
-    assert node.error("publish", "main", code=10)["message"] == f"{key} is no regular file"
+    assert node.error("publish", "main", code=10)["message"] == f"{key} is not a regular file"
     assert node.status("hotline.example/main")["position"] == 0
 
 

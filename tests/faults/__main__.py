@@ -27,7 +27,9 @@ def _parse_arguments() -> argparse.Namespace:
         epilog="parts: " + "; ".join(f"{part.name}: {part.summary}" for part in PARTS.values()),
     )
     parser.add_argument("part", choices=list(PARTS), metavar="PART", help=", ".join(PARTS))
-    parser.add_argument("--count", type=int, metavar="N", help="cases (as many as the part has)")
+    parser.add_argument(
+        "--count", type=int, metavar="N", help="how many (default: as many as the part has)"
+    )
     parser.add_argument("--seed", type=int, default=1, metavar="S", help="default 1")
     parser.add_argument("--case", type=int, metavar="N", help="only this case")
     parser.add_argument("--first", type=int, default=0, metavar="N", help="begin with this case")
@@ -40,7 +42,7 @@ def _parse_arguments() -> argparse.Namespace:
     if arguments.jobs < 1 or (arguments.count is not None and arguments.count < 1):
         parser.error("--jobs and --count: expected 1 or more")
     if arguments.keep is not None and arguments.keep.exists():
-        parser.error(f"--keep: {arguments.keep} is there already")
+        parser.error(f"--keep: {arguments.keep} exists already")
     return arguments
 
 
@@ -52,7 +54,7 @@ def _cases(arguments: argparse.Namespace, count: int | None) -> range:
 
 
 class _Progress:
-    """Says at once what did not hold, and now and then how it stands."""
+    """Reports at once what did not hold, and from time to time how far the run is."""
 
     def __init__(self) -> None:
         self._next = time.monotonic() + _TELL_SECONDS
@@ -76,7 +78,7 @@ def main() -> int:
     """Run one part and return the exit code: 1 when a promise was broken."""
     arguments = _parse_arguments()
     part = PARTS[arguments.part]
-    # Whoever ends it wants what it has started ended too.
+    # A signal that ends it must also end what it has started.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     count = part.count if arguments.count is None else arguments.count
     report = run(

@@ -1,4 +1,4 @@
-"""What must go on after a power cut: the node works, has what it said, and signs nothing twice."""
+"""What must hold after a power cut: the node works, has what it said, and signs nothing twice."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _RECOVERING: Final = 15
 
 
 def require_beginning(home: Home) -> None:
-    """Require of a node whose `init` was cut short that it works, or says what to do.
+    """Require that a node whose `init` was interrupted works, or says what to do.
 
     Raises:
         Broken: it does neither.
@@ -44,7 +44,7 @@ def require_beginning(home: Home) -> None:
 
 
 class Aftermath:
-    """Goes on with the node of one story, from what a power cut has left."""
+    """Continues the node of one story from what a power cut has left."""
 
     def __init__(self, tape: Tape) -> None:
         self._clock = SystemClock()
@@ -64,14 +64,14 @@ class Aftermath:
         *,
         later: bool,
     ) -> None:
-        """Start the node again, and have it do what is next.
+        """Start the node again, and make it do what is next.
 
         Args:
             home: the node's folder.
             backups: the folder of its backups.
-            told: what was said to be so: one of these.
+            told: what the program had reported; one of these must hold.
             released: what was released of its lists.
-            later: whether the program is of the later version now.
+            later: whether the program has the later version now.
 
         Raises:
             Broken: a promise did not hold.
@@ -108,7 +108,7 @@ class Aftermath:
             store.close()
 
     def _publish(self, home: Home, told: Sequence[Told]) -> None:
-        """Publish what is staged and one more entry; compare all that is in force then."""
+        """Publish what is staged and one more entry; compare everything in force after that."""
         if not all(one.listed for one in told):
             done = call(home.path, "list", "create", LIST, "--audience", "")
             if done.code not in {0, 2}:
@@ -140,7 +140,7 @@ class Aftermath:
         told: Sequence[Told],
         released: frozenset[tuple[str, int, str]],
     ) -> None:
-        """Require that no position that was released is there with another content, or gone."""
+        """Require that every position that was released is still there, with the same content."""
         now = read_holdings(home, backups).released
         places = {(name, at): header for name, at, header in now}
         for name, at, header in released:

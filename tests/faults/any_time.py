@@ -1,4 +1,4 @@
-"""A planted bug: whoever signs does not compare the clock with the newest delta."""
+"""A planted bug: signing does not compare the clock with the newest delta."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Single bits that flip in the database file of a node, anywhere in it.
 
-Each flip is classed by what it did to the rows of the tables, whatever `fsck` says of it. Where it
-is of what is signed, or of what follows from that, `fsck` must name it, nothing false may be
-answered from then on, and a peer makes it whole again.
+Each flip is classified by its effect on the rows of the tables, whatever `fsck` says about it. If
+it hits signed data, or data derived from it, `fsck` must report it, no wrong answer may be given
+from then on, and a repair from a peer must succeed.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ _NOT_SIGNED: Final[Mapping[str, frozenset[str]]] = {
     "version": frozenset({"committed_ms", "kind", "detail"}),
     "_sqlite_migrations": frozenset({"applied_at"}),
 }
-"""Columns that no signature says anything of: when, from where and in which version things came
-here, where peers are called, how following goes."""
+"""Columns that no signature covers: when, from where and in which version things came here, where
+peers are called, how following goes."""
 
 _TABLES: Final = "SELECT name FROM sqlite_master WHERE type = 'table'"
 _Digests = dict[str, tuple[bytes, bytes]]
-"""By table: digests of its rows, and of what of them is signed or follows from that."""
+"""By table: digests of its rows, and of the part of them that is signed or derived from that."""
 
 
 class _Target:
-    """A node whose file is damaged, and what it says while it is whole.
+    """A node whose file is damaged, and its answers while it is undamaged.
 
     Attributes:
         name: what it is.
@@ -75,7 +75,7 @@ class _Target:
         self._origins = [json.loads(line)["list"] for line in call(home, "list").out.splitlines()]
 
     def flip(self, scratch: Path, page: int, bit: int) -> str:
-        """Flip a bit, and bring the node back; return what the bit was of, and how it went.
+        """Flip a bit, and repair the node; return what the bit belonged to and the result.
 
         Raises:
             Broken: a promise did not hold.
@@ -103,7 +103,7 @@ class _Target:
             raise Broken(f"a flip of {kind} is found, and lookup answers wrongly all the same")
         repaired = call_apart(home, "fsck", "--repair")
         if repaired.code == _DAMAGED and kind == _SCHEMA:
-            # Nobody can say what is in such a file: then a backup has to be there.
+            # Nobody can say what is in such a file, so a backup is needed.
             restored = call(home, "restore", self._home / "store.db")
             if restored.code:
                 raise Broken(f"a backup does not help either: {restored.err}")
@@ -115,10 +115,10 @@ class _Target:
         return f"{kind}: found and repaired"
 
     def _ask(self, home: Path) -> None:
-        """Have commands read what is damaged and not known to be.
+        """Run commands that read damaged data before the damage is known.
 
         Raises:
-            Broken: one ends otherwise than it may.
+            Broken: one ends in a way that is not allowed.
         """
         for name in ("status", "list", "peer", "doctor"):
             call(home, name)
@@ -129,7 +129,7 @@ class _Target:
             call(home, "show", origin, self._hashes[0])
 
     def _classify(self, path: Path) -> tuple[str, bool]:
-        """Say what of the file was damaged, and whether that must be found."""
+        """Return which part of the file was damaged, and whether that must be found."""
         try:
             rows = _read_rows(path)
         except (sqlite3.DatabaseError, UnicodeDecodeError):
@@ -145,19 +145,19 @@ class _Target:
         return "no row of a table", False
 
     def _require_right(self, home: Path) -> None:
-        """Require that a node has and says what it had and said before.
+        """Require that a node has the same content and gives the same answers as before.
 
         Raises:
             Broken: it does not.
         """
         if call(home, "lookup", *self._hashes).out != self._answers:
-            raise Broken("lookup answers otherwise than before")
+            raise Broken("lookup gives other answers than before")
         if _hold(home) != self._held:
             raise Broken("lists are not what they were")
 
 
 def _hold(home: Path) -> list[str]:
-    """Return all that a node has of all lists, as it gives it to others."""
+    """Return everything that a node has of all lists, in the form that it sends to others."""
     held = []
     for line in call(home, "list").out.splitlines():
         origin = json.loads(line)["list"]
@@ -168,10 +168,10 @@ def _hold(home: Path) -> list[str]:
 
 
 def _read_rows(path: Path) -> _Digests:
-    """Read every table; none if it cannot be told which there are.
+    """Read every table; no table if the list of tables cannot be read.
 
     Raises:
-        sqlite3.DatabaseError, UnicodeDecodeError: one cannot be read.
+        sqlite3.DatabaseError, UnicodeDecodeError: a table cannot be read.
     """
     digests = {}
     connection = sqlite3.connect(path, isolation_level=None)
@@ -206,7 +206,7 @@ def _try_cases(share: Share) -> Generator[Outcome, None, None]:
         for case in share.cases:
             choices = share.random(case)
             target = targets[case % len(targets)]
-            # Every page as often as any other, in an order that the seed says.
+            # Every page comes equally often, in an order that depends on the seed.
             rounds, at = divmod(case // len(targets), target.pages)
             order = random.Random(f"{share.seed} {rounds}")  # repeatable
             page = order.sample(range(target.pages), target.pages)[at]

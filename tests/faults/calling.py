@@ -1,6 +1,6 @@
-"""Calls commands of the program a hundred times faster than as new processes.
+"""Runs commands of the program a hundred times faster than as new processes.
 
-In this very process, or in a fork of it, which has done its imports already.
+They run in this process, or in a fork of it, which has already done its imports.
 """
 
 from __future__ import annotations
@@ -70,21 +70,21 @@ def call(home: Path, *args: str | Path) -> Ended:
 
 
 def call_apart(home: Path, *args: str | Path, largest_file: int | None = None) -> Ended:
-    """Run a command with `--json`, in a process of its own, to any documented end.
+    """Run a command with `--json`, in a forked process, to any documented end.
 
     This process must have no other threads.
 
     Args:
         home: the node's folder.
         args: the command's arguments.
-        largest_file: the size in bytes that no file may exceed; None for any.
+        largest_file: the size in bytes that no file may exceed; None for no limit.
 
     Raises:
         Broken: it ended in another way.
     """
     for module, _ in COMMANDS.values():
         import_module(f"node.cli.{module}")
-    # Not files: their size would be limited too. What a command says fits into a pipe.
+    # Not into files: their size would be limited too. A command's output fits into a pipe.
     (out, its_out), (err, its_err) = os.pipe(), os.pipe()
     pid = os.fork()
     if pid == 0:

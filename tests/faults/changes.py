@@ -1,4 +1,4 @@
-"""Changes of a list that are drawn by chance, and what is to be in force after them."""
+"""Random changes of a list, and what has to be in force after them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Model:
         return live, "".join(f"{line}\n" for line in lines)
 
     def skip(self, numbers: int) -> None:
-        """Let the next new entry be one after the first so many, which somebody else has used."""
+        """Draw new entries only after the first `numbers`, which somebody else has used."""
         self._next = max(self._next, numbers)
 
     def expected(self) -> dict[str, str]:

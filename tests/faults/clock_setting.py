@@ -1,4 +1,4 @@
-"""How a clock goes that is wrong, as a file that a running process reads again and again."""
+"""The setting of a wrong clock, in a file that a running process reads again and again."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def real_ms() -> int:
 
 @dataclass(frozen=True)
 class Setting:
-    """How a clock goes.
+    """The setting of a clock.
 
     Attributes:
-        offset_ms: how far it is ahead of the machine's.
-        frozen_ms: the time at which it stands, if it stands.
+        offset_ms: how far it is ahead of the machine's clock.
+        frozen_ms: the time at which it stands still, if it does.
         jump_ms: how far it jumps back or forth whenever it is read.
     """
 
@@ -38,9 +38,9 @@ class Setting:
         return cls(int(offset), None if frozen == "-" else int(frozen), int(jump))
 
     def write(self, path: Path) -> None:
-        """Let the clock go like that from now on."""
+        """Apply this setting from now on."""
         frozen = "-" if self.frozen_ms is None else self.frozen_ms
-        # Whoever reads meanwhile gets the old or the new one.
+        # A process that reads meanwhile gets the old or the new setting.
         new = path.with_suffix(".new")
         new.write_text(f"{self.offset_ms} {frozen} {self.jump_ms}", encoding="ascii")
         new.replace(path)

@@ -1,8 +1,8 @@
-"""Sets clocks wrong, in a coalition that goes on: back, far ahead, frozen, jumping.
+"""Sets clocks wrong in a running coalition: back, far ahead, frozen, jumping.
 
 A case is the life of one coalition, in which a number of clocks go wrong, one after the other, for
-a while. What was signed ahead of its time is not taken until that time has come near: all clocks
-are then set to it, as if it had come.
+a while. What was signed ahead of its time is not accepted until that time is near. Then all clocks
+are set to it, as if it had come.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ _KINDS: Final = (
     "jumping by a second",
 )
 _REFUSED: Final = frozenset({1, 15})
-"""How a publication ends that the clock forbids: after its beginning, and before it."""
+"""How a publication that the clock forbids ends: after it has begun, and before."""
 
 
 def run(share: Share) -> Generator[Outcome, None, None]:
-    """Let coalitions live, one for each case."""
+    """Run coalitions, one for each case."""
     modules = ["tests.faults.skewed_clock", *share.planted]
     with forkserver.running(*modules) as forks:
         for case in share.cases:
@@ -91,7 +91,7 @@ class _Life:
         self.coalition.converge()
 
     def disturb(self) -> str:
-        """Set a clock wrong for a while; return which and how."""
+        """Set a clock wrong for a while; return which clock and how."""
         coalition = self.coalition
         victim = self._random.choice(coalition.nodes)
         kind = self._random.choice(_KINDS)
@@ -131,7 +131,7 @@ class _Life:
         setting.write(self._files[node.home.name])
 
     def _set_right(self) -> None:
-        """Set all clocks right: to a time at which what was signed may have been signed."""
+        """Set all clocks to a time that is right for everything that was signed."""
         newest = max(leaf.time_ms for leaf in self._leaves(self.coalition.owner).values())
         ahead = newest - self._right.now_ms()
         if ahead >= 0:
@@ -143,9 +143,9 @@ class _Life:
     # --- what is done meanwhile ---------------------------------------------------------------
 
     def _publish(self, staged: dict[int, str]) -> dict[int, str]:
-        """Stage and publish; return what is staged, if the clock forbids to sign."""
+        """Stage and publish; return what is staged if the clock forbids signing."""
         coalition = self.coalition
-        # What is staged already goes with it: it is drawn upon.
+        # Changes that are staged already are included: the new ones build on them.
         published, coalition.model.live = coalition.model.live, staged
         live, lines = coalition.model.draw((1, 2, 10, 100))
         coalition.model.live = published
@@ -161,7 +161,7 @@ class _Life:
         return live
 
     def _use(self, victim: Node) -> None:
-        """Run commands on the node whose clock is wrong: they answer as always."""
+        """Run commands on the node whose clock is wrong; require the usual answers."""
         for args, codes in ((("status",), {0}), (("fsck",), {0}), (("doctor",), {0, 1})):
             result = victim.run(*args)
             if result.code not in codes:
@@ -177,7 +177,7 @@ class _Life:
         return node.leaves(self.coalition.origin)
 
     def _look(self) -> None:
-        """Check that signed times never go back, and that nobody took what was ahead of time."""
+        """Check that signed times never go back, and that nobody accepted a delta too early."""
         self.coalition.look()
         for node in self.coalition.nodes:
             leaves = sorted(self._leaves(node).items())

@@ -1,4 +1,4 @@
-"""A coalition that goes on while its processes are broken: a publisher, a relay, a subscriber."""
+"""A coalition that keeps running while faults hit it: a publisher, a relay, a subscriber."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.harness.forkserver import ForkServer
 
 LIST: Final = "main"
 _CONVERGE_SECONDS: Final = 180.0
-"""Much more than it takes, as the machine may be busy."""
+"""Much longer than it takes, as the machine may be busy."""
 
 
 def wait_until(
@@ -25,7 +25,7 @@ def wait_until(
     """Wait until something holds.
 
     Raises:
-        Broken: it did not come to hold; `what` says what is there instead.
+        Broken: it does not hold in time; `what` says what is there instead.
     """
     deadline = time.monotonic() + seconds
     while not look():
@@ -42,8 +42,8 @@ class Coalition:
         relay: follows the publisher.
         reader: follows through the relay.
         origin: the list.
-        model: what is in force, as far as `publish` has said that it is published.
-        ledger: all that was ever seen of the list.
+        model: what is in force, as far as `publish` has reported it as published.
+        ledger: everything that was ever seen of the list.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Coalition:
         self.relay.meet(self.reader)
         self.reader("peer", "add", "--yes", "-", stdin=self.owner("invite").out)
         self.origin = self.owner.create(LIST)
-        # It can give the publisher everything back.
+        # The relay can give the publisher everything back.
         self.relay("follow", self.origin, "--all-deltas")
         self.reader("follow", self.origin, "--via", self.relay.org)
         self.model = Model(source)
@@ -70,16 +70,16 @@ class Coalition:
 
     @property
     def nodes(self) -> tuple[Node, Node, Node]:
-        """All three."""
+        """All three nodes."""
         return self.owner, self.relay, self.reader
 
     def end(self) -> None:
-        """End all that runs."""
+        """Stop everything that is running."""
         for node in self.nodes:
             node.abandon()
 
     def acknowledge(self, live: dict[int, str]) -> None:
-        """Remember that `publish` has said that all changes are published.
+        """Remember that `publish` has reported all changes as published.
 
         Raises:
             Broken: they are not in force.
@@ -91,7 +91,7 @@ class Coalition:
             raise Broken(f"{found} entries are in force, {len(live)} were published")
 
     def look(self) -> None:
-        """Check what must hold at every moment, whatever runs or is dead.
+        """Check what must hold at every moment, whichever processes run.
 
         Raises:
             Broken: it does not hold.
@@ -107,7 +107,7 @@ class Coalition:
         """Wait until relay and subscriber hold what the publisher holds.
 
         Raises:
-            Broken: they do not come to it.
+            Broken: they do not get there in time.
         """
         size = self.owner.size(self.origin)
         for node in (self.relay, self.reader):

@@ -1,4 +1,4 @@
-"""Imported before the program: what is committed is never synced."""
+"""A planted bug, imported before the program: what is committed is never synced."""
 
 from __future__ import annotations
 

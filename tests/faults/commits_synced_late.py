@@ -1,4 +1,4 @@
-"""Imported before the program: what is committed is synced some time later."""
+"""A planted bug, imported before the program: what is committed is synced some time later."""
 
 from __future__ import annotations
 

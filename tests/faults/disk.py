@@ -1,10 +1,10 @@
-"""A disk that loses its power: what may be on it afterwards, by what was synced before.
+"""A disk that loses its power: what may be on it afterwards, given what was synced before.
 
-The model is that of POSIX, and no file system's: what was written to a file is kept once the file
-is synced, a name in a folder once that folder is synced. Of everything else any part may be lost,
-each write and each name by itself, whatever was done before or after it; a write that is kept may
-be torn at the disk's sectors. What is renamed is at its old or at its new name. A write changes
-no bytes beside its own.
+The model is that of POSIX, not that of a particular file system. Data written to a file is kept
+once the file is synced, a name in a folder once that folder is synced. Any part of everything else
+may be lost, each write and each name by itself, whatever was done before or after it. A write that
+is kept may be torn at the disk's sectors. A renamed file is at its old or at its new name. A write
+changes only its own bytes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _TORN: Final = 0.25
 """How often a write that is kept is torn."""
 
 _ODDS: Final = (0.0, 0.1, 0.5, 0.9, 1.0)
-"""With one of these a change that was not synced is kept; drawn anew for each image."""
+"""The chances that an unsynced change is kept; one of them is drawn for each image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Make:
 
 @dataclass(frozen=True, slots=True)
 class Rename:
-    """Something gets another name, in place of whatever has it."""
+    """Something gets another name and replaces what has that name."""
 
     path: str
     new: str
@@ -67,14 +67,14 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Unlink:
-    """A name goes away."""
+    """A name is removed."""
 
     path: str
 
 
 @dataclass(frozen=True, slots=True)
 class Sync:
-    """A file's content, or a folder's names, are to be on the disk."""
+    """A file's content or a folder's names have to be on the disk."""
 
     path: str
 
@@ -102,13 +102,13 @@ _Node: TypeAlias = _File | _Folder
 
 @dataclass(frozen=True, slots=True)
 class _Naming:
-    """A change of names that is not synced yet; all of it is kept or nothing."""
+    """A change of names that is not synced yet; it is kept as a whole or not at all."""
 
     kind: str
     names: tuple[tuple[_Folder, str, _Node | None], ...]
 
     def keep(self) -> None:
-        """Have it on the disk."""
+        """Apply it to what is on the disk."""
         for folder, name, node in self.names:
             _set(folder.synced, name, node)
 
@@ -121,7 +121,7 @@ def _set(names: dict[str, _Node], name: str, node: _Node | None) -> None:
 
 
 class Disk:
-    """One folder's files and folders: as a process sees them, and what is on the disk of it."""
+    """The content of one folder: as processes see it, and as it is on the disk."""
 
     def __init__(self, root: str) -> None:
         self._parts = len(PurePosixPath(root).parts)
@@ -129,7 +129,7 @@ class Disk:
         self._pending: list[_Naming] = []
 
     def apply(self, operation: Operation) -> None:
-        """Do what a process did."""
+        """Repeat an operation of a process."""
         match operation:
             case Write(path, offset, data):
                 file = self._file(path)
@@ -242,7 +242,7 @@ def _walk(
 
 
 def _survive(file: _File, odds: float, choices: random.Random, losses: Counter[str]) -> bytes:
-    """Return what of a file's content may be there."""
+    """Return what may be left of a file's content."""
     found = bytearray(file.synced)
     for change in file.pending:
         if choices.random() >= odds:
@@ -262,7 +262,7 @@ def _survive(file: _File, odds: float, choices: random.Random, losses: Counter[s
 
 
 def _tear(content: bytearray, write: Write, choices: random.Random) -> str:
-    """Keep some sectors of a write; return what it is then: torn, lost, or neither."""
+    """Keep some sectors of a write; return what became of it: torn, lost, or neither."""
     sector = choices.choice(_SECTORS)
     kept = []
     start, end = write.offset, write.offset + len(write.data)

@@ -1,8 +1,8 @@
-"""Disks without room: every command, at every amount of room up to what it needs.
+"""Full disks: every command, with every amount of room up to what it needs.
 
-The room is that of a small file system, or a limit on the size of a file. A command that has not
-enough says so and ends; the store is as it was, or one whole step further; and once there is room,
-the same command makes what it would have made at once.
+The room is that of a small file system, or a limit on the size of a file. A command without enough
+room says so and ends. The store is as it was, or one whole step further. Once there is room, the
+same command gives the same result as if there had been room from the start.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _LIST: Final = "main"
 _OLD: Final = range(300)
 _NEW: Final = range(1_000, 9_000)
 _GOLDEN: Final = 0.6180339887
-"""Multiples of it, modulo 1, lie evenly in the unit interval, however many there are."""
+"""Its multiples, modulo 1, spread evenly over the unit interval, however many there are."""
 
 _ENDS: Final = frozenset({(12, "STORE_FULL"), (12, "STORE"), (74, "IO_ERROR")})
-"""How a command without room ends. A file that may not grow is a disk that fails, to SQLite."""
+"""How a command without room ends. To SQLite, a file that may not grow is a failing disk."""
 
 _BROKEN: Final = (Broken, NodeError, FederationError, sqlite3.Error)
 
@@ -48,8 +48,8 @@ class _Command:
     """A command for which there may be no room.
 
     Attributes:
-        args: all of it; `BACKUP` stands for a file on the disk.
-        folder: what is on the disk before it.
+        args: the command line; `BACKUP` stands for a file on the disk.
+        folder: what is on the disk before the command.
         room: more than it needs, in bytes.
         largest: more than the largest file that it writes, in bytes.
     """
@@ -85,7 +85,7 @@ def _try_cases(share: Share) -> Generator[Outcome, None, None]:
 
 
 def _prepare(folder: Path, forks: ForkServer, stack: ExitStack) -> list[_Command]:
-    """Make the nodes that the commands are run at."""
+    """Make the nodes on which the commands are run."""
 
     def copy(node: Node, name: str) -> Path:
         shutil.copytree(node.home, folder / name / "node")
@@ -103,7 +103,7 @@ def _prepare(folder: Path, forks: ForkServer, stack: ExitStack) -> list[_Command
     staged = copy(owner, "staged")
     owner("publish", _LIST)
     published = copy(owner, "published")
-    # From here on it has peers: what is made above publishes without asking anybody.
+    # Only now does it get peers: everything above is published without asking anybody.
     owner.meet(reader)
     reader("follow", origin)
     owner.serve()
@@ -124,7 +124,7 @@ def _words(command: _Command, disk: Path) -> list[str]:
 
 
 def _made(command: _Command, disk: Path) -> object:
-    """Return what a command makes that has all the room that it needs."""
+    """Return the result of a command that has all the room that it needs."""
     shutil.copytree(command.folder, disk)
     call_apart(disk / "node", *_words(command, disk))
     made = _state(disk)
@@ -133,7 +133,7 @@ def _made(command: _Command, disk: Path) -> object:
 
 
 def _state(disk: Path) -> object:
-    """Return what is there, in the same bytes whenever it was made."""
+    """Return what is there, in bytes that do not depend on when it was made."""
     node = disk / "node"
     state: list[object] = []
     for line in call(node, "list").out.splitlines():
@@ -154,7 +154,7 @@ def _state(disk: Path) -> object:
 def _try(
     share: Share, case: int, command: _Command, part: float, makes: object, *, limited: bool
 ) -> Outcome:
-    """Run a command that may not have room, then once more with all the room that it needs."""
+    """Run a command that may lack room, then run it again with all the room that it needs."""
     size = int(part * (command.largest if limited else command.room))
     where = f"no file over {size} bytes" if limited else f"room for {size} bytes"
     found = "done"
@@ -178,7 +178,7 @@ def _try(
                 _require_kept(before, path)
             _require_sound(path)
             again = call_apart(path / "node", *words)
-            # What was done at once cannot always be done again.
+            # A command that succeeded the first time cannot always be repeated.
             if again.code and ended.code:
                 raise Broken(f"with room it ends with {again.code}: {again.err}")
             _require_sound(path)
@@ -200,7 +200,7 @@ def _require_refusal(ended: Ended) -> str:
 
 
 def _released_and_staged(disk: Path) -> tuple[frozenset[tuple[str, int, str]], list[str]]:
-    """Return the positions that were released, and how much is staged of which kind."""
+    """Return the released positions, and how many changes of each kind are staged."""
     node = disk / "node"
     own = [
         line["list"].partition("/")[2]
@@ -212,7 +212,7 @@ def _released_and_staged(disk: Path) -> tuple[frozenset[tuple[str, int, str]], l
 
 
 def _require_kept(before: tuple[frozenset[tuple[str, int, str]], list[str]], disk: Path) -> None:
-    """Require that a command that failed has changed nothing by half, and left nothing behind."""
+    """Require that a failed command has left nothing half done and nothing behind."""
     after = _released_and_staged(disk)
     if not before[0] <= after[0]:
         raise Broken("a position that was released is not there any more")

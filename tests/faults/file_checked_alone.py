@@ -1,4 +1,4 @@
-"""A planted bug: a check of a store asks SQLite whether the file is sound, and nothing else."""
+"""A planted bug: a check of a store only asks SQLite whether the file is sound."""
 
 from __future__ import annotations
 

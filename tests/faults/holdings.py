@@ -1,7 +1,7 @@
-"""What a node's folder holds, in a form that is compared: by content, whatever files it lies in.
+"""What a node's folder holds, in a form for comparison: only the content counts, not the files.
 
-Databases are opened by SQLite, which brings back what was committed and throws away the rest, as
-at the first start after a power cut.
+Databases are opened by SQLite, which recovers what was committed and discards the rest, as at the
+first start after a power cut.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from node.home import Home
 from node.store.sqlite import sqlite3
 
 NOTHING: Final = "nothing"
-"""What stands for a file that is not there, or a database without tables."""
+"""Stands for a missing file, or for a database without tables."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,12 @@ class Holdings:
 
     Attributes:
         store: the store's content.
-        aside: the content of each store that another one has taken the place of.
+        aside: the content of each store that was replaced.
         staged: what is staged, for each list.
         mark: the high-water mark.
         settings: configuration and keys.
         backups: each backup.
-        released: the hash of the header of each position that was released, by list and position.
+        released: the hash of the header of each released position, by list and position.
     """
 
     store: str
@@ -43,7 +43,7 @@ class Holdings:
     released: frozenset[tuple[str, int, str]]
 
     def losses(self, before: Holdings, after: Holdings) -> Iterator[str]:
-        """Say what is neither as it was before nor as it is after what was being done."""
+        """Yield what is neither as before nor as after the interrupted operation."""
         for name in (field.name for field in fields(self)):
             found, was = getattr(self, name), getattr(before, name)
             if name != "released" and found not in (was, getattr(after, name)):
@@ -51,14 +51,14 @@ class Holdings:
 
 
 def _shorten(value: object, other: object) -> str:
-    """Describe a value, without what the other one has too."""
+    """Describe a value, without the parts that it shares with the other one."""
     if isinstance(value, tuple) and isinstance(other, tuple):
         value = [item for item in value if item not in other]
     return str(value)
 
 
 def read_holdings(home: Home, backups: Path) -> Holdings:
-    """Return what a node's folder holds, and a folder of its backups."""
+    """Return what a node's folder and the folder of its backups hold."""
     store, released = NOTHING, frozenset[tuple[str, int, str]]()
     if home.store.exists():
         with _opened(home.store) as connection:
@@ -122,7 +122,7 @@ def _released(connection: sqlite3.Connection) -> frozenset[tuple[str, int, str]]
             "USING (list) JOIN delta AS d ON d.id >> 32 = l.list AND d.id & 0xFFFFFFFF < r.size"
         ).fetchall()
     except sqlite3.DatabaseError:
-        # Tables are still being made, or it is damage, which is seen elsewhere.
+        # Tables are still being made, or there is damage, which another check finds.
         return frozenset()
     return frozenset((name, at, sha256(header).hexdigest()[:16]) for name, at, header in rows)
 

@@ -1,4 +1,4 @@
-"""What must hold whatever breaks, checked from outside: by what nodes print and let peers have.
+"""What must hold whatever breaks, checked from outside: by what nodes print and send to peers.
 
 The numbers are those of the promises in docs/reliability.md.
 """
@@ -20,7 +20,7 @@ KILLED: Final = -9
 
 
 class Reading(Protocol):
-    """A node as the checks read it, by commands."""
+    """A node as the checks see it, through commands."""
 
     @property
     def org(self) -> str:
@@ -31,7 +31,7 @@ class Reading(Protocol):
 
 
 class Publishing(Reading, Protocol):
-    """A publisher as the checks read it."""
+    """A publisher as the checks see it."""
 
     def mark(self, origin: str) -> Mark | Obstacle:
         """Return the high-water mark of a list of this node."""
@@ -39,10 +39,10 @@ class Publishing(Reading, Protocol):
 
 @dataclass
 class Ledger:
-    """All that was ever seen of one list, at any node: what a position has held once, it holds.
+    """Everything ever seen of one list at any node: a position must never change.
 
-    A log is a chain of headers, each of which names the one before: where all nodes agree on the
-    header of each position, what was released is one append-only chain.
+    A log is a chain of headers, each of which names the one before. If all nodes agree on the
+    header of each position, then what was released is one append-only chain.
 
     Attributes:
         origin: the list.
@@ -55,11 +55,11 @@ class Ledger:
     acknowledged: dict[str, int] = field(default_factory=dict)
 
     def see(self, who: str, headers: Mapping[int, str]) -> None:
-        """Compare what a node shows with all that was ever seen.
+        """Compare what a node shows with everything ever seen.
 
         Raises:
-            Broken: a position has another header than it had; or what a node has said that it
-                holds is gone.
+            Broken: a position has another header than before; or a node lacks positions that it
+                had reported.
         """
         for position, header in headers.items():
             seen = self.history.setdefault(position, header)
@@ -74,7 +74,7 @@ class Ledger:
             raise Broken(f"{who} has {size} positions of {self.origin}, and had {held}")
 
     def look(self, nodes: Iterable[Reading]) -> None:
-        """Compare what each node shows with all that was ever seen.
+        """Compare what each node shows with everything ever seen.
 
         Raises:
             Broken: see `see`.
@@ -83,12 +83,12 @@ class Ledger:
             self.see(node.org, node.headers(self.origin))
 
     def require_mark(self, owner: Publishing, others: Iterable[Reading]) -> None:
-        """Require that the mark has all that has left the owner: what its peers hold.
+        """Require that the mark covers everything that has left the owner: what its peers hold.
 
         Raises:
-            Broken: it has not.
+            Broken: it does not.
         """
-        # First what others hold, then the mark: a publication may go on meanwhile.
+        # Read what others hold before the mark, as a publication may go on meanwhile.
         held = {node.org: max(node.headers(self.origin), default=-1) + 1 for node in others}
         mark = owner.mark(self.origin)
         if not isinstance(mark, Mark):
@@ -101,12 +101,12 @@ class Ledger:
                 )
 
     def acknowledge(self, who: str, size: int) -> None:
-        """Remember that a node has said that it holds this many positions."""
+        """Remember that a node has reported that it holds this many positions."""
         self.acknowledged[who] = max(size, self.acknowledged.get(who, 0))
 
 
 def require_documented(code: int, stderr: str, *, of: str, killed: bool = False) -> None:
-    """Require that a process has ended as the documents say.
+    """Require that a process has ended in a documented way.
 
     Args:
         code: its exit code, negative for a signal.

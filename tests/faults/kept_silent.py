@@ -1,4 +1,4 @@
-"""A planted bug: an error while something is written to a file is not noticed."""
+"""A planted bug: an error during a write to a file is not noticed."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Kills processes at moments drawn by chance, in a coalition that goes on and grows older.
+"""Kills processes at random moments, in a coalition that keeps running and grows older.
 
 A case is the life of one coalition, in which a number of processes are killed by SIGKILL. What a
-killed process had written is in the system's memory and survives it: this says nothing of power
-cuts. How far a process has come when it is killed depends on the machine, also with the same seed.
+killed process had written survives in the system's memory, so this says nothing about power cuts.
+How far a process has come when it is killed depends on the machine, even with the same seed.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from tests.harness.node import Result, assertion
 
 KILLS_A_LIFE: Final = 25
 _REVISED: Final = 1_500
-"""Entries that are published three times at first, so that a snapshot is cheaper than deltas."""
+"""How many entries are published three times at first, to make a snapshot cheaper than deltas."""
 
 _UNKNOWN_SECONDS: Final = 0.3
-"""How long a command is taken to run that has not run yet."""
+"""The assumed duration of a command that has not run yet."""
 
 
 def run(share: Share) -> Generator[Outcome, None, None]:
-    """Let coalitions live, one for each case."""
+    """Run coalitions, one for each case."""
     planted = (PLANTED, older.PLANTED, *share.planted)
     with small_buckets(), forkserver.running(*planted) as forks:
         for case in share.cases:
@@ -59,7 +59,7 @@ def _live(share: Share, case: int, forks: ForkServer, killed: Counter[str]) -> N
 
 
 class _Life:
-    """A coalition, and what is done to it.
+    """A coalition and the faults that hit it.
 
     Attributes:
         coalition: the coalition.
@@ -101,7 +101,7 @@ class _Life:
         return self.coalition.origin
 
     def end(self) -> None:
-        """End all that runs."""
+        """Stop everything that is running."""
         self.coalition.end()
         self._newcomer.abandon()
 
@@ -121,11 +121,11 @@ class _Life:
         newcomer.meet(coalition.owner)
         newcomer("follow", coalition.origin)
         shutil.copytree(newcomer.home, self._pristine)
-        # The owner asks all its peers after a restore: one that does not serve says nothing.
+        # The owner asks all its peers after a restore, and a peer that does not serve is silent.
         coalition.owner("peer", "remove", newcomer.org)
 
     def round(self) -> None:
-        """Do one thing, have a process killed meanwhile, and do it again."""
+        """Do something, kill a process meanwhile, and do it again."""
         (chosen,) = self._random.choices(list(self._rounds), weights=list(self._rounds.values()))
         chosen()
         self.coalition.look()
@@ -150,7 +150,7 @@ class _Life:
         self._publish(self._stage())
         size = self._owner.size(self._origin)
         self._kill("snapshot", self._owner, "snapshot", LIST)
-        # One that is signed is not signed again while nothing new is published.
+        # A signed snapshot is not signed again while nothing new is published.
         if self._owner.size(self._origin) == size:
             self._complete("snapshot", self._owner, "snapshot", LIST)
 
@@ -186,11 +186,11 @@ class _Life:
         self._kill("sync", reader, "sync")
         self._complete("sync", reader, "sync")
         if reader.size(self._origin) < size:
-            raise Broken(f"sync said that it is done at {reader.size(self._origin)} of {size}")
+            raise Broken(f"sync reported success at {reader.size(self._origin)} of {size}")
         reader.serve()
 
     def _kill_join(self) -> None:
-        """Kill a newcomer that joins, by a snapshot where that is cheaper."""
+        """Kill a newcomer while it joins, by a snapshot where that is cheaper."""
         newcomer = self._newcomer
         shutil.rmtree(newcomer.home)
         shutil.copytree(self._pristine, newcomer.home)
@@ -202,18 +202,18 @@ class _Life:
         self._owner("peer", "remove", newcomer.org)
         self.coalition.ledger.see(newcomer.org, newcomer.headers(self._origin))
         if newcomer.export(self._origin) != self._owner.export(self._origin):
-            raise Broken("who joined exports other bytes than the publisher")
+            raise Broken("the node that joined exports other bytes than the publisher")
         newcomer.check()
 
     def _kill_backup(self) -> None:
-        """Kill a backup that is made while something is published."""
+        """Kill a backup during a publication."""
         live = self._stage()
         publishing = self._owner.begin("publish", LIST)
         target = self._folder / "killed.db"
         target.unlink(missing_ok=True)
         self._kill("backup", self._owner, "backup", target)
         if target.exists():
-            # It has its name only once it was verified.
+            # It gets its name only once it is verified.
             require_sound_file(target, "backup")
         self._require_done(publishing.end(), "publish")
         self.coalition.acknowledge(live)
@@ -258,7 +258,7 @@ class _Life:
             raise Broken("a killed export left a file that is not whole")
 
     def _kill_migrate(self) -> None:
-        """Kill the migration of a copy of the publisher, whose program is of a later version."""
+        """Kill the migration of a copy of the publisher whose program has a later version."""
         self._require_code(self._owner.stop(), "serve")
         folder = self._folder / "later"
         later = OlderNode.of(self._owner, folder)
@@ -314,7 +314,7 @@ class _Life:
         return result
 
     def _complete(self, what: str, node: Node, *args: str | Path, stdin: str = "") -> None:
-        """Run a command to its good end."""
+        """Run a command and require that it succeeds."""
         began = time.monotonic()
         self._require_done(node.run(*args, stdin=stdin), what)
         self._seconds[what] = time.monotonic() - began

@@ -1,9 +1,9 @@
-"""Kills the making of a large snapshot, and a join by it, again and again.
+"""Kills the making of a large snapshot, and a join with it, again and again.
 
-Small lists end between two moments that matter; here a kill falls among hundreds of buckets, index
-runs that are merged, a database of gigabytes. What is there at the end is compared, byte by byte,
-with what is there without a kill. SIGKILL leaves what was written in the system's memory: this says
-nothing of power cuts.
+Small lists are done before anything interesting happens. Here a kill falls among hundreds of
+buckets, while index runs are merged, in a database of gigabytes. The result is compared byte by
+byte with the result without a kill. After SIGKILL, what was written is still in the system's
+memory, so this says nothing about power cuts.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.harness.forkserver import ForkServer
 
 ENTRIES: Final = 10_000_000
 KILLS: Final = 8
-"""How often the maker is killed, and how often who joins."""
+"""How often the maker is killed, and how often the node that joins."""
 
 _EAGER: Final = "tests.faults.with_eager_snapshots"
 _LIST: Final = "main"
@@ -39,7 +39,7 @@ _BLOCK: Final = 10_000
 
 
 def run(share: Share, entries: int = ENTRIES) -> Generator[Outcome, None, None]:
-    """Make lists of so many entries, one for each case: some 400 bytes of disk an entry."""
+    """Make lists of this many entries, one for each case: some 400 bytes of disk per entry."""
     with forkserver.running(_EAGER, *share.planted) as forks:
         for case in share.cases:
             killed: Counter[str] = Counter()
@@ -59,7 +59,7 @@ def _live(share: Share, case: int, forks: ForkServer, killed: Counter[str], entr
                 follower("follow", origin)
             _publish(owner, folder / "changes.csv", entries)
             choose = share.random(case)
-            # What is put back where it was has been touched: the owner asks all its peers.
+            # The owner was copied and put back, so it asks all its peers.
             for follower in (calm, hurried):
                 follower.serve()
             buckets = _make(owner, origin, choose, killed)
@@ -86,14 +86,14 @@ def _publish(owner: Node, changes: Path, entries: int) -> None:
 
 
 def _make(owner: Node, origin: str, choose: random.Random, killed: Counter[str]) -> int:
-    """Make the snapshot in a copy, in one go, and at the owner, with kills; return its buckets."""
+    """Make the snapshot without kills in a copy, with kills at the owner; return its buckets."""
     kept = owner.home.with_name("before-snapshot")
     shutil.copytree(owner.home, kept)
     began = time.monotonic()
     _finish(owner, "snapshot", _LIST)
     took = time.monotonic() - began
     calm = _bucket_digest(owner)
-    # Nobody has seen that snapshot: the owner is as it was before, and the killed one counts.
+    # Nobody has seen that snapshot: the owner is as before, and the one made with kills counts.
     shutil.rmtree(owner.home)
     kept.rename(owner.home)
     for _ in range(KILLS):
@@ -116,7 +116,7 @@ def _join(
     killed: Counter[str],
     buckets: int,
 ) -> None:
-    """Join in one go, and with kills at bucket after bucket."""
+    """Join without kills, and with kills at bucket after bucket."""
     _finish(calm, "sync")
     if calm.status(origin)["snapshot_position"] is None:
         raise Broken("the first sync did not go by the snapshot")
@@ -188,7 +188,7 @@ def _open(node: Node) -> sqlite3.Connection:
 
 PART: Final = Part(
     "large",
-    f"kills among the buckets of a snapshot of {ENTRIES:,} entries, by its maker and by who joins",
+    f"kills the making of a snapshot of {ENTRIES:,} entries, and a join with it, among its buckets",
     1,
     run,
 )

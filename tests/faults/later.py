@@ -1,4 +1,4 @@
-"""Imported by the fork server: a process may be of a later version, with one more schema step."""
+"""Imported by the fork server: lets a process have a later version, with one more schema step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from node.cli import main as program
 from node.store.schema import MIGRATIONS
 
 LATER: Final[Mapping[str, str]] = {"FAULTS_LATER": "1"}
-"""In the environment of a process that is of the later version."""
+"""The environment of a process with the later version."""
 
 _STEP: Final = "9999_note"
 _STATEMENTS: Final = ("ALTER TABLE list ADD COLUMN note TEXT NOT NULL DEFAULT 'none'",)
@@ -20,8 +20,8 @@ _STATEMENTS: Final = ("ALTER TABLE list ADD COLUMN note TEXT NOT NULL DEFAULT 'n
 
 @contextmanager
 def later_version() -> Iterator[None]:
-    """Let this process be of the later version while the block runs."""
-    # The steps are read-only to the program: this is what lies behind them.
+    """Give this process the later version while the block runs."""
+    # The program sees the steps read-only; this is the object behind them.
     (steps,) = gc.get_referents(MIGRATIONS)
     steps[_STEP] = _STATEMENTS
     try:

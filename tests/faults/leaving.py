@@ -1,6 +1,6 @@
-"""Imported by the fork server: a process may end as one that is killed, with its store left open.
+"""Imported by the fork server: lets a process end as if killed, with its store left open.
 
-The store's log stays where it is then, with what was committed last.
+Then the store's log stays where it is, with what was committed last.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Final
 from node.store.connection import Store
 
 LEAVING: Final[Mapping[str, str]] = {"FAULTS_LEAVING": "1"}
-"""In the environment of a process that is to end so."""
+"""The environment of a process that is to end like this."""
 
 LEFT: Final = 9
-"""How it ends."""
+"""The exit code of such a process."""
 
 _close = Store.close
 

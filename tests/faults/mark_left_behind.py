@@ -1,4 +1,4 @@
-"""A planted bug: a mark that was written and must not be put in place is not removed."""
+"""A planted bug: a written mark that must not be put in place is not removed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Imported before the program: the high-water mark's file is written and not synced."""
+"""A planted bug, imported before the program: the file of the high-water mark is not synced."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A planted bug: a lock that keeps nobody out."""
+"""A planted bug: a lock that does not keep anybody out."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Nodes that are broken: their processes are forked, and what they hold is read without a command.
+"""Nodes that faults hit: their processes are forked, and their content is read without a command.
 
-What is read here is read by the program's own code, in a process that nothing was planted in.
+The program's own code reads it, in a process without planted bugs.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Leaf:
 
 
 class Running(node.Running):
-    """A command that is watched: it has to end as the documents say."""
+    """A watched command: it has to end in a documented way."""
 
     def kill_after(self, seconds: float) -> Result:
         """Kill it after a while, unless it has ended by then."""
@@ -61,7 +61,7 @@ class Running(node.Running):
             killed: whether it may have been killed.
 
         Raises:
-            Broken: it has not ended as the documents say, or not at all.
+            Broken: it has not ended in a documented way, or not at all.
         """
         try:
             result = super().end(timeout)
@@ -72,7 +72,7 @@ class Running(node.Running):
 
 
 class Node(node.Node):
-    """A node that is broken."""
+    """A node that faults hit."""
 
     patience = END_SECONDS
 
@@ -81,11 +81,11 @@ class Node(node.Node):
         return Running(self, args, stdin)
 
     def run(self, *args: str | Path, stdin: str = "") -> Result:
-        """Run a command to whatever documented end."""
+        """Run a command to any documented end."""
         return self.begin(*args, stdin=stdin).end()
 
     def copied(self, folder: Path) -> Node:
-        """Return the same node with a folder of its own, which is a copy of this one's."""
+        """Return the same node in another folder, which is a copy of this one's."""
         twin = copy.copy(self)
         twin.home = folder / self.home.name
         twin.server = None
@@ -95,11 +95,11 @@ class Node(node.Node):
         return twin
 
     def damage(self) -> None:
-        """Flip a bit of what was signed, in the file of a node that does not run."""
+        """Flip a bit of signed data, in the file of a node that is not running."""
         path = Home(self.home).store
         connection = sqlite3.connect(path)
         try:
-            # All of it into one file.
+            # Fold everything into one file.
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         finally:
             connection.close()
@@ -121,7 +121,7 @@ class Node(node.Node):
             store.close()
 
     def has_store(self) -> bool:
-        """Say whether there is a store: a restore that was killed may have left none."""
+        """Return whether there is a store: a killed restore may have left none."""
         return Home(self.home).store.exists()
 
     def leaves(self, origin: str) -> dict[int, Leaf]:
@@ -138,7 +138,7 @@ class Node(node.Node):
             }
 
     def headers(self, origin: str) -> dict[int, str]:
-        """Return the hash of each position by position."""
+        """Return the hash of each position, by position."""
         return {position: leaf.delta for position, leaf in self.leaves(origin).items()}
 
     def live(self, origin: str) -> int:
@@ -158,7 +158,7 @@ class Node(node.Node):
         return HighWater(Home(self.home).mark, parse_org(self.org)).load(Origin.parse(origin))
 
     def check(self) -> None:
-        """Require that all that is stored is what was signed.
+        """Require that everything stored is what was signed.
 
         Raises:
             Broken: something is not.
@@ -172,7 +172,7 @@ def _no_sockets(folder: str, names: list[str]) -> list[str]:
 
 
 def require_sound(store: Store, whose: str) -> None:
-    """Require that all that is in a store is what was signed.
+    """Require that everything in a store is what was signed.
 
     Raises:
         Broken: something is not.
@@ -183,7 +183,7 @@ def require_sound(store: Store, whose: str) -> None:
 
 
 def require_sound_file(path: Path, whose: str) -> None:
-    """Require of a file that it is a whole store, such as a backup.
+    """Require that a file, such as a backup, is a complete store.
 
     Raises:
         Broken: it is not.
@@ -197,7 +197,7 @@ def require_sound_file(path: Path, whose: str) -> None:
 
 @contextmanager
 def ending(*made: Node) -> Iterator[None]:
-    """End all that nodes have started after the block."""
+    """Stop everything that nodes have started when the block ends."""
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Nodes whose program is of a later version than their store: what `hashfed migrate` is for."""
+"""Nodes whose program is newer than their store, as `hashfed migrate` expects."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.faults.later import LATER, later_version
 from tests.faults.nodes import Node
 
 PLANTED: Final = "tests.faults.later"
-"""Imported by the fork server, it lets processes be of the later version."""
+"""The module that the fork server imports to give processes the later version."""
 
 
 class OlderNode(Node):
@@ -31,7 +31,7 @@ class OlderNode(Node):
 
     @contextmanager
     def reading(self) -> Iterator[Store]:
-        """Open the store for reading, of whichever version it is."""
+        """Open the store for reading, whatever its version."""
         path = Home(self.home).store
         version: AbstractContextManager[None] = nullcontext()
         try:

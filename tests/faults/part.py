@@ -1,4 +1,4 @@
-"""What a part of `scripts/faults` is, and the share of it that one process has."""
+"""Defines a part of `scripts/faults`, and the share of it that one process has."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Share:
     """The cases that one process is to try, in this order.
 
     Attributes:
-        seed: what all choices follow from.
-        cases: the numbers of the cases; without a count they go on further than there are cases.
-        count: how many cases are tried in all, by all processes; None for all there are. Where
-            cases are chosen from more, case `n` is the same one whatever the count is.
+        seed: determines all choices.
+        cases: the numbers of the cases; without a count there are more numbers than cases.
+        count: how many cases all processes try together; None for all there are. If cases are
+            chosen from more, case `n` is the same one for every count.
         folder: where the share keeps its files.
         keep: whether the files of cases that broke a promise stay.
-        planted: modules that change the program in every process before it runs: bugs that the
-            tests of the harness plant to see that they are found.
+        planted: modules that change the program in every process before it runs. The tests of the
+            harness plant bugs with them, to see that they are found.
     """
 
     seed: int
@@ -61,8 +61,8 @@ class Share:
 def judged(attempt: Callable[[], object]) -> tuple[str, ...]:
     """Try a case; return what did not hold, if anything.
 
-    Nodes of the end-to-end tests assert what they expect: that counts as a promise too, and so does
-    that a command comes to an end.
+    Nodes of the end-to-end tests assert what they expect. That counts as a promise too, and so does
+    the fact that a command ends.
     """
     try:
         attempt()
@@ -78,11 +78,11 @@ class Part:
     """One kind of fault.
 
     Attributes:
-        name: what the command line calls it.
+        name: its name on the command line.
         summary: what is done, in one sentence.
-        count: how many cases a run has unless told otherwise; None for all there are.
-        run: tries the cases of a share, and says of each what it has come to. A promise that does
-            not hold is an outcome with violations; an exception is an error of the harness.
+        count: how many cases a run has by default; None for all there are.
+        run: tries the cases of a share, and yields the outcome of each. A promise that does not
+            hold is an outcome with violations; an exception is an error of the harness.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The parts that there are. A new one is a module with a `PART`, and a line here."""
+"""All parts. A new part is a module with a `PART`, and a line here."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """Power cuts: the disk as it may be after one, at any moment of real commands.
 
-Commands are recorded call by call (`stories`); from that, images of the whole folder are made as a
-power cut may leave it (`disk`); each is looked at, and the node goes on from it. What was visible
-when anything was last synced counts as said: other processes may have acted on it. So an image must
-hold what was visible at the sync before the cut, or what is visible at the next one, and nothing
-between the two.
+Commands are recorded call by call (`stories`). From the records, images of the whole folder are
+made, as a power cut may leave it (`disk`). Each image is checked, and the node goes on from it.
+What was visible at the last sync of anything counts as announced, because other processes may have
+acted on it. So an image must hold what was visible at the sync before the cut, or what is visible
+at the next one, and nothing in between.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def _try_cases(share: Share) -> Generator[Outcome, None, None]:
             yield Outcome(case, skipped=why)
         return
     with recorded(share) as lives:
-        # Every command as often as any other: one that makes a store writes much more than one
-        # that publishes.
+        # Each command gets as many cuts as any other, although one that makes a store writes much
+        # more than one that publishes.
         steps = [(life, step) for life in lives for step in life.steps]
         cuts: dict[int, list[tuple[int, int]]] = defaultdict(list)
         for case in share.cases:
@@ -62,7 +62,7 @@ def _try_cases(share: Share) -> Generator[Outcome, None, None]:
 
 @contextmanager
 def recorded(share: Share, *names: str) -> Iterator[list[Life]]:
-    """Record stories, all unless some are named; a node that is followed goes on serving."""
+    """Record the named stories, or all of them; a node that is followed goes on serving."""
     with ExitStack() as stack:
         memory = str(_MEMORY) if _MEMORY.is_dir() else None
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=memory))).resolve()
@@ -95,10 +95,10 @@ class _View:
 
 
 class Life:
-    """A recorded life of a node, and what was visible in it when.
+    """A recorded life of a node, with what was visible at each moment.
 
     Attributes:
-        steps: the commands that did anything to the disk.
+        steps: the commands that changed anything on the disk.
     """
 
     def __init__(self, tape: Tape) -> None:
@@ -117,7 +117,7 @@ class Life:
                 shutil.rmtree(self._folder / "now")
         if disk.now() != _read_folder(tape.root):
             raise HarnessError(f"{tape.name}: what was recorded is not what is there")
-        # With what was committed and released, other positions must never be released again.
+        # Once something was committed and released, its positions must never have other content.
         seen: frozenset[tuple[str, int, str]] = frozenset()
         self._released = []
         for view in self._views:
@@ -125,7 +125,7 @@ class Life:
             self._released.append(seen)
 
     def cut(self, share: Share, cuts: list[tuple[int, int]]) -> Generator[Outcome, None, None]:
-        """Cut the power at moments, in ascending order, each for a case."""
+        """Cut the power at these moments, in ascending order; each is a case."""
         disk = Disk(str(self._tape.root))
         aftermath = Aftermath(self._tape)
         done = 0
@@ -156,7 +156,7 @@ class Life:
             yield Outcome(case, hit=hit, violations=violations)
 
     def _examine(self, at: int, step: Step, folder: Path, aftermath: Aftermath) -> None:
-        """Look at what a power cut has left, and go on from there.
+        """Check what a power cut has left, and go on from there.
 
         Raises:
             Broken: a promise did not hold.
@@ -171,13 +171,13 @@ class Life:
         after = before if before.at == at else self._views[number + 1]
         found = _read(folder)
         if not home.store.exists():
-            # `restore` was cut short between two stores, and is run once more below.
+            # `restore` was interrupted between two stores, and is run again below.
             found = replace(found, aside=before.holdings.aside)
         lost = [*found.losses(before.holdings, after.holdings)]
         if lost:
             raise Broken(f"what was visible is not there: {'; '.join(lost)}")
         aftermath.go_on(home, folder / "backups", told, self._released[number], later=step.later)
-        # What is migrated now is put aside now.
+        # If the store is migrated only now, it is the store from before that is put aside.
         aside = {before.holdings.aside, after.holdings.aside, (before.holdings.store,)}
         kept = _read(folder).aside
         if kept not in aside:
@@ -194,7 +194,7 @@ def _read(folder: Path) -> Holdings:
 
 
 def _read_folder(folder: Path) -> Image:
-    """Return everything in a folder, but for memory that is shared and sockets."""
+    """Return everything in a folder, except shared memory and sockets."""
     return {
         str(path.relative_to(folder)): None if path.is_dir() else path.read_bytes()
         for path in sorted(folder.rglob("*"))

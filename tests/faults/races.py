@@ -1,6 +1,6 @@
-"""Processes that want the same store at the same moment: one wins, the others say so and end.
+"""Processes that want the same store at the same time: one wins, the others report that and end.
 
-A case is the life of one node, in which a number of races are run; another node follows its list.
+A case is the life of one node, in which a number of races are run. Another node follows its list.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ _LOCKED: Final = 11
 _MAY_NOT_SIGN: Final = 15
 _NOTHING_NEW: Final = 2
 _BAD_ROWS: Final = 1
-"""How an import ends that retracts what the other one has not staged yet."""
+"""The exit code of an import that retracts an entry before the other one has staged it."""
 _APART_SECONDS: Final = 0.25
-"""How much later than the first the second one starts, at most."""
+"""How much later than the first one the second one starts, at most."""
 
 
 def run(share: Share) -> Generator[Outcome, None, None]:
-    """Let nodes live, one for each case."""
+    """Run nodes, one for each case."""
     with forkserver.running(*share.planted) as forks:
         for case in share.cases:
             hit: Counter[str] = Counter()
@@ -60,7 +60,7 @@ def _live(share: Share, case: int, forks: ForkServer, hit: Counter[str]) -> None
 
 
 class _Life:
-    """A publisher on whose store processes race, and a node that follows its list."""
+    """A publisher whose store processes race for, and a node that follows its list."""
 
     def __init__(
         self, folder: Path, forks: ForkServer, source: random.Random, hit: Counter[str]
@@ -116,7 +116,7 @@ class _Life:
                 raise Broken(f"serve of {node.org} wrote a traceback: {node.log()[-2000:]}")
 
     def end(self) -> None:
-        """End what runs."""
+        """Stop what is running."""
         for node in (self._owner, self._reader):
             node.abandon()
 
@@ -132,20 +132,20 @@ class _Life:
         live = self._stage()
         publishing, snapshotting = self._both(("publish", LIST), ("snapshot", LIST))
         self._require(publishing.end(), {0, _LOCKED})
-        # Where the race before made one too, the first one here may find nothing new.
+        # If the race before made a snapshot too, the first process here may find nothing new.
         self._require(snapshotting.end(), {0, _LOCKED, _NOTHING_NEW})
         self._complete("publish", LIST)
         self._acknowledge(live)
 
     def _two_imports(self) -> None:
-        """Two change sets are staged at once: both of them are, or one says that it is not."""
+        """Stage two change sets at once: both are staged, or one command says that it failed."""
         first, lines = self._model.draw()
         self._model.live = first
         second, more = self._model.draw()
         pair = [self._owner.begin("import", LIST, "-", stdin=text) for text in (lines, more)]
         for running, codes in zip(pair, ({0, _LOCKED}, {0, _LOCKED, _BAD_ROWS}), strict=True):
             self._require(running.end(), codes)
-        # In this order: an entry that both change is as the second says.
+        # Keep this order: an entry that both change gets the value of the second.
         for text in (lines, more):
             self._complete("import", LIST, "-", stdin=text)
         self._complete("publish", LIST)
@@ -161,7 +161,7 @@ class _Life:
         self._end_server(winner)
 
     def _stopped_server(self) -> None:
-        """A server is stopped and goes on; another one wants its place meanwhile."""
+        """Stop and continue a server while another one wants its place."""
         self._owner.stop()
         first = self._owner.begin("serve")
         time.sleep(self._random.uniform(0, 2 * _APART_SECONDS))
@@ -174,7 +174,7 @@ class _Life:
         self._end_server(winner)
 
     def _stopped_publisher(self) -> None:
-        """A publisher is stopped and goes on; another one publishes, or waits for it in vain."""
+        """Stop and continue a publisher while another one publishes, or waits in vain."""
         live = self._stage()
         first = self._owner.begin("publish", LIST, "--json")
         time.sleep(self._random.uniform(0, 2 * _APART_SECONDS))
@@ -187,7 +187,7 @@ class _Life:
         self._acknowledge(live)
 
     def _stopped_publisher_without_its_lock(self) -> None:
-        """Somebody removes the lock file of a publisher that is stopped: two hold one each."""
+        """Remove the lock file of a stopped publisher, so that two publishers hold a lock."""
         live = self._stage()
         first = self._owner.begin("publish", LIST, "--json")
         time.sleep(self._random.uniform(0, _APART_SECONDS))
@@ -206,7 +206,7 @@ class _Life:
         self._acknowledge(live)
 
     def _publisher_and_restore(self) -> None:
-        """A backup is restored while somebody publishes: in one order or the other."""
+        """Restore a backup during a publication: one happens before the other."""
         self._follow()
         self._owner.stop()
         self._backups += 1
@@ -221,7 +221,7 @@ class _Life:
         if published.code and restored.code:
             raise Broken("a publication and a restore have both lost")
         if restored.code == 0 and self._owner.size(self._origin) == size and published.code == 0:
-            # What was released after the backup is in the replaced store alone: the mark knows.
+            # Only the replaced store has what was released after the backup, and the mark knows.
             refused = self._owner.run("publish", LIST)
             self._require(refused, {_MAY_NOT_SIGN})
             self._put_back()
@@ -234,7 +234,7 @@ class _Life:
         self._acknowledge(live)
 
     def _put_back(self) -> None:
-        """Put the replaced store back, as docs/operate.md says of a list that cannot go on."""
+        """Put the replaced store back, as docs/operate.md says for a list that cannot go on."""
         (replaced,) = (
             path
             for path in self._owner.home.glob("store.db.replaced-*")
@@ -280,12 +280,12 @@ class _Life:
         self._ledger.require_mark(self._owner, (self._reader,))
 
     def _look_past_a_stopped_one(self) -> None:
-        """Look, unless a stopped process keeps everybody out while it opens or closes the store."""
+        """Check, unless a stopped process blocks the store because it is opening or closing it."""
         with suppress(LockedError):
             self._look()
 
     def _follow(self) -> None:
-        """Serve, and wait until the follower has all."""
+        """Serve, and wait until the follower has everything."""
         if self._owner.server is None:
             self._owner.serve()
         size = self._owner.size(self._origin)
@@ -300,7 +300,7 @@ class _Life:
             raise Broken(f"ended with {result.code}, not in {sorted(codes)}: {result.err[-800:]}")
 
     def _require_one_publication(self, results: list[Result]) -> None:
-        """Require that exactly one has published, and that the other one says why it has not."""
+        """Require that exactly one has published and that the other one says why it has not."""
         for result in results:
             self._require(result, {0, _LOCKED})
         winners = [
@@ -319,7 +319,7 @@ class _Life:
         return (second, first) if first.process.poll() is not None else (first, second)
 
     def _end_server(self, running: Running) -> None:
-        """End a server, by either signal."""
+        """Stop a server with one of the two signals."""
         number = self._random.choice([signal.SIGTERM, signal.SIGKILL])
         if number == signal.SIGTERM:
             wait_until(lambda: b'"serving"' in running.written(), lambda: "not serving")

@@ -1,4 +1,4 @@
-"""Records what a real process does to its files, in order: strace's lines, read as operations."""
+"""Records what a real process does to its files, in order, from the output of strace."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _CALLS: Final = (
     "sendfile,splice,fsync,fdatasync,truncate,ftruncate,fallocate,rename,renameat,renameat2,"
     "unlink,unlinkat,rmdir,mkdir,mkdirat,link,linkat,symlink,symlinkat"
 )
-"""Every call that changes a file or a name, or has it synced. One that is made to the folder and is
-not understood is an error."""
+"""Every call that changes or syncs a file or a name. A call on the folder that this module does not
+understand is an error."""
 
 _LONGEST: Final = 64 * 1024 * 1024
 _LINE: Final = re.compile(r"([0-9]+) +(.*)")
@@ -51,12 +51,12 @@ class Recorded:
 
 @contextmanager
 def recording(folder: Path, trace: Path, *modules: str) -> Iterator[Recorder]:
-    """Have commands recorded while the block runs.
+    """Record commands while the block runs.
 
     Args:
-        folder: what they do to files below it is recorded; there are none yet.
+        folder: changes of files below it are recorded; it is still empty.
         trace: where strace may write.
-        modules: change the program, as of `forkserver.running`.
+        modules: modules that change the program, as in `forkserver.running`.
     """
     strace = ["strace", "-f", "-y", "-xx", "-s", str(_LONGEST), "--seccomp-bpf", "-qq"]
     strace += ["-e", f"trace={_CALLS}", "-e", "signal=none", "-o", str(trace)]
@@ -67,7 +67,7 @@ def recording(folder: Path, trace: Path, *modules: str) -> Iterator[Recorder]:
 class Recorder:
     """Records commands that are run one after the other.
 
-    Memory that processes share (`-shm`) is left out: SQLite makes it anew after a power cut.
+    Memory that processes share (`-shm`) is left out: SQLite rebuilds it after a power cut.
     """
 
     def __init__(self, folder: Path, forks: ForkServer, lines: TextIO) -> None:
@@ -87,7 +87,7 @@ class Recorder:
             stdin: what the command reads.
 
         Raises:
-            HarnessError: the command did something that the model does not have.
+            HarnessError: the command did something that the model does not know.
         """
         with TemporaryFile() as source, TemporaryFile() as out, TemporaryFile() as err:
             source.write(stdin.encode())
@@ -102,7 +102,7 @@ class Recorder:
     def _read(self) -> Iterator[Operation]:
         """Yield what was done since, in the order in which the calls were completed.
 
-        strace has written what a process did before anybody learns that it has ended.
+        strace writes what a process did before anybody learns that it has ended.
         """
         for line in self._lines:
             found = _LINE.fullmatch(line.rstrip("\n"))
@@ -116,7 +116,7 @@ class Recorder:
             if resumed is not None:
                 text = self._begun.pop(process) + resumed[1]
             call = _CALL.fullmatch(text)
-            # What has no result is an end, or a call that was cut short by it.
+            # A call without a result is the end of the process, or was interrupted by it.
             if call is not None and int(call[3]) >= 0:
                 yield from self._call(call[1], call[2].split(", "), int(call[3]), call[4])
 
@@ -163,7 +163,7 @@ class Recorder:
         elif "O_TRUNC" in flags:
             yield Truncate(path, 0)
         if "O_APPEND" in flags:
-            raise HarnessError(f"{path} was opened to be appended to: where is not known")
+            raise HarnessError(f"{path} was opened for appending, at an unknown place")
 
     def _change(self, name: str, path: str, arguments: list[str], result: int) -> Operation:
         match name:
@@ -196,7 +196,7 @@ class Recorder:
             found = _DESCRIPTOR.fullmatch(argument)
             text = found[2] if found else argument.strip('"')
             if re.fullmatch(r"(\\x[0-9a-f]{2})+", text) and self._below(_bytes(text).decode()):
-                raise HarnessError(f"the model does not have {name} of {_bytes(text).decode()}")
+                raise HarnessError(f"the model does not know {name} of {_bytes(text).decode()}")
 
     def _opened(self, descriptor: str) -> str | None:
         """Return the path of an open file below the folder that still has a name."""
@@ -221,5 +221,5 @@ def _number(descriptor: str) -> str:
 
 
 def _bytes(text: str) -> bytes:
-    """Return what strace has written in hex, each byte behind a backslash and an x."""
+    """Return the bytes that strace has written as hex, each after a backslash and an x."""
     return bytes.fromhex(text.strip('"').replace("\\x", ""))

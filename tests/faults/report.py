@@ -1,4 +1,4 @@
-"""What a run of faults has come to: how often what was tried, and what did not hold."""
+"""The result of a run of faults: how often each fault was tried, and what did not hold."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Final
 
 _SHOWN: Final = 50
-"""Violations that the text names; the JSON file has all of them."""
+"""How many violations the text shows; the JSON file has all of them."""
 
 
 def describe_machine() -> dict[str, str]:
-    """Return what is to be known about the machine, by name."""
+    """Return facts about the machine, by name."""
     model = next(
         (
             line.partition(":")[2].strip()
@@ -42,14 +42,14 @@ def _read(path: str) -> str:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one case has come to, or a piece of it.
+    """The outcome of one case, or of a piece of it.
 
     Attributes:
-        case: its number: with the part and the seed it repeats the case.
+        case: its number; with the part and the seed it repeats the case.
         tried: how many faults were tried for it.
-        hit: which kinds of fault came to pass, and how often.
+        hit: which kinds of fault happened, and how often.
         violations: what did not hold, one sentence each.
-        skipped: why nothing was tried, where this machine cannot do it.
+        skipped: why nothing was tried, if this machine cannot do it.
     """
 
     case: int
@@ -64,7 +64,7 @@ class Violation:
     """Something that did not hold.
 
     Attributes:
-        command: what repeats the case.
+        command: the command that repeats the case.
         what: what did not hold.
     """
 
@@ -74,19 +74,19 @@ class Violation:
 
 @dataclass
 class Report:
-    """What one part has come to so far.
+    """The result of one part so far.
 
     Attributes:
         part: its name.
-        seed: what the choices follow from.
+        seed: determines the choices.
         tried: how many faults were tried.
-        hit: which kinds of fault came to pass, and how often.
+        hit: which kinds of fault happened, and how often.
         violations: what did not hold.
-        skipped: what this machine could not do, by reason, and how many cases that were.
+        skipped: how many cases this machine could not run, by reason.
         machine: what it ran on.
         seconds: how long it took.
-        complete: whether all that was asked for was done.
-        failure: how the harness itself failed, which says nothing about the program; empty if not.
+        complete: whether everything was done that was asked for.
+        failure: how the harness failed, which says nothing about the program; empty if it did not.
     """
 
     part: str
@@ -111,7 +111,7 @@ class Report:
         self.violations += [Violation(command, what) for what in outcome.violations]
 
     def json(self) -> dict[str, object]:
-        """Return all of it, to be written as JSON."""
+        """Return everything in a form that can be written as JSON."""
         return {
             **vars(self),
             "hit": dict(sorted(self.hit.items())),

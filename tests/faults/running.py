@@ -1,4 +1,4 @@
-"""Runs a part in several processes, and counts what they say."""
+"""Runs a part in several processes, and counts their outcomes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.faults.part import Part, Share
 from tests.faults.report import Outcome, Report
 
 ENDLESS: Final = 2**31
-"""A number of cases that no part has."""
+"""More cases than any part has."""
 
 
 class HarnessError(Exception):
@@ -41,16 +41,16 @@ def run(
 
     Args:
         part: the part.
-        seed: what all choices follow from.
+        seed: determines all choices.
         count: how many cases there are in all; None for as many as there are.
-        cases: those that are tried.
+        cases: the cases to try.
         jobs: how many processes share the work.
         keep: a folder for the files of cases that broke a promise.
         planted: modules that change the program, see `Share`.
-        tell: told after every outcome how it stands.
+        tell: told the report after every outcome.
 
     Returns:
-        What it has come to. Where the harness fails, it says so and has what was found before.
+        The report. If the harness fails, it says so and has what was found before.
     """
     report = Report(part=part.name, seed=seed)
     began = time.monotonic()
@@ -94,7 +94,7 @@ class _Worker:
     """A process that tries a share.
 
     Attributes:
-        answers: where it says what comes of it.
+        answers: where it reports its outcomes.
     """
 
     def __init__(self, part: Part, share: Share) -> None:
@@ -105,17 +105,17 @@ class _Worker:
         theirs.close()
 
     def end(self) -> None:
-        """Have it clean up and end."""
+        """Make it clean up and end."""
         self.answers.close()
         self._process.terminate()
         self._process.join()
 
 
 def _outcomes(workers: list[_Worker]) -> Iterator[Outcome]:
-    """Return what the workers say, until all are done.
+    """Yield what the workers report, until all are done.
 
     Raises:
-        HarnessError: one of them failed.
+        HarnessError: a worker failed.
     """
     open_ones: list[Connection] = [worker.answers for worker in workers]
     while open_ones:
@@ -134,8 +134,8 @@ def _outcomes(workers: list[_Worker]) -> Iterator[Outcome]:
 
 
 def _work(part: Part, share: Share, answers: Connection) -> None:
-    """Try a share and say what comes of it: outcomes, then None; a text if the harness failed."""
-    # Ctrl-C reaches all processes of a terminal: the first one decides, and ends the others in a
+    """Try a share and report: outcomes, then None; or a text if the harness failed."""
+    # Ctrl-C reaches all processes of a terminal. The first one decides, and ends the others in a
     # way that lets them stop what they have started.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))

@@ -1,7 +1,7 @@
-"""Imported by the fork server: the clock of a node's processes is what a file says.
+"""Imported by the fork server: a file sets the clock of a node's processes.
 
 FAULTS_CLOCK names the file. It is read whenever the program asks for the time, so that the clock of
-a running process can jump. The program itself knows nothing of this.
+a running process can jump. The program itself does not know of this.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Disks of any size, made of memory, that only this process and those that it starts can see.
+"""Disks of any size in memory, which only this process and those that it starts can see.
 
-They go away with the process, however it ends.
+They disappear with the process, however it ends.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class SmallDisk:
         self.path = path
 
     def leave(self, room: int) -> None:
-        """Leave room for so many bytes more than are used; rounded up to pages."""
+        """Leave room for this many bytes beyond those in use, rounded up to pages."""
         status = os.statvfs(self.path)
         used = (status.f_blocks - status.f_bfree) * status.f_frsize
         self._resize(str(used + room))
@@ -43,7 +43,7 @@ class SmallDisk:
 
 
 def have_own_mounts() -> str:
-    """Have what this process mounts be seen by nobody else; return why not, or nothing."""
+    """Hide what this process mounts from all others; return why that failed, or an empty text."""
     if not hasattr(os, "geteuid") or os.geteuid() != 0:
         return "only root may mount small disks"
     libc = ctypes.CDLL(None, use_errno=True)
@@ -60,7 +60,7 @@ def have_own_mounts() -> str:
 
 @contextmanager
 def small_disk(path: Path, content: Path) -> Iterator[SmallDisk]:
-    """Make a disk with much room while the block runs, with a copy of a folder's content."""
+    """Make a large disk with a copy of a folder's content while the block runs."""
     path.mkdir()
     _run("mount", "-t", "tmpfs", "-o", f"size={_ROOMY}", "none", str(path))
     try:

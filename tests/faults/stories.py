@@ -1,6 +1,6 @@
 """Lives of nodes whose power may be cut at any moment: real commands, recorded one by one.
 
-Each command says what is to be so once it has ended well: what a user was told.
+Each command states what must hold once it has succeeded, as the user was told.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _SUBSCRIBER: Final = "platform.example"
 
 @dataclass(frozen=True)
 class Told:
-    """What was said to be so.
+    """What the user was told.
 
     Attributes:
         made: whether the node is made.
         listed: whether it has the list.
-        live: the label of each entry that is in force once all that is staged is published.
-        operations: how many operations are signed then.
+        live: the label of each entry that is in force once everything staged is published.
+        operations: how many operations are signed by then.
         signs: whether its list may be signed for.
     """
 
@@ -44,7 +44,7 @@ class Told:
     signs: bool = True
 
     def with_changes(self, changes: Iterable[str]) -> Told:
-        """Return what is so once some more changes are staged."""
+        """Return what holds once some more changes are staged."""
         live, operations = dict(self.live), self.operations
         for change in map(json.loads, changes):
             operations += 1
@@ -63,9 +63,9 @@ class Step:
         name: the command.
         start: how many operations were done before it.
         stop: how many are done at its end.
-        before: what was said to be so when it began.
-        after: what it says.
-        later: whether the program is of the later version from here on.
+        before: what the user was told before it began.
+        after: what it tells the user.
+        later: whether the program has the later version from here on.
     """
 
     name: str
@@ -85,10 +85,10 @@ class Tape:
         home: the node's folder.
         backups: the folder of its backups.
         operations: what was done to the disk.
-        steps: by which commands.
+        steps: the commands that did it.
         peer: the node that it follows, if there is one.
-        told: what was said to be so last.
-        later: whether the program is of the later version from now on.
+        told: what the user was told last.
+        later: whether the program has the later version from now on.
     """
 
     def __init__(self, name: str, folder: Path, recorder: Recorder) -> None:
@@ -107,13 +107,13 @@ class Tape:
     def __call__(
         self, *args: str | Path, stdin: str = "", told: Told | None = None, leaving: bool = False
     ) -> Recorded:
-        """Run a command to its good end.
+        """Run a command and require that it succeeds.
 
         Args:
             args: its arguments.
-            stdin: what it reads.
-            told: what is said to be so afterwards; None for no change.
-            leaving: it ends as if it were killed.
+            stdin: its input.
+            told: what the user is told afterwards; None for no change.
+            leaving: whether it ends as if it were killed.
         """
         env = {"HOME": str(self.root), "PATH": os.defpath}
         for wanted, setting in ((leaving, LEAVING), (self.later, LATER)):
@@ -131,7 +131,7 @@ class Tape:
 
 
 def publisher(tape: Tape) -> None:
-    """Make a list, publish, sign a snapshot, back up, be killed, restore what is too old."""
+    """Make a list, publish, sign a snapshot, back up, be killed, restore an outdated backup."""
     _make(tape, _PUBLISHER)
     _create(tape)
     _stage(tape, map(assertion, range(40)))
@@ -148,7 +148,7 @@ def publisher(tape: Tape) -> None:
 
 
 def returned(tape: Tape) -> None:
-    """Restore a backup that nothing is missing from, and go on."""
+    """Restore a backup that lacks nothing, and go on."""
     _make(tape, _PUBLISHER)
     _create(tape)
     _stage(tape, map(assertion, range(5)))
@@ -233,4 +233,4 @@ ALONE: Final[dict[str, Callable[[Tape], None]]] = {
 """The stories of nodes without peers."""
 
 SUBSCRIBER: Final = "subscriber"
-"""The story of a node that has one."""
+"""The story of a node that has a peer."""

@@ -1,4 +1,4 @@
-"""Runs a command under strace: which calls to the system touch a folder; one of them failing."""
+"""Runs a command under strace: finds the system calls that touch a folder, or makes one fail."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ CHANGING: Final = (
     "fchmod",
     "fchmodat",
 )
-"""Calls that change a file, or have a change kept."""
+"""Calls that change a file, or make a change durable."""
 
 READING: Final = ("read", "pread64")
-"""Calls that read a file. The loader of programs and Python's imports make many of them, so these
-are counted among those on files whose names are known before."""
+"""Calls that read a file. The program loader and Python's imports make many of them, so only those
+on files with names known in advance are counted."""
 
 _OPENING: Final = "openat"
 _DRAWN: Final = re.compile(r"[0-9a-f]{16}")
-"""Part of a file's name that is another one each time."""
+"""The part of a file's name that differs each time."""
 _WRITABLE: Final = re.compile(r"O_(WRONLY|RDWR|CREAT)")
 _LINE: Final = re.compile(r"^(\d+) +(\w+)\((.*)$")
 _RUN: Final = (
@@ -55,7 +55,7 @@ _RUN: Final = (
     "[load(name) for name in sys.argv.pop(1).split()]; sys.argv[0] = 'hashfed'; "
     "load('node.cli.main').main()"
 )
-"""Runs the program, once modules were imported that change it."""
+"""Runs the program after importing modules that change it."""
 _WAKING: Final = re.compile(r"<(anon_inode|socket|pipe):")
 _TIMEOUT_SECONDS: Final = 120
 
@@ -65,9 +65,9 @@ class Call:
     """A call to the system.
 
     Attributes:
-        name: which.
-        number: the how manieth of that name in its thread, from 1 on; if it reads, among those on
-            files in the folder whose names are known before.
+        name: the name of the call.
+        number: its number among the calls of that name in its thread, from 1 on. For a call that
+            reads, only calls on files in the folder with names known in advance count.
         target: the first file in the folder that it names.
     """
 
@@ -120,8 +120,8 @@ class Traced:
             args: its arguments.
             env: further variables of its environment.
             stdin: its input.
-            fault: which call fails (its name), and how: `error=EIO:when=3`.
-            only: only calls on these files count; all if there are none.
+            fault: the name of the call that fails, and how it fails: `error=EIO:when=3`.
+            only: the only files on which calls count; all calls count if it is empty.
         """
         names = ",".join((*CHANGING, *READING, _OPENING)) if fault is None else fault[0]
         options = ["-f", "-qq", "-y", "-s", "0", "-e", "signal=none", "-o", str(self.log)]
@@ -129,7 +129,7 @@ class Traced:
         if fault is not None:
             options += ["-e", f"inject={fault[0]}:{fault[1]}"]
         if fault is None or not fault[1].startswith("signal"):
-            # Only what is traced stops the process. With that, strace 6.1 sends no signal.
+            # Only traced calls stop the process. With this option, strace 6.1 sends no signal.
             options.append("--seccomp-bpf")
         options += [f"--trace-path={path}" for path in only]
         with subprocess.Popen(
@@ -144,7 +144,7 @@ class Traced:
             try:
                 out, err = process.communicate(stdin, timeout=_TIMEOUT_SECONDS)
             except subprocess.TimeoutExpired:
-                # What is traced too, which holds locks.
+                # The traced process as well: it holds locks.
                 os.killpg(process.pid, signal.SIGKILL)
                 raise
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
@@ -170,17 +170,17 @@ class Traced:
 
     def hit(self) -> str:
         """Return the call of the last run that failed, or empty."""
-        # At a call that never returned, the process was killed.
+        # The process was killed at a call that never returned.
         return next(
             (line for line in self._lines() if line.endswith(("(INJECTED)", "= ?"))),
             "",
         )
 
     def has_struck_a_wake_up(self) -> bool:
-        """Say whether in the last run a call failed by which a thread wakes another one.
+        """Return whether a call with which one thread wakes another failed in the last run.
 
-        One thread has its n-th call where another has one on a file. gRPC and asyncio take for
-        granted that this one works: the process aborts, or waits for ever.
+        One thread may make its n-th call to wake another, while another thread's n-th call is on a
+        file. gRPC and asyncio rely on such a call: the process aborts, or waits for ever.
         """
         begun: dict[str, str] = {}
         for line in self._lines():

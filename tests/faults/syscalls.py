@@ -1,9 +1,9 @@
-"""Makes each call to the system that touches a node's files fail once, in each of three ways.
+"""Makes each system call that touches a node's files fail once, in each of three ways.
 
-A first run of each operation is traced. A case is one call of it, the n-th of its name in its
-thread, that fails with EIO, fails with ENOSPC, or at which the process is killed; one that reads
-fails with EIO alone. Where several threads make an n-th call of that name, all of them fail. The
-operation is then run again as an operator would, and must come to its good end.
+A first run of each operation is traced. A case is one call in it, the n-th of its name in its
+thread. The call fails with EIO, or fails with ENOSPC, or the process is killed at it; a call that
+reads only fails with EIO. If several threads make an n-th call of that name, all of them fail. The
+operation is then run again, as an operator would do, and must succeed.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ _NEW: Final = 40
 _MAY_NOT_SIGN: Final = 15
 _NOTHING_NEW: Final = 2
 _BACKED_UP: Final = 2
-"""Positions that the old backup has."""
+"""How many positions the old backup has."""
 
 Command = Callable[[Path], Sequence[str | Path]]
-"""A command line; it is told the folder of the case."""
+"""Returns a command line for the folder of a case."""
 
 
 @dataclass(frozen=True)
@@ -53,16 +53,16 @@ class Operation:
     """Something that a node does with its files.
 
     Attributes:
-        name: what it is called.
-        node: who does it, as it stands right before.
+        name: its name.
+        node: the node that does it, in its state right before.
         command: the command.
-        done: requires of a node in a case's folder that it is done.
+        done: requires that a node in a case's folder has done it.
         stdin: the command's input.
-        again: what an operator runs after a failure; the same command unless given.
-        repeated: how that may end where the first run has done all of it, apart from 0.
-        publishes: how `publish` must end on the node after that; None where nobody publishes.
+        again: what an operator runs after a failure; the same command by default.
+        repeated: how that may end, apart from 0, if the first run has done everything.
+        publishes: how `publish` must end on the node after that; None if nobody publishes.
         env: further variables of its environment.
-        read: the files that it reads, as far as their names are known before.
+        read: the files that it reads, as far as their names are known in advance.
     """
 
     name: str
@@ -91,9 +91,9 @@ class Point:
 
 
 def run(share: Share, only: str = "") -> Generator[Outcome, None, None]:
-    """Let calls fail, one for each case; only calls whose description has a text, if one is given.
+    """Let calls fail, one for each case; if a text is given, only calls whose description has it.
 
-    A description is such as "publish: EIO at fsync 3 (mark/hotline.example)".
+    An example of a description is "publish: EIO at fsync 3 (mark/hotline.example)".
     """
     if reason := why_not():
         asked = share.cases if share.count is not None else share.cases[:1]
@@ -123,7 +123,7 @@ class _World:
     Attributes:
         origin: the list.
         history: the header of each position that was signed.
-        operations: what is done.
+        operations: the operations to try.
     """
 
     origin: str
@@ -133,7 +133,7 @@ class _World:
 
 @contextmanager
 def _prepared(folder: Path, forks: ForkServer) -> Iterator[_World]:
-    """Make a publisher, a relay and a newcomer, and copies of them right before each operation."""
+    """Make a publisher, a relay and a newcomer, and copy them right before each operation."""
     homes = folder / "before"
     homes.mkdir()
     owner, relay, newcomer = (
@@ -189,7 +189,7 @@ def _changes() -> list[str]:
 
 @dataclass(frozen=True)
 class _Checks:
-    """What is there when an operation is done; each check takes the node and the case's folder."""
+    """Checks of what is there after an operation; each takes the node and the case's folder."""
 
     origin: str
     size: int
@@ -198,7 +198,7 @@ class _Checks:
     def staged(self, node: Node, _: Path) -> None:
         found = json.loads(_done(node, "staged", LIST, "--json"))["staged"]
         if found != {"assert": _NEW}:
-            raise Broken(f"an import said that it is done, and {found} is staged")
+            raise Broken(f"an import reported success, and {found} is staged")
 
     def published(self, node: Node, _: Path) -> None:
         live, wanted = node.live(self.origin), self.export.count("\n") + _NEW
@@ -225,7 +225,7 @@ class _Checks:
 
     def migrated(self, node: Node, _: Path) -> None:
         if "nothing to migrate" not in _done(node, "migrate"):
-            raise Broken("a migration said that it is done, and there is something to migrate")
+            raise Broken("a migration reported success, but there is something to migrate")
         if node.size(self.origin) != self.size or node.export(self.origin) != self.export:
             raise Broken(f"{node.size(self.origin)} of {self.size} positions are there")
 
@@ -240,11 +240,11 @@ class _Nodes:
 
     Attributes:
         alone: a publisher without peers.
-        older_one: the same, whose program is of a later version.
-        staged: the same, with staged changes.
+        older_one: the same with a program of a later version.
+        staged: the same with staged changes.
         restored: a publisher whose store was restored.
         behind: a subscriber.
-        newcomer: one that has nothing yet.
+        newcomer: a node that has nothing yet.
         damaged: a subscriber in whose store a bit has flipped.
     """
 
@@ -284,7 +284,7 @@ def _operations(checks: _Checks, backup: Path, nodes: _Nodes) -> tuple[Operation
             nodes.alone,
             lambda folder: ("backup", folder / "first.db"),
             checks.backed_up,
-            # A file that has its name is not written again.
+            # An existing backup is not written again.
             again=lambda folder: ("backup", folder / "second.db"),
         ),
         Operation(
@@ -322,12 +322,12 @@ def _done(node: Node, *args: str | Path) -> str:
 
 
 def _points(world: _World, traced: Traced, share: Share) -> list[Point]:
-    """Trace every operation once; return all ways to fail, in an order drawn from the seed."""
+    """Trace every operation once; return all ways to fail, in an order that the seed determines."""
     points = []
     for operation in world.operations:
         with share.scratch(-1) as folder:
             node = operation.node.copied(folder)
-            # Once before, so that no module is compiled in the run that is traced.
+            # Run it once before, so that no module is compiled in the traced run.
             _run(traced, operation, operation.node.copied(folder / "warm"), folder / "warm")
             done = _run(traced, operation, node, folder)
             if done.returncode != 0:
@@ -365,7 +365,7 @@ def _run(
 def _strike(
     traced: Traced, operation: Operation, node: Node, folder: Path, point: Point
 ) -> CompletedProcess[str] | None:
-    """Run an operation of which a call fails; None where a wake-up failed with it."""
+    """Run an operation in which a call fails; return None if a wake-up failed as well."""
     try:
         done = _run(traced, operation, node, folder, point)
     except TimeoutExpired:
@@ -418,7 +418,7 @@ def _fail(
 
 
 def _require_released(node: Node, origin: str) -> None:
-    """Require of a publisher that nothing may leave it that the mark has not."""
+    """Require that nothing may leave a publisher that the mark does not cover."""
     if not node.has_store():
         return
     with node.reading() as store:
@@ -430,12 +430,12 @@ def _require_released(node: Node, origin: str) -> None:
     if not isinstance(mark, Mark):
         raise Broken(f"the mark cannot be used any more: {mark}")
     if released > mark.checkpoint.size:
-        raise Broken(f"{released} positions may leave, the mark has {mark.checkpoint.size}")
+        raise Broken(f"{released} positions may leave, but the mark covers {mark.checkpoint.size}")
 
 
 PART = Part(
     name="syscalls",
-    summary="calls to the system that touch a node's files, each failing once in three ways",
+    summary="makes each system call that touches a node's files fail once in three ways",
     count=None,
     run=run,
 )

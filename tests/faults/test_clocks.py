@@ -1,4 +1,4 @@
-"""Clocks that are wrong."""
+"""Wrong clocks."""
 
 from __future__ import annotations
 

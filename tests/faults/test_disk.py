@@ -1,4 +1,4 @@
-"""The model of a disk that loses its power: what was synced is there, of the rest any part."""
+"""The model of a disk that loses its power: what was synced is kept, the rest may be lost."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _Seen = frozenset[tuple[str, bytes | None]]
 
 
 def images(*operations: Operation, count: int = 300) -> tuple[set[_Seen], Counter[str]]:
-    """Return all images that were seen after some operations, and what was lost for them."""
+    """Return all images that were seen after some operations, and what was lost in them."""
     disk = Disk("/d")
     for operation in operations:
         disk.apply(operation)

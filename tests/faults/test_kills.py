@@ -17,12 +17,12 @@ def test_whatever_is_killed_what_was_acknowledged_is_everywhere_and_nothing_is_s
     life: int, tmp_path: Path
 ) -> None:
     report = attempt(kills.PART, tmp_path, cases=1, first=life, seed=20)
-    # The last thing that is done may have several processes killed.
+    # The last action may kill several processes.
     assert report.tried >= kills.KILLS_A_LIFE
     assert report.violations == []
 
 
 def test_a_mark_that_is_raised_after_the_release_is_found_out(tmp_path: Path) -> None:
-    # When in a publication it is killed, and so in which case, is the machine's affair.
+    # It depends on the machine at which point of a publication, and so in which case, it is killed.
     report = attempt(kills.PART, tmp_path, cases=6, seed=20, planted="late_mark")
     assert [violation for violation in report.violations if "high-water mark" in violation.what]

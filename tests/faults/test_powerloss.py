@@ -32,7 +32,7 @@ def test_what_was_said_is_there_after_a_power_cut_and_no_position_is_signed_twic
 
 
 def cut_at_the_end_of(command: str, folder: Path, *, images: int) -> list[str]:
-    """Cut the power at each of the last operations of the first such command; return what broke."""
+    """Cut the power at each of the last operations of the first such command; return violations."""
     share = Share(seed=7, cases=range(images), count=images, folder=folder)
     with powerloss.recorded(share, "publisher") as (life,):
         step = next(step for step in life.steps if step.name == command)

@@ -1,4 +1,4 @@
-"""Calls to the system that fail, one at a time."""
+"""System calls that fail, one at a time."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from tests.faults.report import Report
 def attempt(
     part: Part, folder: Path, *, cases: int, seed: int, first: int = 0, planted: str = ""
 ) -> Report:
-    """Try cases, with a planted bug only until it is found; return what they have come to."""
+    """Try cases, with a planted bug only until it is found; return the report."""
     share = Share(
         seed=seed,
         cases=range(first, first + cases),

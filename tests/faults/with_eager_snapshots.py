@@ -1,7 +1,7 @@
-"""Imported by the fork server: whoever has nothing yet is offered a snapshot, whatever it costs.
+"""Imported by the fork server: a node that has nothing yet is offered a snapshot at any cost.
 
-A list that was published once is fetched as well by its deltas, and one that was published twice
-takes twice as long to make.
+Otherwise a list would have to be published twice, which takes twice as long: one that was published
+once is fetched just as well by its deltas.
 """
 
 from __future__ import annotations

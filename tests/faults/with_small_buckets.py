@@ -1,4 +1,4 @@
-"""Imported by the fork server: buckets of snapshots are small for as long as the process runs."""
+"""Imported by the fork server: snapshot buckets stay small as long as the process runs."""
 
 from __future__ import annotations
 

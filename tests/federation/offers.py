@@ -152,6 +152,9 @@ CASES: Final[dict[str, Case]] = {
         Reason.HEADER_MALFORMED, claiming(op_count=limits.MAX_SNAPSHOT_BUCKETS + 1)
     ),
     "later version": Case(Reason.FORMAT_UNSUPPORTED, signed(raw={0: 2})),
+    "position of another list's row": Case(
+        Reason.HEADER_MALFORMED, claiming(position=2 << 32 | 1, change_set=2 << 32 | 1)
+    ),
     "header of a delta": Case(
         Reason.SNAPSHOT_MISMATCH,
         lambda p: forge_offer(p)._replace(header=p.log[-1].header),

@@ -145,8 +145,13 @@ def charter_for(*orgs: str, all_peers: bool = False, version: int = 1) -> Charte
         charter_for(""),
         charter_for("a"),
         charter_for(version=0),
+        charter_for(version=limits.MAX_VERSION + 1),
+        replace(charter_for(), created_ms=limits.MAX_TIME_MS + 1),
     ],
-    ids=["unsorted", "twice", "all and some", "upper case", "pattern", "empty", "a", "version 0"],
+    ids=[
+        *("unsorted", "twice", "all and some", "upper case", "pattern", "empty", "a", "version 0"),
+        *("version too high", "after the year 9999"),
+    ],
 )
 def test_a_charter_in_any_other_form_is_refused(charter: Charter) -> None:
     with pytest.raises(MalformedError):

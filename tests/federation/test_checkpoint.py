@@ -24,7 +24,7 @@ from federation.errors import (
     UsageError,
 )
 from federation.keys import SigningKey
-from federation.note import NoteSigner, Verifier, sign_note
+from federation.note import NoteSigner, Verifier, open_note, sign_note
 
 # A value of any type, for callers whom no type checker stops.
 Wrong = Any
@@ -96,7 +96,7 @@ def test_a_size_in_any_other_form_is_refused(size: str) -> None:
 
 
 def test_the_largest_size_is_accepted() -> None:
-    assert Checkpoint.parse(f"{ORIGIN}\n{2**63 - 1}\n{ROOT_TEXT}\n").size == 2**63 - 1
+    assert Checkpoint.parse(f"{ORIGIN}\n{2**32 - 1}\n{ROOT_TEXT}\n").size == 2**32 - 1
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_a_text_of_other_lines_is_refused(text: Wrong) -> None:
         ("a\nb", 1, ROOT),
         (None, 1, ROOT),
         (ORIGIN, -1, ROOT),
-        (ORIGIN, 2**63, ROOT),
+        (ORIGIN, 2**32, ROOT),
         (ORIGIN, True, ROOT),
         (ORIGIN, "1", ROOT),
         (ORIGIN, 1, ROOT[:31]),
@@ -189,17 +189,32 @@ def test_a_public_logs_checkpoint_opens() -> None:
     keys = VECTORS["verifier_keys"]
     verifiers = [Verifier.parse(keys["arche"]), Verifier.parse(keys["remora_witness"])]
     data = VECTORS["notes"]["arche_checkpoint"].encode()
-    checkpoint = open_checkpoint(data, "arche2025h1.staging.ct.transparency.dev", verifiers)
+    origin = "arche2025h1.staging.ct.transparency.dev"
+    with pytest.raises(MalformedError, match="4 signature lines"):
+        open_checkpoint(data, origin, verifiers)
+    # Only the lines whose keys are known: the log's and one witness's.
+    note = open_note(data, verifiers)
+    lines = "".join(line.format() for line in note.signatures)
+    checkpoint = open_checkpoint(f"{note.text}\n{lines}".encode(), origin, verifiers)
     assert checkpoint.size == 1432088532
     root = "U7WM79jrzyhGZ5/GUBTpM7NzwdyfFx61t3RovgcC4Ro="
     assert b64encode(checkpoint.root_hash).decode() == root
 
 
-def test_a_checkpoint_signed_by_old_and_new_key_opens_with_either() -> None:
+def test_a_checkpoint_signed_by_two_keys_of_the_log_opens_with_both_alone() -> None:
     next_signer = NoteSigner(ORIGIN, NEXT_KEY)
     data = sign_note(CHECKPOINT.format(), [SIGNER, next_signer])
+    assert open_checkpoint(data, ORIGIN, [SIGNER.verifier, next_signer.verifier]) == CHECKPOINT
     for signer in (SIGNER, next_signer):
-        assert open_checkpoint(data, ORIGIN, [signer.verifier]) == CHECKPOINT
+        with pytest.raises(MalformedError) as caught:
+            open_checkpoint(data, ORIGIN, [signer.verifier])
+        assert caught.value.reason is Reason.CHECKPOINT_MALFORMED
+
+
+def test_a_line_of_an_unknown_key_is_not_carried_on() -> None:
+    with pytest.raises(MalformedError) as caught:
+        open_checkpoint(NOTE + cosignature_line(CHECKPOINT.format()), ORIGIN, [SIGNER.verifier])
+    assert caught.value.reason is Reason.CHECKPOINT_MALFORMED
 
 
 def test_a_key_that_is_not_the_logs_signs_no_checkpoint() -> None:

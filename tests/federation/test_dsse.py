@@ -99,21 +99,21 @@ def test_one_signature_short_of_the_threshold_is_refused() -> None:
         envelope.verify(BY_ID, 3)
 
 
-def test_signatures_of_unknown_keys_do_not_count() -> None:
+def test_a_signature_of_an_unknown_key_is_refused() -> None:
     envelope = sign_envelope(TYPE, b"payload", KEYS[:2])
-    with pytest.raises(SignatureError, match="got 1 of 2"):
-        envelope.verify(known(KEYS[0], KEYS[5]), 2)
+    for threshold in (1, 2):
+        with pytest.raises(SignatureError, match="a key that may not sign it"):
+            envelope.verify(known(KEYS[0], KEYS[5]), threshold)
 
 
-def test_a_repeated_signature_counts_once() -> None:
+def test_a_repeated_signature_is_refused() -> None:
     envelope = sign_envelope(TYPE, b"payload", KEYS[:1])
-    repeated = Envelope(TYPE, b"payload", envelope.signatures * 3)
-    assert repeated.verify(BY_ID, 1) == b"payload"
-    with pytest.raises(SignatureError, match="got 1 of 2"):
-        repeated.verify(BY_ID, 2)
+    repeated = Envelope(TYPE, b"payload", envelope.signatures * 2)
+    with pytest.raises(SignatureError, match="one key twice"):
+        repeated.verify(BY_ID, 1)
 
 
-def test_one_raw_key_under_two_ids_counts_once() -> None:
+def test_one_raw_key_under_two_ids_does_not_sign_twice() -> None:
     signature = sign_envelope(TYPE, b"payload", KEYS[:1]).signatures[0]
     envelope = Envelope(
         TYPE,
@@ -121,23 +121,18 @@ def test_one_raw_key_under_two_ids_counts_once() -> None:
         (Signature(b"a", signature.signature), Signature(b"b", signature.signature)),
     )
     same_key = {b"a": KEYS[0].public_key, b"b": KEYS[0].public_key}
-    with pytest.raises(SignatureError, match="got 1 of 2"):
-        envelope.verify(same_key, 2)
+    for threshold in (1, 2):
+        with pytest.raises(SignatureError, match="one key twice"):
+            envelope.verify(same_key, threshold)
 
 
-def test_a_false_signature_neither_counts_nor_spoils_the_others() -> None:
-    good = sign_envelope(TYPE, b"payload", KEYS[:2]).signatures
-    false = (Signature(KEYS[2].key_id, bytes(64)), Signature(KEYS[3].key_id, b"short"))
-    envelope = Envelope(TYPE, b"payload", (*false, *good))
-    assert envelope.verify(BY_ID, 2) == b"payload"
-    with pytest.raises(SignatureError, match="got 2 of 3"):
-        envelope.verify(BY_ID, 3)
-
-
-def test_a_false_signature_before_the_true_one_of_the_same_key_does_not_hide_it() -> None:
-    good = sign_envelope(TYPE, b"payload", KEYS[:1]).signatures[0]
-    envelope = Envelope(TYPE, b"payload", (Signature(good.key_id, bytes(64)), good))
-    assert envelope.verify(BY_ID, 1) == b"payload"
+@pytest.mark.parametrize("data", [bytes(64), b"short", b""])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_false_signature_spoils_the_envelope_wherever_it_stands(data: bytes, place: int) -> None:
+    signatures = list(sign_envelope(TYPE, b"payload", KEYS[:2]).signatures)
+    signatures.insert(place, Signature(KEYS[2].key_id, data))
+    with pytest.raises(SignatureError):
+        Envelope(TYPE, b"payload", tuple(signatures)).verify(BY_ID, 2)
 
 
 def test_a_small_order_key_among_the_keys_signs_nothing() -> None:
@@ -175,11 +170,10 @@ def test_an_envelope_without_signatures_is_refused() -> None:
 
 
 def test_more_signatures_than_a_document_may_carry_are_refused_before_any_is_checked() -> None:
-    signature = sign_envelope(TYPE, b"payload", KEYS[:1]).signatures[0]
-    most = (signature,) * limits.MAX_DOCUMENT_SIGNATURES
+    most = sign_envelope(TYPE, b"payload", KEYS[: limits.MAX_DOCUMENT_SIGNATURES]).signatures
     assert Envelope(TYPE, b"payload", most).verify(BY_ID, 1) == b"payload"
     with pytest.raises(LimitError):
-        Envelope(TYPE, b"payload", (*most, signature)).verify(BY_ID, 1)
+        Envelope(TYPE, b"payload", (*most, most[0])).verify(BY_ID, 1)
 
 
 @pytest.mark.parametrize("threshold", [0, -1, True, None, "1"])

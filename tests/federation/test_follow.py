@@ -107,7 +107,7 @@ def test_what_the_peer_answers_counts_more_than_what_was_before(state: FollowSta
 
 
 def test_a_quarantine_ends_when_something_verifies_and_not_before() -> None:
-    stays = {News.MORE_MISSING, News.SNAPSHOT_OFFERED, News.PEER_FAILED}
+    stays = {News.MORE_MISSING, News.SNAPSHOT_OFFERED, News.NOT_FETCHED, News.PEER_FAILED}
     for news in News:
         step = decide(FollowState.QUARANTINED, Reason.SIGNATURE_INVALID, news)
         if news in stays:

@@ -28,16 +28,16 @@ from tests.federation.worlds import signing_key
 KEY = signing_key("header")
 EXAMPLE = Header(
     origin_hash=b"\x01" * 32,
-    position=0x0203040506070809,
+    position=0x06070809,
     previous=b"\x02" * 32,
-    change_set=0x0102030405060708,
+    change_set=0x05060708,
     ends_change_set=True,
-    time_ms=0x030405060708090A,
+    time_ms=0x08090A0B0C0D,
     op_count=0x0B0C,
     body_size=0x0D0E0F,
     body_digest=b"\x03" * 32,
     ops_root=b"\x04" * 32,
-    live_count=0x04050607080A0B0C,
+    live_count=0x0A0B0C0D,
     state_digest=b"\x05" * 32,
     root_version=0x10111213,
     root_hash=b"\x06" * 32,
@@ -46,7 +46,6 @@ EXAMPLE = Header(
 assert EXAMPLE.op_count <= limits.MAX_BODY_OPS
 
 hashes = st.binary(min_size=32, max_size=32)
-numbers = st.integers(0, 2**63 - 2)
 headers = st.builds(
     lambda position, back, **rest: Header(
         position=position,
@@ -54,18 +53,18 @@ headers = st.builds(
         previous=NO_LEAF if position == 0 else b"\x01" * 32,
         **rest,
     ),
-    position=numbers,
+    position=st.integers(0, limits.MAX_TREE_SIZE - 1),
     back=st.integers(0, 9),
     origin_hash=hashes,
     ends_change_set=st.booleans(),
-    time_ms=numbers,
+    time_ms=st.integers(0, limits.MAX_TIME_MS),
     op_count=st.integers(1, limits.MAX_BODY_OPS),
     body_size=st.integers(1, limits.MAX_BODY_BYTES),
     body_digest=hashes,
     ops_root=hashes,
-    live_count=numbers,
+    live_count=st.integers(0, limits.MAX_LIVE_ENTRIES),
     state_digest=hashes,
-    root_version=st.integers(0, 2**32 - 1),
+    root_version=st.integers(1, limits.MAX_VERSION),
     root_hash=hashes,
     key_id=st.just(key_id(KEY.public_key)),
 )
@@ -129,11 +128,20 @@ def test_the_leaf_is_the_whole_record() -> None:
         replace(EXAMPLE, position=0, change_set=0),
         replace(EXAMPLE, previous=NO_LEAF),
         replace(EXAMPLE, position=limits.MAX_TREE_SIZE),
+        replace(EXAMPLE, position=2 << 32 | 1),
         replace(EXAMPLE, change_set=EXAMPLE.position + 1),
+        replace(EXAMPLE, time_ms=limits.MAX_TIME_MS + 1),
+        replace(EXAMPLE, live_count=limits.MAX_LIVE_ENTRIES + 1),
+        replace(EXAMPLE, root_version=0),
+        replace(EXAMPLE, root_version=limits.MAX_VERSION + 1),
     ],
-    ids=["leaf before the first", "no leaf before a later", "position too high", "set too late"],
+    ids=[
+        *("leaf before the first", "no leaf before a later", "position too high"),
+        *("another list's row", "set too late", "after the year 9999"),
+        *("more than a snapshot holds", "no root", "root version too high"),
+    ],
 )
-def test_places_that_no_log_has_are_refused(header: Header) -> None:
+def test_numbers_out_of_range_are_refused(header: Header) -> None:
     with pytest.raises(PeerError):
         Header.parse(header.sign(KEY))
 

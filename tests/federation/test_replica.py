@@ -34,6 +34,7 @@ from tests.federation.forgeries import (
     retraction,
     started,
     together,
+    with_a_strangers_line,
     with_time,
 )
 from tests.federation.worlds import (
@@ -58,6 +59,7 @@ REASONS_OF_OTHER_PARTS = {
     Reason.BUCKET_MALFORMED,  # snapshots in place of deltas
     Reason.PROOF_INVALID,  # proofs of single operations, consistency
     Reason.CHARTER_ROLLBACK,  # charters
+    Reason.PURGE_OF_ABSENT,  # what is staged
     Reason.USAGE,  # no fault of a peer
 }
 
@@ -130,13 +132,13 @@ def test_more_operations_than_a_delta_may_have_are_refused_whatever_is_announced
     ("operations", "reason"),
     [
         ([retraction(1), retraction(1)], Reason.RETRACT_OF_ABSENT),
-        ([retraction(1), purge(1), purge(1)], Reason.PURGE_OF_ABSENT),
         ([purge(1), retraction(1)], Reason.RETRACT_OF_ABSENT),
-        ([purge(1), purge(1)], Reason.PURGE_OF_ABSENT),
     ],
-    ids=["retracted twice", "purged twice", "retracted after purge", "purged live, then again"],
+    ids=["retracted twice", "retracted after purge"],
 )
-def test_an_entry_that_is_gone_cannot_go_again(operations: list[Operation], reason: Reason) -> None:
+def test_an_entry_that_is_gone_cannot_be_retracted(
+    operations: list[Operation], reason: Reason
+) -> None:
     publisher, subscriber = started()
     *honest, last = operations
     for operation in honest:
@@ -148,10 +150,30 @@ def test_an_entry_that_is_gone_cannot_go_again(operations: list[Operation], reas
 
 def test_a_refusal_by_the_entries_names_no_hash() -> None:
     publisher, subscriber = started()
-    for operation in (retraction(77), purge(77)):
-        with pytest.raises(PeerError) as caught:
-            subscriber.deliver(publisher.forge(Forgery(ops=(operation,), fields=live_count(3))))
-        assert fingerprint(77).digest.hex() not in str(caught.value)
+    with pytest.raises(PeerError) as caught:
+        subscriber.deliver(publisher.forge(Forgery(ops=(retraction(77),), fields=live_count(3))))
+    assert fingerprint(77).digest.hex() not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "operations",
+    [
+        [purge(77)],
+        [purge(77), purge(77)],
+        [retraction(1), purge(1), purge(1)],
+        [purge(1), purge(1)],
+    ],
+    ids=["unknown", "unknown twice", "retracted and purged twice", "live and purged twice"],
+)
+def test_any_entry_can_be_purged_and_only_a_live_one_counts(operations: list[Operation]) -> None:
+    publisher, subscriber = started()
+    live = subscriber.state.live_count
+    for operation in operations:
+        subscriber.deliver(publisher.publish(operation))
+    gone = {operation.entry for operation in operations}
+    assert subscriber.state == publisher.state
+    assert not gone & subscriber.entries.live().keys()
+    assert subscriber.state.live_count == live - (purge(1).entry in gone)
 
 
 def test_a_first_delta_with_a_leaf_before_it_is_malformed_not_a_fork() -> None:
@@ -254,12 +276,13 @@ def test_a_delta_of_another_list_of_the_same_owner_is_refused() -> None:
         assert caught.value.reason is reason
 
 
-def test_further_signatures_on_a_checkpoint_are_no_fault() -> None:
+def test_a_relay_cannot_hide_lines_in_a_checkpoint() -> None:
     publisher, subscriber = started()
-    delta = publisher.forge(Forgery())
-    stranger = publisher.forge(Forgery(log=signing_key("stranger"))).checkpoint
-    line = stranger.rpartition(b"\n\n")[2]
-    subscriber.deliver(delta._replace(checkpoint=delta.checkpoint + line))
+    delta, padded = publisher.forge(Forgery()), with_a_strangers_line(publisher)
+    with pytest.raises(PeerError) as caught:
+        subscriber.deliver(padded)
+    assert caught.value.reason is Reason.CHECKPOINT_MALFORMED
+    subscriber.deliver(delta)
     assert subscriber.state.size == 3
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from copy import deepcopy
 from dataclasses import replace
 from itertools import combinations
 
@@ -192,8 +193,7 @@ def test_who_joined_lets_be_purged_what_was_retracted_before() -> None:
     [
         ([retraction(2)], Reason.RETRACT_OF_ABSENT),
         ([retraction(77)], Reason.RETRACT_OF_ABSENT),
-        ([purge(2), purge(2)], Reason.PURGE_OF_ABSENT),
-        ([purge(1), purge(1)], Reason.PURGE_OF_ABSENT),
+        ([purge(1), retraction(1)], Reason.RETRACT_OF_ABSENT),
         ([retraction(1), retraction(1)], Reason.RETRACT_OF_ABSENT),
     ],
 )
@@ -219,9 +219,7 @@ def test_a_purge_of_what_cannot_be_known_counts_nothing() -> None:
         row for row, operation in body.operations() if operation.entry.key == fingerprint(1).digest
     }
     prior = {row: Prior(0, 0, OpKind.ASSERT) for row in rows}
-    assert merge(body, prior, 9, complete=False) == 8
-    with pytest.raises(PeerError):
-        merge(body, prior, 9)
+    assert merge(body, prior, 9) == 8
 
 
 # --- refusals ---------------------------------------------------------------------------------
@@ -438,14 +436,16 @@ def test_a_list_too_large_for_a_snapshot_is_not_signed(monkeypatch: pytest.Monke
     assert len(publisher.publish_snapshot().buckets) == 3
 
 
-def test_a_publisher_that_goes_on_from_a_snapshot_purges_only_what_it_knows() -> None:
+def test_a_publisher_that_goes_on_from_a_snapshot_purges_what_it_does_not_know() -> None:
     publisher, subscriber = grown()
     published = publisher.publish_snapshot()
     subscriber.join(offered(publisher, published, HELD), enumerate(published.buckets))
+    replayed = holding(publisher, SIZE + 1)
     # As after a restoration from a peer.
-    publisher.state, publisher.entries = subscriber.state, subscriber.entries
-    for entry in (2, 77):
-        with pytest.raises(PeerError) as caught:
-            publisher.publish(purge(entry))
-        assert caught.value.reason is Reason.PURGE_OF_ABSENT
-    publisher.publish(purge(1))
+    publisher.state, publisher.entries = subscriber.state, deepcopy(subscriber.entries)
+    for entry in (2, 77, 1, 1):
+        delta = publisher.publish(purge(entry))
+        for follower in (subscriber, replayed):
+            follower.deliver(delta)
+    assert of_the_log(subscriber.state) == of_the_log(replayed.state)
+    assert subscriber.entries.live() == replayed.entries.live()

@@ -15,6 +15,7 @@ from federation import dsse, limits, wire
 from federation.body import build_body, pack
 from federation.errors import LimitError, MalformedError, PeerError, Reason
 from federation.header import Header
+from federation.v1 import document_pb2
 from tests.federation.worlds import Forgery, Publisher, Subscriber, assertion, salt_seed
 
 OPS = (assertion(1), assertion(2))
@@ -180,6 +181,31 @@ def test_an_envelope_is_decoded_as_it_was_encoded() -> None:
 def test_what_is_no_envelope_is_refused(data: bytes) -> None:
     with pytest.raises(MalformedError):
         wire.decode_envelope(data)
+
+
+SIGNATURE = field(1, b"key") + field(2, b"signature")
+SIGNED = field(1, b"t") + field(2, b"payload") + field(3, SIGNATURE)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        field(1, b"junk" * 1000) + SIGNED,
+        field(2, b"junk") + SIGNED,
+        field(2, b"payload") + field(1, b"t") + field(3, SIGNATURE),
+        field(1, b"t") + field(2, b"payload") + field(3, field(1, b"junk") + SIGNATURE),
+        field(1, b"t") + field(2, b"payload") + field(3, SIGNATURE, pad=3),
+        field(1, b"t", pad_tag=2) + field(2, b"payload") + field(3, SIGNATURE),
+        field(1, b"t") + field(2, b"payload") + field(3, field(2, b"signature") + field(1, b"key")),
+    ],
+    ids=["type twice", "payload twice", "order", "key twice", "length", "tag", "order within"],
+)
+def test_an_envelope_in_another_form_is_refused(data: bytes) -> None:
+    message = document_pb2.Envelope.FromString(data)
+    assert (message.payload_type, message.payload) == ("t", b"payload"), "it says the same"
+    with pytest.raises(MalformedError):
+        wire.decode_envelope(data)
+    assert wire.encode_envelope(wire.decode_envelope(SIGNED)) == SIGNED
 
 
 def test_an_envelope_ends_at_its_limits() -> None:

@@ -26,7 +26,7 @@ class Coalition(Generic[N]):
         self.nodes = nodes
 
     def run_all(self, commands: Sequence[tuple[N, Sequence[str | Path]]]) -> list[Result]:
-        """Run commands at the same time; return how each ended, in order."""
+        """Run commands at the same time; return how each of them ended, in the same order."""
         started = [Running(node, tuple(args), "") for node, args in commands]
         return [running.end() for running in started]
 
@@ -57,7 +57,7 @@ class Coalition(Generic[N]):
         return seen
 
     def end(self) -> None:
-        """End all that runs, subscribers first, so that nobody logs a lost peer."""
+        """Stop all running processes, subscribers first, so that nobody logs a lost peer."""
         with signals_held():
             for node in reversed(self.nodes):
                 for running in tuple(node.running):

@@ -1,10 +1,10 @@
-"""Starts the program under test quickly: each command is a process of its own, forked from one that
-has done the imports.
+"""Starts the program under test quickly: each command is forked from a process that has already
+done the imports.
 
     python -P forkserver.py SOCKET [MODULE ...]      serve until stdin ends
 
-The modules are imported after the program's own: each changes the program under test, such as the
-clock that it has.
+The modules are imported after those of the program. Each changes the program under test, for
+example its clock.
 
 A request is one line of JSON, `{"argv": […], "cwd": …, "env": {…}}`, with the three standard
 streams as file descriptors. The answer is two lines: the process id, and later the exit code, which
@@ -31,13 +31,13 @@ from typing import Any
 _ROOT = Path(__file__).parents[2]
 
 SHIM = """#!{python} -IS
-# Hands its arguments, folder, environment and streams to the fork server at {address}.
+# Passes its arguments, folder, environment and streams to the fork server at {address}.
 import json, os, socket, sys
 with socket.socket(socket.AF_UNIX) as server:
     server.connect({address!r})
     request = dict(argv=sys.argv[1:], cwd=os.getcwd(), env=dict(os.environ))
     socket.send_fds(server, [json.dumps(request).encode() + b"\\n"], [0, 1, 2])
-    # What reads our output is to see its end when the program ends, and not when this does.
+    # The reader of our output must see its end when the program ends, not when this process does.
     for descriptor in (0, 1, 2):
         os.close(descriptor)
     code = int(server.makefile().read().split()[1])
@@ -49,7 +49,7 @@ os._exit(code if code >= 0 else 128 - code)
 
 
 class Process:
-    """A command that runs.
+    """A running command.
 
     Attributes:
         pid: its process id.
@@ -62,7 +62,7 @@ class Process:
 
     def send_signal(self, number: int) -> None:
         """Send it a signal, if it has not ended."""
-        # Ids are given out in turn: what has just ended is nobody else yet.
+        # The system gives out ids in turn, so no other process has the id of one that just ended.
         if self._code is None:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, number)
@@ -86,7 +86,7 @@ class Process:
         return self._code
 
     def _read_number(self) -> int:
-        # Byte by byte: what is read ahead would not be seen by `poll`.
+        # Read byte by byte: `poll` would not see what is read ahead.
         line = b""
         while not line.endswith(b"\n"):
             byte = self._socket.recv(1)
@@ -100,7 +100,7 @@ class ForkServer:
     """A running fork server.
 
     Attributes:
-        folder: holds `hashfed`, a program for shells that has the command run by the server.
+        folder: holds `hashfed`, a program for shells that makes the server run the command.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -128,10 +128,10 @@ def running(*modules: str, wrap: Sequence[str] = ()) -> Iterator[ForkServer]:
     """Run a fork server while the block runs.
 
     Args:
-        modules: change the program that it starts.
-        wrap: a program that is to run the server, such as a tracer.
+        modules: modules that change the program that it starts.
+        wrap: a program that runs the server, such as a tracer.
     """
-    # Not in pytest's folder: the path of a socket is short.
+    # Not in pytest's folder: the path of a socket must be short.
     with tempfile.TemporaryDirectory(prefix="hashfed-") as name:
         server = ForkServer(Path(name))
         address = str(server.folder / "socket")
@@ -157,18 +157,18 @@ def running(*modules: str, wrap: Sequence[str] = ()) -> Iterator[ForkServer]:
 
 
 def _serve(address: str, modules: Sequence[str]) -> dict[str, Any]:
-    """Fork for each request; return it, in the process that is to carry it out."""
+    """Fork for each request; return the request in the process that is to carry it out."""
     for module, _ in import_module("node.cli.main").COMMANDS.values():
         import_module(f"node.cli.{module}")
     for module in modules:
         import_module(module)
-    # What is here now is shared by all children: one that ends need not look through it.
+    # All children share the objects that exist now: a child that ends need not look through them.
     gc.freeze()
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
     listener.listen(64)
     print("ready", flush=True)
-    # Whoever answers a client ends unseen.
+    # The system cleans up after the processes that answer clients.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
         readable, _, _ = select.select([listener.fileno(), 0], [], [])
@@ -182,7 +182,7 @@ def _serve(address: str, modules: Sequence[str]) -> dict[str, Any]:
 
 
 def _answer(client: socket.socket) -> dict[str, Any]:
-    """Fork once more: one process carries the request out, this one tells how it ends."""
+    """Fork once more: one process carries the request out, this one reports how it ends."""
     data, descriptors, _, _ = socket.recv_fds(client, 65_536, 3)
     while not data.endswith(b"\n"):
         data += client.recv(65_536)
@@ -209,5 +209,5 @@ if __name__ == "__main__":
     os.environ.clear()
     os.environ.update(_request["env"])
     sys.argv = ["hashfed", *_request["argv"]]
-    # Last, at the top: it ends as the interpreter ends any program.
+    # This comes last and at the top level, so it ends as the interpreter ends any program.
     import_module("node.cli.main").main()

@@ -1,7 +1,7 @@
-"""A node as its operator has it: a folder, `hashfed serve` as a process, commands.
+"""A node as its operator sees it: a folder, `hashfed serve` as a process, commands.
 
-Tests, faults and the demonstration drive nodes with it. Commands are forked by a fork server where
-there is one, which takes a hundredth of the time, and are processes of their own otherwise.
+Tests, faults and the demonstration drive nodes with it. If there is a fork server, it forks the
+commands, which takes a hundredth of the time. Otherwise commands are started as new processes.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _T = TypeVar("_T")
 
 SECONDS = 30.0
 END_SECONDS: Final = 180.0
-"""How long a command may take: much more than it does, as the machine may be busy."""
+"""How long a command may take: much longer than usual, as the machine may be busy."""
 _MAX_BYTES: Final = 64 * 1024 * 1024
-"""What a command writes at most."""
+"""The largest output of a command."""
 PROGRAM = Path(sys.executable).with_name("hashfed")
 # Below the ports that the system gives to outgoing connections: one of those could take a node's
 # port while the node is down.
@@ -48,7 +48,7 @@ _QUICK: Mapping[str, str] = {
 def eventually(
     look: Callable[[], _T | None], what: Callable[[], object] = str, *, seconds: float = SECONDS
 ) -> _T:
-    """Return what a look finds, once it is something; `what` says what is there instead."""
+    """Look until something is found, and return it; `what` says what is there instead."""
     deadline = time.monotonic() + seconds
     while True:
         found = look()
@@ -59,16 +59,16 @@ def eventually(
 
 
 class _Reserved:
-    """Ports that were given out and perhaps are not listened on yet, in all processes."""
+    """Ports that were given out to any process, even if nobody listens on them yet."""
 
     def __init__(self) -> None:
         self._given: set[int] = set()
-        # One file for all: its n-th byte is locked by the process that has port n, until it ends.
+        # One file for all processes: the process that has port n locks its n-th byte until it ends.
         path = Path(tempfile.gettempdir()) / f"hashfed-ports-{os.getuid()}"
         self._file = path.open("ab")
 
     def take(self, port: int) -> bool:
-        """Say whether a port is nobody's, and take it."""
+        """Take a port if nobody has it; return whether it was free."""
         if port in self._given:
             return False
         try:
@@ -83,7 +83,7 @@ _reserved = cache(_Reserved)
 
 
 def unused_port() -> int:
-    """Return a port that nobody listens on now. Another process may be given the same."""
+    """Return a port that nobody listens on now. Another process may get the same one."""
     while True:
         port = random.SystemRandom().choice(_PORTS)
         with socket.socket() as probe, suppress(OSError):
@@ -92,7 +92,7 @@ def unused_port() -> int:
 
 
 def free_port() -> int:
-    """Return a port that nobody has now, and that no other test is given."""
+    """Return a port that nobody has now and that no other test will get."""
     while not _reserved().take(port := unused_port()):
         pass
     return port
@@ -114,7 +114,7 @@ class Result:
 
 
 class Process(Protocol):
-    """A process of the program that runs."""
+    """A running process of the program."""
 
     @property
     def pid(self) -> int:
@@ -134,7 +134,7 @@ class Process(Protocol):
 
 
 class Running:
-    """A command that runs, and what it writes.
+    """A running command and its output.
 
     Attributes:
         what: the command line, for messages.
@@ -173,7 +173,7 @@ class Running:
         return Result(code, *texts)
 
     def abandon(self) -> None:
-        """Kill it if it runs still, and let go of what it has written."""
+        """Kill it if it is still running, and discard its output."""
         self._of.remove(self)
         if self.process.poll() is None:
             self.process.kill()
@@ -192,7 +192,7 @@ class Node:
         server: its `hashfed serve`, if there is one.
         running: its commands that have not ended.
         patience: how long its server may take to start and to end, in seconds.
-        settings: what the environment of its server says beside HOME and PATH.
+        settings: the environment of its server, besides HOME and PATH.
     """
 
     patience = SECONDS
@@ -211,11 +211,11 @@ class Node:
         """Make a node.
 
         Args:
-            folder: where its folder and its log are to lie.
+            folder: where its folder and its log are made.
             org: its organization.
-            forks: starts its commands; None for processes of their own.
-            env: what its environment has besides HOME and PATH.
-            port: where it serves; None for one that no other test is given.
+            forks: starts its commands; None to start them as new processes.
+            env: its environment, besides HOME and PATH.
+            port: where it serves; None for one that no other test gets.
             init: whether to run `hashfed init`.
         """
         self.org = org
@@ -232,7 +232,7 @@ class Node:
     # --- commands -----------------------------------------------------------------------------
 
     def __call__(self, *args: str | Path, stdin: str = "", code: int = 0) -> Result:
-        """Run a command to its end, which is to be this exit code."""
+        """Run a command to its end, and require this exit code."""
         running = Running(self, args, stdin)
         try:
             result = running.end()
@@ -273,7 +273,7 @@ class Node:
         streams: tuple[int, int, int],
         wrap: Iterable[str] = (),
     ) -> subprocess.Popen[bytes]:
-        """Start the program as a process of its own, out of reach of the terminal's Ctrl-C."""
+        """Start the program as a new process that the terminal's Ctrl-C does not reach."""
         stdin, stdout, stderr = streams
         with signals_held():
             return subprocess.Popen(
@@ -315,7 +315,7 @@ class Node:
     # --- what operators do --------------------------------------------------------------------
 
     def meet(self, *others: Node) -> None:
-        """Become a peer of others, and they of this node."""
+        """Make this node and others peers of each other."""
         for one, other in [(self, other) for other in others] + [(other, self) for other in others]:
             one("peer", "add", "--yes", "-", stdin=other("invite").out)
 
@@ -371,7 +371,7 @@ class Node:
         return self._signal(signal.SIGTERM)
 
     def abandon(self) -> None:
-        """Kill all that was started here and runs still."""
+        """Kill everything that was started here and is still running."""
         for running in tuple(self.running):
             running.abandon()
         self.kill()
@@ -386,7 +386,7 @@ class Node:
     # --- what is here -------------------------------------------------------------------------
 
     def status(self, origin: str) -> dict[str, Any]:
-        """Return how a list stands here."""
+        """Return the status of a list here."""
         lists = self("status", "--json").json()["lists"]
         found: dict[str, Any] = next(item for item in lists if item["list"] == origin)
         return found
@@ -409,17 +409,17 @@ class Node:
         return self("export", origin).out
 
     def content(self) -> tuple[object, ...]:
-        """Return what the node holds of all lists, to be compared with later."""
+        """Return what the node holds of all lists, for a later comparison."""
         lists = [line["list"] for line in self("list", "--json").json_lines()]
         return tuple((origin, self.export(origin), self.headers(origin)) for origin in lists)
 
     def check(self) -> None:
-        """Check that all that is stored is sound."""
+        """Check that everything that is stored is sound."""
         assert self("fsck", "--json").json()["ok"]
 
 
 def digest(number: int) -> str:
-    """Return the SHA-256 of that number's entry, in hex."""
+    """Return the SHA-256 of the entry with that number, in hex."""
     return f"{number + 2**40:064x}"
 
 

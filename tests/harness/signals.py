@@ -1,4 +1,4 @@
-"""What happens when a program that starts others is told to end: it stops them first."""
+"""Makes a program that starts others stop them first when it is told to end."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def end_on_signals() -> None:
 def signals_held() -> Iterator[None]:
     """Let signals that end this program wait until the end of the block.
 
-    One that came while a process is being started would leave nobody who knows of that process,
-    and one that came while they are being stopped would leave the others running.
+    If a signal came while a process is being started, nobody would know of that process. If one
+    came while processes are being stopped, the others would go on running.
     """
     came: list[int] = []
     before = {

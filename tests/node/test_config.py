@@ -203,8 +203,8 @@ def test_the_environment_can_turn_metrics_off(home: Home) -> None:
 @pytest.mark.parametrize(
     ("key", "text", "message"),
     [
-        ("publish.mark_dir", "mark", "is not the full name of a folder"),
-        ("publish.mark_dir", "/a\x7fb", "is not the full name of a folder"),
+        ("publish.mark_dir", "mark", "is not the absolute path of a folder"),
+        ("publish.mark_dir", "/a\x7fb", "is not the absolute path of a folder"),
         ("publish.peers_needed", "most", "expected all, or a number"),
         ("publish.peers_needed", "-1", "expected all, or a number"),
         ("node.allow_filesystem", "ext4", "expected one of 9p, afs"),
@@ -359,7 +359,7 @@ def test_a_missing_required_value_is_named_with_its_variable(
     home: Home, text: str, missing: str
 ) -> None:
     error = _refusal(home, text)
-    assert str(error) == f"{missing} is set nowhere"
+    assert str(error) == f"{missing} is not set"
     assert f"HASHFED_{missing.replace('.', '_').upper()}" in error.hint
 
 

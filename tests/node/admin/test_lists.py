@@ -167,7 +167,7 @@ def test_a_new_list_is_ours_and_empty_and_reaches_whom_it_says(store: Store) -> 
 def test_a_list_cannot_be_made_twice(store: Store) -> None:
     create(store, audience=EVERYBODY)
     version = store.version
-    with pytest.raises(CommandError, match="is here already"):
+    with pytest.raises(CommandError, match="already has the list"):
         create(store, audience=NOBODY)
     assert store.version == version
     assert audience_of(store) == EVERYBODY
@@ -272,7 +272,7 @@ def test_lists_are_found_by_what_people_call_them(store: Store) -> None:
     assert lists.choose_list(store, [str(FOREIGN)]).origin == FOREIGN
     with pytest.raises(CommandError, match="which list"):
         lists.choose_list(store, [])
-    with pytest.raises(CommandError, match="only its owner changes it"):
+    with pytest.raises(CommandError, match="only its owner can change it"):
         lists.find_own_list(store, str(FOREIGN))
     with pytest.raises(CommandError) as caught:
         lists.find_list(store, "other")

@@ -271,7 +271,7 @@ def test_a_certificate_is_no_private_key(tmp_path: Path) -> None:
     path = tmp_path / "root.key"
     path.write_text(build_certificate(_ORG, _NOW_MS)[1])
     path.chmod(0o600)
-    with pytest.raises(ConfigError, match="no private key"):
+    with pytest.raises(ConfigError, match="not a private key"):
         load_signer(path)
 
 
@@ -281,7 +281,7 @@ def test_a_missing_file_and_one_that_is_no_file_are_refused(tmp_path: Path) -> N
     with pytest.raises(ConfigError, match="does not exist"):
         load_certificate(tmp_path / "tls.crt")
     os.mkfifo(tmp_path / "fifo", 0o600)
-    with pytest.raises(ConfigError, match="no regular file"):
+    with pytest.raises(ConfigError, match="not a regular file"):
         load_signer(tmp_path / "fifo")
     with pytest.raises(ConfigError):
         load_signer(tmp_path)
@@ -411,10 +411,10 @@ def test_certificates_that_a_peer_must_not_be_called_with_are_refused() -> None:
     for pem, message in (
         (_sign(ed25519.Ed25519PrivateKey.generate(), usage=_usage()), "P-256"),
         (_sign(ec.generate_private_key(ec.SECP384R1()), usage=_usage()), "P-256"),
-        (_sign(key), "no node's"),
-        (_sign(key, usage=_usage(), ca=None), "no node's"),
-        (_sign(key, usage=_usage(), ca=True), "more than TLS"),
-        (_sign(key, usage=_usage(cert_sign=True)), "more than TLS"),
+        (_sign(key), "not that of a node"),
+        (_sign(key, usage=_usage(), ca=None), "not that of a node"),
+        (_sign(key, usage=_usage(), ca=True), "more than identify one node"),
+        (_sign(key, usage=_usage(cert_sign=True)), "more than identify one node"),
         (_sign(key, "ngo.example", usage=_usage()), "not for the name hotline.example"),
         (
             _sign(
@@ -427,8 +427,8 @@ def test_certificates_that_a_peer_must_not_be_called_with_are_refused() -> None:
         ),
         (good + good, "exactly one block"),
         ("text\n" + good, "exactly one block"),
-        ("", "no certificate"),
-        ("\ufffd", "no certificate"),
+        ("", "no readable certificate"),
+        ("\ufffd", "no readable certificate"),
     ):
         with pytest.raises(ConfigError, match=message):
             verify_certificate(pem, _ORG, now_ms)

@@ -223,7 +223,7 @@ def test_an_index_that_does_not_fit_parks_its_list_and_not_the_node(
     acceptance = followed.accept(publisher.origin, publisher.log[position:])
     assert (acceptance.size, acceptance.deltas) == (position, 0)
     assert acceptance.error is not None
-    assert "do not fit what is here" in str(acceptance.error)
+    assert "do not fit what is stored here" in str(acceptance.error)
     assert followed.record(publisher.origin) == before
     assert followed.status(publisher.origin).state is FollowState.QUARANTINED
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from federation import merkle
+from federation import state as states
 from federation.bucket import encode_bucket
 from federation.entry import Cause, EntryId, Operation
 from federation.errors import FederationError, PeerError, Reason
-from federation.header import Header
+from federation.header import Header, LeafKind, leaf_hash
+from federation.note import NoteSigner, sign_note
+from federation.snapshot import SnapshotOffer
 from node.errors import CommandError
 from node.formats.jsonl import Format
 from node.fsck.check import fsck
@@ -39,7 +44,14 @@ from tests.federation.histories import (
     publish_cut,
 )
 from tests.federation.offers import OfferForgery, forge_offer
-from tests.federation.worlds import Published, Publisher, assertion, fingerprint
+from tests.federation.worlds import (
+    Forgery,
+    HeaderFields,
+    Published,
+    Publisher,
+    assertion,
+    fingerprint,
+)
 from tests.node.support.followed_lists import RELAY, FollowedLists
 from tests.node.support.small_buckets import begin, join, small_buckets, take
 
@@ -611,3 +623,52 @@ def test_a_snapshot_of_another_history_is_refused(
     assert caught.value.reason is Reason.PROOF_INVALID
     assert late.record(publisher.origin) == before
     assert _states(late) == [SnapshotState.HELD]
+
+
+def test_a_snapshot_does_not_take_the_row_of_another_lists_leaf(tmp_path: Path) -> None:
+    attacker, other, victim = (
+        Publisher(f"{name}.example/main") for name in ("attacker", "other", "victim")
+    )
+    followed = FollowedLists(tmp_path)
+    for number, made in enumerate((attacker, other, victim), 1):
+        follow_without(followed, made)
+        assert followed.record(made.origin).list == number
+    # List 1 at this position would have the row of list 3 at position 1.
+    position = 2 << 32 | 1
+    buckets = (encode_bucket([]),)
+    hashes = [merkle.leaf_hash(data) for data in buckets]
+    leaf = attacker.forge(
+        Forgery(
+            body=b"",
+            fields=HeaderFields(
+                kind=LeafKind.SNAPSHOT,
+                position=position,
+                change_set=position,
+                previous=b"\x01" * 32,
+                op_count=1,
+                ops_root=merkle.root_hash(hashes),
+                live_count=0,
+                state_digest=states.EMPTY,
+            ),
+        )
+    )
+    # A log of so many leaves as its frontier says: a bit 33, a bit 0, and this leaf.
+    large, small = b"\x02" * 32, b"\x03" * 32
+    root = merkle.node_hash(large, merkle.node_hash(small, leaf_hash(leaf.header)))
+    text = f"{attacker.origin}\n{position + 1}\n{b64encode(root).decode()}\n"
+    offer = SnapshotOffer(
+        header=leaf.header,
+        checkpoint=sign_note(text, [NoteSigner(str(attacker.origin), attacker.log_key)]),
+        frontier=large + small,
+        bucket_hashes=b"".join(hashes),
+        consistency=(),
+    )
+    with pytest.raises(PeerError) as caught:
+        snapshot.begin(followed.store, attacker.origin, offer, clock=followed.clock)
+    assert caught.value.reason is Reason.HEADER_MALFORMED
+    for made in (other, victim):
+        made.publish(assertion(1))
+        made.publish(assertion(2))
+        followed.take(made)
+    assert list(fsck(followed.store)) == []
+    followed.close()

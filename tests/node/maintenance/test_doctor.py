@@ -168,7 +168,7 @@ def test_a_certificate_that_ends_soon_is_said_before_it_is_too_late(node: Node) 
     _wait(certificate.CERTIFICATE_DAYS - 20)(node)
     (found,) = [finding for finding in node.examine() if finding.check == "TLS certificate"]
     assert found.ok
-    assert "ends soon" in found.hint
+    assert "expires soon" in found.hint
 
 
 def test_a_root_key_beside_the_node_is_looked_at_too(node: Node) -> None:

@@ -134,7 +134,7 @@ def test_a_migration_that_would_lose_anything_is_found_out_and_leaves_the_store(
     statements, match = LOSSES[loss]
     schema = {**NEWER, STEP: (*NEWER[STEP], *statements.split("; "))}
     error = refused(home, schema, DamageError, match)
-    assert "the store is as it was" in error.hint
+    assert "the store is unchanged" in error.hint
 
 
 def test_a_step_that_fails_leaves_the_store(home: Home) -> None:
@@ -226,7 +226,7 @@ def test_a_full_disk_is_named_with_what_is_needed(
         raise StoreFullError("no room left")
 
     monkeypatch.setattr(maintenance_migrate, "_check", full)
-    error = refused(home, NEWER, StoreFullError, "the store is as it was")
+    error = refused(home, NEWER, StoreFullError, "the store is unchanged")
     assert "MiB" in error.hint
 
 

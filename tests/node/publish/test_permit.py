@@ -252,7 +252,7 @@ def test_a_publisher_whose_mark_was_put_back_meanwhile_releases_nothing(
     permit = own.permit()
     own.import_operations(assertion(3))
     own.mark.path.write_bytes(data)
-    with pytest.raises(MarkMovedError, match="changed by somebody else"):
+    with pytest.raises(MarkMovedError, match="was changed meanwhile"):
         own.publish(permit)
     assert (own.record.log.size, released(own)) == (2, 2)
     with pytest.raises(RecoveringError) as caught:

@@ -230,9 +230,9 @@ def test_a_time_ends_with_its_millisecond(own: OwnList) -> None:
         ("time:2026-01-01", "expected RFC 3339"),
         ("time:2026-01-01T00:00:00", "with Z or an offset"),
         ("time:20260101T000000Z", "expected RFC 3339"),
-        ("time:2026-02-30T00:00:00Z", "is no time"),
-        ("time:2026-01-01T24:00:00Z", "is no time"),
-        ("time:2026-01-01T00:00:00+25:00", "is no time"),
+        ("time:2026-02-30T00:00:00Z", "is not a time"),
+        ("time:2026-01-01T24:00:00Z", "is not a time"),
+        ("time:2026-01-01T00:00:00+25:00", "is not a time"),
     ],
 )
 def test_a_text_that_names_no_state_is_refused(own: OwnList, text: str, words: str) -> None:

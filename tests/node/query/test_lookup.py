@@ -102,8 +102,8 @@ def test_an_index_that_says_what_no_body_does_is_damage(followed: FollowedLists)
     followed.store.connection.execute(
         "UPDATE posting SET digest = ? WHERE digest = ?", (other.digest, asked.digest)
     )
-    # The entry is not lost without a word.
-    with pytest.raises(DamageError, match="does not say"):
+    # The entry does not silently disappear.
+    with pytest.raises(DamageError, match="disagree about"):
         lookup.lookup(followed.store, other.format())
 
 

@@ -7,6 +7,7 @@ production.
 from __future__ import annotations
 
 import asyncio
+import io
 import resource
 import signal
 import socket
@@ -28,6 +29,7 @@ from federation.v1.log_service_pb2 import (
     ListLogsRequest,
 )
 from node._grpc.federation.v1.log_service_pb2_grpc import LogServiceStub
+from node.config import LogFormat, LogLevel
 from node.daemon.serve import GRACE_SECONDS
 from node.rpc import interceptors
 from node.rpc.interceptors import MAX_CALLS, MAX_STREAMS
@@ -40,10 +42,12 @@ from node.rpc.server import (
     TransportLimits,
 )
 from node.sync.scheduler import Follower
+from node.telemetry.logs import configure
 from node.telemetry.metrics import Metrics
 from tests.federation.worlds import assertion
 from tests.node.daemon.test_serve import Process
 from tests.node.support import raw_http2
+from tests.node.support.logs import logging_restored
 from tests.node.support.peering import (
     LOOPBACK,
     Site,
@@ -684,6 +688,26 @@ def test_calls_that_are_started_and_cancelled_do_not_delay_others(sites: Sites) 
             await asyncio.wait([resetting])
 
     run(main())
+
+
+def test_refused_calls_of_one_peer_do_not_fill_the_log(pair: tuple[Site, Site]) -> None:
+    async def main() -> str:
+        owner, hostile = pair
+        log = io.StringIO()
+        configure(LogLevel.INFO, LogFormat.JSON, log)
+        token = "\u202e" * (MAX_REQUEST_BYTES // 4)
+        async with serving(owner), hostile.channel(owner, OWN_CONNECTION) as channel:
+            for _ in range(300):
+                with pytest.raises(grpc.aio.AioRpcError):
+                    await LogServiceStub(channel).ListLogs(ListLogsRequest(page_token=token))
+        return log.getvalue()
+
+    with logging_restored():
+        log = run(main())
+    assert "call_refused" in log
+    # Half of what a minute may bring: these calls take a few seconds.
+    assert len(log) < MIB / 2
+    assert max(map(len, log.splitlines())) < 8_192
 
 
 @pytest.mark.parametrize("method", [FOLLOW, WATCH])

@@ -136,6 +136,9 @@ def test_what_is_not_here_and_what_is_not_for_the_caller_get_one_answer(
             expected = await refused_buckets(stub, UNKNOWN, POSITION, 0)
             assert expected[0] is grpc.StatusCode.NOT_FOUND
             for origin, position, number in (
+                (MAIN, POSITION, 2**31),
+                (MAIN, POSITION, 2**32 - 1),
+                (MAIN, 2**32 | POSITION, 0),
                 (FORBIDDEN, POSITION, 0),
                 (FORBIDDEN, 3, 0),
                 ("no list", POSITION, 0),

@@ -271,7 +271,7 @@ def test_a_position_is_a_point_of_one_list(world: tuple[FollowedLists, Publisher
     followed.take(publisher)
     record = followed.record(publisher.origin)
     assert resolve_cuts(followed.store, record, "position:1") == {record.list: 1}
-    with pytest.raises(CommandError, match="of which list"):
+    with pytest.raises(CommandError, match="needs the name of a list"):
         resolve_cuts(followed.store, None, "position:1")
 
 

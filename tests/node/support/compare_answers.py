@@ -111,7 +111,7 @@ def _check_export(
         export(node.store, record, size, Format.JSONL, out)
         assert out.getvalue() == then.exported()
     else:
-        with pytest.raises(CommandError, match="snapshot took the place"):
+        with pytest.raises(CommandError, match="snapshot replaced the deltas"):
             export(node.store, record, size, Format.JSONL, out)
 
 

@@ -22,6 +22,7 @@ from federation.v1.log_service_pb2 import (
     FollowRequest,
     FollowResponse,
     Heartbeat,
+    Opening,
 )
 from node.errors import NodeError, ProtocolError, UnreachableError
 from node.store import lists
@@ -205,8 +206,17 @@ def test_a_stream_that_ends_early_is_no_success(sites: Sites) -> None:
         [opening(MAIN, OUTCOME_UP_TO_DATE), frame(MAIN, [SignedDelta(b"", b"", b"")] * 1025)],
         [opening(MAIN, 99)],  # type: ignore[arg-type]  # no outcome
         [opening(MAIN, OUTCOME_UP_TO_DATE, checkpoint=bytes(limits.MAX_MESSAGE_BYTES))],
+        [
+            FollowResponse(
+                opening=Opening(origin=str(MAIN), outcome=OUTCOME_UP_TO_DATE, retained_from=2**32)
+            )
+        ],
+        [FollowResponse(heartbeat=Heartbeat(sent_ms=limits.MAX_TIME_MS + 1))],
     ],
-    ids=["unanswered", "unasked opening", "unasked frame", "many deltas", "outcome", "too large"],
+    ids=[
+        *("unanswered", "unasked opening", "unasked frame", "many deltas", "outcome", "too large"),
+        *("larger than any log", "after the year 9999"),
+    ],
 )
 def test_a_peer_that_breaks_the_protocol_is_left(
     sites: Sites, messages: list[FollowResponse]

@@ -428,10 +428,10 @@ def test_the_peer_that_offered_it_and_sends_a_damaged_bucket_parks_the_list(site
             assert result.error.exit_code == 14
             assert reader.record(publisher.origin).log.size == 0
             assert found(reader.store) == []
-            # It may be better the next time, and is not said to be before it is.
+            # The list may be better the next time; the node does not say so before it has seen it.
             with tampering(owner, withhold):
                 result = await sync(reader)
-            assert result.state is FollowState.STALE
+            assert result.state is FollowState.QUARANTINED
             result = await sync(reader)
         assert (result.joined, result.state) == (12, FollowState.CURRENT)
         assert_joined(reader, publisher)
@@ -652,7 +652,7 @@ def test_a_relay_that_joined_serves_the_snapshot_on_and_tells_older_cursors_so(
         assert (result.state, result.reason) == (FollowState.DESYNCHRONISED, "CURSOR_TOO_OLD")
         assert isinstance(result.error, UnreachableError)
         assert "its owner" in result.error.hint
-        assert "from position 12 on, here are 5" in str(result.error)
+        assert "from position 12 on, this node has 5" in str(result.error)
         assert old.record(publisher.origin).log.size == 5
         assert_joined(third, publisher)
 

@@ -6,14 +6,16 @@ import io
 import json
 import logging
 import re
+import threading
+import time
 from collections.abc import Iterator
 
 import pytest
-import structlog
 
 from federation.names import Origin
 from node.config import LogFormat, LogLevel
 from node.telemetry.logs import configure, get_logger
+from tests.node.support.logs import logging_restored
 
 _EVIL = 'x"\n{"event": "forged"}\x1b[2J\x7f\u202e\u2028 level=error'
 
@@ -25,12 +27,8 @@ class _Terminal(io.StringIO):
 
 @pytest.fixture(autouse=True)
 def _logging_as_before() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    structlog.reset_defaults()
+    with logging_restored():
+        yield
 
 
 def _events(stream: io.StringIO) -> list[dict[str, object]]:
@@ -166,3 +164,80 @@ def test_events_go_to_stderr_unless_told_otherwise(capsys: pytest.CaptureFixture
     captured = capsys.readouterr()
     assert captured.out == ""
     assert json.loads(captured.err)["event"] == "started"
+
+
+# --- what a peer can cause --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", [LogFormat.JSON, LogFormat.CONSOLE])
+@pytest.mark.parametrize("text", ["a" * 2_600_000, "\u202e" * 2_600_000, "\U000e0001" * 100_000])
+def test_a_long_text_of_a_peer_makes_no_long_line(text: str, format: LogFormat) -> None:  # noqa: A002
+    stream = io.StringIO()
+    configure(LogLevel.INFO, format, stream)
+    get_logger().info("call_refused", detail=text, nested=[text], error=ValueError(text))
+    line = stream.getvalue()
+    assert len(line) < 20_000
+    assert line.count("\n") == 1
+    assert line[:-1].isprintable()
+    assert line.count("more characters)") == 3
+
+
+def test_a_traceback_ends_with_its_error_however_long_it_is() -> None:
+    stream = io.StringIO()
+    configure(LogLevel.INFO, LogFormat.JSON, stream)
+
+    def fail(depth: int) -> None:
+        if depth:
+            fail(depth - 1)
+        raise ValueError("x" * 1_000_000 + " the end")
+
+    try:
+        fail(200)
+    except ValueError:
+        get_logger().exception("call_failed")
+    assert len(stream.getvalue()) < 10_000
+    assert str(_events(stream)[0]["exception"]).endswith(" the end")
+
+
+def test_a_flood_of_one_event_is_counted_and_leaves_room_for_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    stream = io.StringIO()
+    configure(LogLevel.INFO, LogFormat.JSON, stream)
+    log = get_logger()
+    for number in range(50_000):
+        log.info("call_refused", peer="mallory.example", number=number)
+    assert len(stream.getvalue()) < 70_000
+    written = len(_events(stream))
+    log.error("damage_found")
+    assert _events(stream)[-1]["event"] == "damage_found"
+    now = 59.0
+    log.info("call_refused")
+    assert len(_events(stream)) == written + 1
+    # A minute after the first of them, whichever event comes next.
+    now = 61.0
+    log.info("scrub_ended")
+    told, ended = _events(stream)[-2:]
+    assert (told["event"], told["name"]) == ("events_left_out", "call_refused")
+    assert told["count"] == 50_001 - written
+    assert ended["event"] == "scrub_ended"
+    log.info("call_refused")
+    assert _events(stream)[-1]["event"] == "call_refused"
+
+
+def test_events_of_several_threads_are_whole_lines() -> None:
+    stream = io.StringIO()
+    configure(LogLevel.INFO, LogFormat.JSON, stream)
+
+    def log(name: str) -> None:
+        for _ in range(200):
+            get_logger().info(name)
+
+    threads = [threading.Thread(target=log, args=(f"event_{at}",)) for at in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(_events(stream)) == 800
