@@ -6,14 +6,16 @@ are checked, all that is wrong is wanted, and what can be known of the log after
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from hashlib import sha256
 from typing import Final
 
 from federation.body import Body
 from federation.checkpoint import Checkpoint
 from federation.errors import FederationError, ForkError, ProofError, Reason
-from federation.header import Header
+from federation.header import NO_LEAF, Header, leaf_hash
 from federation.replica import LogState, Replica, SignedDelta
 
 UNKNOWN: Final = -1
@@ -140,3 +142,44 @@ def signed_previous(replica: Replica, position: int, record: bytes | None) -> by
     except FederationError:
         return None
     return header.previous if header.position == position else None
+
+
+def check_tail(
+    replica: Replica,
+    before: bytes | None,
+    records: Mapping[int, bytes],
+    checkpoint: bytes,
+    load_body: Callable[[int], bytes | None],
+) -> None:
+    """Check the newest leaves of a log, and its recorded state, against what was signed.
+
+    Args:
+        replica: has the recorded state of the log.
+        before: the record before these; None if these begin the log.
+        records: the records up to the newest one, by ascending position.
+        checkpoint: the checkpoint stored with the newest record.
+        load_body: returns the body at a position; None if it is not to be checked.
+
+    Raises:
+        FederationError: something is not what was signed.
+    """
+    log = replica.state
+    last_leaf = NO_LEAF if before is None else leaf_hash(before)
+    for position, record in records.items():
+        header = Header.parse(record)
+        if (header.position, header.previous) != (position, last_leaf):
+            raise ProofError(f"position {position} does not follow the one before")
+        last_leaf = leaf_hash(record)
+        if position == log.size - 1:
+            # Each header signs the hash of the leaf before it, so one signature is enough.
+            replica.read_leaf(record)
+        body = load_body(position)
+        # A snapshot's leaf signs the digest of no bytes.
+        if body is not None and sha256(body).digest() != header.body_digest:
+            raise ProofError(f"the body of position {position} is not the one signed")
+    if records:
+        signed = replica.read_checkpoint(checkpoint, log.size - 1)
+        if signed.root_hash != log.frontier.root():
+            raise ProofError("the root of the recorded state is not the one signed")
+    if log.last_leaf != last_leaf:
+        raise ProofError("the recorded state does not end with the newest delta")

@@ -28,7 +28,7 @@ from typing import Final
 
 from federation import limits
 from federation.checkpoint import Checkpoint, open_checkpoint
-from federation.follow import open_charter
+from federation.follow import FollowState, open_charter
 from federation.names import OrgName, Origin
 from federation.trust.charter import Charter
 from federation.trust.orgroot import PinnedRoot
@@ -183,6 +183,45 @@ class Decision:
     overridable: bool = False
     sources: tuple[OrgName, ...] = ()
 
+    @property
+    def doubts_mark(self) -> bool:
+        """Whether the mark must be compared with the peers before it counts as the newest."""
+        return self.obstacle not in {None, Obstacle.TIME_BACKWARDS}
+
+
+def state_of(decision: Decision) -> FollowState:
+    """Return the state of one of our lists."""
+    if decision.obstacle is None:
+        return FollowState.OWN
+    return FollowState.FORKED if decision.obstacle in DIVERGED else FollowState.RECOVERING
+
+
+def standing(decision: Decision, reason: str) -> tuple[FollowState, str] | None:
+    """Return the state of one of our lists and its reason; None if the recorded one is to stay.
+
+    Args:
+        decision: what is known now.
+        reason: the recorded reason.
+    """
+    state = state_of(decision)
+    if state is FollowState.RECOVERING and reason == Obstacle.PEER_DIFFERS:
+        # It was proved that two histories are signed; being behind one of them is less serious.
+        return None
+    return state, str(decision.obstacle or "")
+
+
+def is_settled(decision: Decision, *, is_released: bool) -> bool:
+    """Say whether nothing can be done for one of our lists until the peers are asked again.
+
+    Args:
+        decision: what is known now.
+        is_released: whether everything committed of the list is released.
+    """
+    # A publisher may have been killed between the mark and the release: then everything agrees,
+    # but what it has signed is not served to anybody.
+    in_order = decision.action is Action.SIGN and is_released
+    return in_order or decision.action is Action.REFUSE
+
 
 def read_report(
     peer: OrgName,
@@ -263,6 +302,13 @@ def measure_lead(own: OwnLog, answers: Sequence[PeerReport], now_ms: int) -> int
     else:
         return 0
     return lead if lead > allowed else 0
+
+
+def accept_lead(own: OwnLog, answers: Sequence[PeerReport], now_ms: int) -> int:
+    """Return the lead, in milliseconds, that an operator accepts by going on at a risk."""
+    lead = measure_lead(own, answers, now_ms)
+    # The next answers may take longer to come than these.
+    return lead + limits.MAX_CLOCK_SKEW_MS if lead else 0
 
 
 def _against_knowledge(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, Protocol
+from typing import Final, Protocol, Self
 
 from federation import wire
 from federation.body import Body
@@ -67,7 +67,7 @@ class Following:
     dropped: bool = False
 
     @classmethod
-    def ask(cls, log: LogState, *, deltas_only: bool, from_start: bool) -> Following:
+    def ask(cls, log: LogState, *, deltas_only: bool, from_start: bool) -> Self:
         """Return how a list begins on a new stream.
 
         Args:

@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from hashlib import sha256
 from typing import Final
 
+from federation import diagnosis
 from federation import state as states
 from federation.checkpoint import open_checkpoint
 from federation.errors import FederationError, ProofError, Reason
 from federation.follow import FollowState, decide, news_of
-from federation.header import NO_LEAF, Header, LeafKind, leaf_hash, verify_header
+from federation.header import Header, LeafKind, verify_header
+from federation.replica import Replica
 from federation.trust.orgroot import PinnedRoot
 from node.clock import Clock
 from node.errors import DamageError
@@ -260,32 +262,23 @@ def check_tail(store: Store, record: ListRecord, root: PinnedRoot, deltas: int) 
     start = max(0, size - deltas)
     held = list(log.iter_records(store.connection, record.list, start, size))
     first_body = _first_body(held)
+
+    def load_body(position: int) -> bytes | None:
+        if position < first_body:
+            return None
+        return log.load_body_bytes(store.connection, record.list, position) or b""
+
     try:
         before = log.load_record(store.connection, record.list, start - 1) if start else None
-        previous = NO_LEAF if before is None else leaf_hash(before.header)
-        if [record.position for record in held] != list(range(start, size)):
+        if [at.position for at in held] != list(range(start, size)):
             raise ProofError("a position is missing")
-        for at in held:
-            header = Header.parse(at.header)
-            if (header.position, header.previous) != (at.position, previous):
-                raise ProofError(f"position {at.position} does not follow the one before")
-            previous = leaf_hash(at.header)
-            if at is held[-1]:
-                # It signs the hash of the whole delta before it, and so on.
-                verify_header(at.header, root.document.publisher_key(header.key_id))
-            if at.position < first_body:
-                continue
-            data = log.load_body_bytes(store.connection, record.list, at.position) or b""
-            # A snapshot's leaf signs the digest of no bytes.
-            if sha256(data).digest() != header.body_digest:
-                raise ProofError(f"the body of position {at.position} is not the one signed")
-        if held:
-            verifiers = root.document.log_verifiers(record.origin)
-            newest = open_checkpoint(held[-1].checkpoint, str(record.origin), verifiers)
-            if (newest.size, newest.root_hash) != (size, record.log.frontier.root()):
-                raise ProofError("the root of the recorded state is not the one signed")
-        if record.log.last_leaf != previous:
-            raise ProofError("the recorded state does not end with the newest delta")
+        diagnosis.check_tail(
+            Replica(record.origin, root, record.log),
+            None if before is None else before.header,
+            {at.position: at.header for at in held},
+            held[-1].checkpoint if held else b"",
+            load_body,
+        )
     except FederationError as error:
         raise DamageError(
             f"the newest deltas of {record.origin} are damaged: {error}",

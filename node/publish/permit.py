@@ -16,10 +16,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
 
-from federation import limits
 from federation.checkpoint import Checkpoint, open_checkpoint
 from federation.errors import FederationError, ProofError
-from federation.follow import FollowState, open_charter
+from federation.follow import open_charter
 from federation.names import OrgName, Origin
 from federation.recovery import (
     DIVERGED,
@@ -29,8 +28,10 @@ from federation.recovery import (
     Obstacle,
     OwnLog,
     PeerReport,
+    accept_lead,
     decide,
-    measure_lead,
+    standing,
+    state_of,
 )
 from federation.replica import LogState, SignedDelta
 from node.clock import Clock
@@ -88,22 +89,19 @@ def unasked(store: Store) -> tuple[PeerReport, ...]:
 
 def record_decision(store: Store, record: ListRecord, decision: Decision, *, clock: Clock) -> bool:
     """Record the state of one of our lists for the operator; return whether it has changed."""
-    state = state_of(decision)
     held = follow_state.load_follow_status(store.connection, record.list)
-    news = (state, str(decision.obstacle or ""), decision.detail)
-    if news == (held.state, held.reason, held.detail):
+    noted = standing(decision, held.reason)
+    if noted is None or (*noted, decision.detail) == (held.state, held.reason, held.detail):
         return False
-    if state is FollowState.RECOVERING and held.reason == Obstacle.PEER_DIFFERS:
-        # It was proved that two histories are signed; being behind one of them is less serious.
-        return False
+    state, reason = noted
     with store.update_status() as connection:
         follow_state.store_follow_state(
             connection,
             record.list,
             state,
             now_ms=clock.now_ms(),
-            reason=news[1],
-            detail=news[2],
+            reason=reason,
+            detail=decision.detail,
         )
     return True
 
@@ -128,13 +126,6 @@ def status_now(store: Store, mark: HighWater, record: ListRecord, *, clock: Cloc
         reason=str(decision.obstacle),
         detail=decision.detail,
     )
-
-
-def state_of(decision: Decision) -> FollowState:
-    """Return the state that a list of ours is in."""
-    if decision.obstacle is None:
-        return FollowState.OWN
-    return FollowState.FORKED if decision.obstacle in DIVERGED else FollowState.RECOVERING
 
 
 def obtain_permit(
@@ -181,17 +172,15 @@ def obtain_permit(
         decision = look(store, mark, record, answers, clock=clock, needed=needed, risk=True)
     if decision.action in {Action.SIGN, Action.FINISH}:
         own = _describe(store, record)
-        lead = 0 if risk is None else measure_lead(own, answers, clock.now_ms())
-        # The next answers may take longer to come than these.
-        accepted = lead + limits.MAX_CLOCK_SKEW_MS if lead else 0
+        accepted = 0 if risk is None else accept_lead(own, answers, clock.now_ms())
         mark.adopt(origin, own.checkpoint, own.incarnation, accepted_lead_ms=accepted)
         if released_size(store.connection, record) != record.log.size:
             with store.update_status() as connection:
                 release(connection, record.list, record.log.size)
     record_decision(store, record, decision, clock=clock)
+    if decision.doubts_mark:
+        mark.doubt(origin)
     if decision.obstacle is not None:
-        if decision.obstacle is not Obstacle.TIME_BACKWARDS:
-            mark.doubt(origin)
         raise refusal(origin, decision)
     held = mark.load(origin)
     if not isinstance(held, Mark):

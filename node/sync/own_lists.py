@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from federation.names import Origin
-from federation.recovery import Action, Decision, PeerReport
+from federation.recovery import Action, Decision, PeerReport, is_settled
 from node.admin import lists
 from node.errors import DamageError, LockedError, NodeError, StoreError
 from node.publish import permit as publish_permit
@@ -134,10 +134,7 @@ class OwnListGuard:
                 reason=str(decision.obstacle),
                 detail=decision.detail,
             )
-        # A publisher may have been killed between the mark and the release: then everything agrees,
-        # but what it has signed is not served to anybody.
-        in_order = decision.action is Action.SIGN and is_released
-        if in_order or decision.action is Action.REFUSE:
+        if is_settled(decision, is_released=is_released):
             return
         try:
             if decision.action is Action.CATCH_UP:

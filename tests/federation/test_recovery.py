@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from federation import limits
 from federation.checkpoint import Checkpoint
+from federation.follow import FollowState
 from federation.merkle import EMPTY_ROOT
 from federation.names import OrgName
 from federation.recovery import (
@@ -22,8 +23,11 @@ from federation.recovery import (
     Obstacle,
     OwnLog,
     PeerReport,
+    accept_lead,
     decide,
+    is_settled,
     measure_lead,
+    standing,
 )
 
 ORIGIN = "hotline.example/main"
@@ -239,6 +243,31 @@ def test_a_refusal_names_who_is_silent() -> None:
     assert decision.detail == (
         "1 of 3 peers have answered, all are needed (silent: b.example, c.example)"
     )
+
+
+def test_being_behind_takes_no_proof_of_two_histories_back() -> None:
+    behind = judge(store(5), mark(5), said(9))
+    assert standing(behind, "") == (FollowState.RECOVERING, Obstacle.BEHIND_PEER)
+    assert standing(behind, Obstacle.PEER_DIFFERS) is None
+    differs = judge(store(5), mark(5), said(5, history="other"))
+    assert standing(differs, Obstacle.BEHIND_PEER) == (FollowState.FORKED, Obstacle.PEER_DIFFERS)
+    agrees = judge(store(5), mark(5), said(5))
+    assert standing(agrees, Obstacle.PEER_DIFFERS) == (FollowState.OWN, "")
+
+
+def test_a_list_is_settled_when_all_is_released_or_nothing_may_be_signed() -> None:
+    agrees, refused = judge(store(5), mark(5)), judge(store(5), mark(6))
+    assert is_settled(agrees, is_released=True)
+    assert not is_settled(agrees, is_released=False)
+    assert is_settled(refused, is_released=False)
+    for unfinished in (judge(store(5), mark(4)), judge(store(5), mark(5), said(9))):
+        assert not is_settled(unfinished, is_released=True)
+
+
+def test_a_lead_is_accepted_for_as_long_as_the_next_answers_take() -> None:
+    lead = measure_lead(store(5), told(0), NOW)
+    assert accept_lead(store(5), told(0), NOW) == lead + SKEW
+    assert accept_lead(store(5), told(NOW), NOW) == 0
 
 
 # --- laws -------------------------------------------------------------------------------------

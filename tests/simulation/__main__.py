@@ -1,4 +1,4 @@
-"""Runs nodes under seeded faults in virtual time. See `scripts/simulate`."""
+"""Runs nodes in virtual time. See `scripts/simulate`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The command: which seeds to run, and what to say of them."""
+"""The command: which profile and seeds to run, and what to say of them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from pathlib import Path
 
 from tests.simulation.campaign import Failure, explain, run_seeds, trace
 from tests.simulation.faults import FAULTS
+from tests.simulation.scale import profile
 from tests.simulation.schedule import draw
 
-_DESCRIPTION = "Runs nodes under seeded faults in virtual time."
+_DESCRIPTION = "Runs nodes in virtual time: a few under seeded faults, or very many."
 _BATCH = 50
 _EXPLAINED = 5
 """Failures that are minimized; more of them would say the same."""
@@ -24,19 +25,29 @@ _EXPLAINED = 5
 
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/simulate", description=_DESCRIPTION)
-    parser.add_argument("--seeds", type=int, metavar="N", help="run so many seeds")
     parser.add_argument(
+        "--seed", type=int, metavar="S", help="run one seed; with --members, 1 if left out"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    faults = parser.add_argument_group("faults", "few nodes, and everything that can go wrong")
+    faults.add_argument("--seeds", type=int, metavar="N", help="run so many seeds")
+    faults.add_argument(
         "--from", type=int, default=0, dest="first", metavar="S", help="the first of them"
     )
-    parser.add_argument("--seed", type=int, metavar="S", help="run one seed")
-    parser.add_argument(
+    faults.add_argument(
         "--trace", action="store_true", help="with --seed: show each thing that happens"
     )
-    parser.add_argument("--jobs", type=int, default=1, metavar="J", help="processes (1)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all counts there")
+    faults.add_argument("--jobs", type=int, default=1, metavar="J", help="processes (1)")
+    members = parser.add_argument_group("members", "a coalition of many, and docs/scale.md")
+    profile.add_options(members)
     arguments = parser.parse_args()
+    is_scale = arguments.members is not None
+    _refuse_others(parser, faults if is_scale else members, arguments, is_scale=is_scale)
+    if is_scale:
+        profile.check(parser, arguments)
+        return arguments
     if (arguments.seeds is None) == (arguments.seed is None):
-        parser.error("expected either --seeds or --seed")
+        parser.error("expected --seeds, --seed or --members")
     if arguments.trace and arguments.seed is None:
         parser.error("--trace needs --seed")
     if (arguments.seeds is not None and arguments.seeds < 1) or arguments.jobs < 1:
@@ -44,9 +55,25 @@ def _parse_arguments() -> argparse.Namespace:
     return arguments
 
 
+def _refuse_others(
+    parser: argparse.ArgumentParser,
+    others: argparse._ArgumentGroup,
+    arguments: argparse.Namespace,
+    *,
+    is_scale: bool,
+) -> None:
+    """Exit with an error if an option of the other profile is given."""
+    for option in others._group_actions:
+        if getattr(arguments, option.dest) != option.default:
+            name = option.option_strings[0]
+            parser.error(f"{name} {'does not go with' if is_scale else 'needs'} --members")
+
+
 def main() -> int:
     """Run what is asked for and return the exit code: 1 when a promise was broken."""
     arguments = _parse_arguments()
+    if arguments.members is not None:
+        return profile.simulate(arguments, " ".join(["scripts/simulate", *sys.argv[1:]]))
     # Of what runs: the checkout may go on meanwhile.
     commit = _commit()
     if arguments.seed is not None:

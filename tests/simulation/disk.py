@@ -124,9 +124,9 @@ class HeldSnapshot:
     buckets: tuple[bytes, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Arriving:
-    """A snapshot on its way here."""
+    """A snapshot on its way here, with the buckets that have come."""
 
     offer: SnapshotOffer
     buckets: Mapping[int, bytes]
@@ -177,6 +177,12 @@ class Held:
     def available(self) -> int:
         """How many leaves may leave this node."""
         return min(self.released, self.size) if self.own else self.size
+
+    @property
+    def shown(self) -> bytes:
+        """The newest checkpoint that may leave this node; empty for none."""
+        newest = self.leaf(self.available - 1)
+        return b"" if newest is None else newest.checkpoint
 
     @property
     def settled(self) -> int:
@@ -260,6 +266,10 @@ class Store:
         """The number of its version."""
         return len(self.history)
 
+    def leaf(self, delta: SignedDelta) -> Leaf:
+        """Return a leaf as the next version brings it."""
+        return Leaf(delta, self.number + 1)
+
     def commit(self, held: Held) -> None:
         """Make a list what it is now, durably.
 
@@ -334,6 +344,12 @@ class MarkFile:
             fresh=origin in self.known,
             accepted_lead_ms=self.known.get(origin, 0),
         )
+
+    def raised(self, held: Held, incarnation: bytes) -> MarkContent:
+        """Return what it says when the mark of one list is where the list is now."""
+        assert not isinstance(self.content, Obstacle)  # only what can be used is raised
+        record = MarkRecord(held.size, held.log.frontier.root(), incarnation)
+        return {**self.content, held.origin: record}
 
     def write(self) -> None:
         """Write a mark under another name and sync it.

@@ -7,16 +7,15 @@ has left.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from federation.errors import FederationError, ForkError
 from federation.follow import Following, Handling, judge_recovery
 from federation.names import OrgName, Origin
-from federation.recovery import Action, Decision, Obstacle, PeerReport, read_report
+from federation.recovery import Action, Decision, Obstacle, PeerReport, is_settled, read_report
 from federation.replica import LogState
-from node.publish.permit import state_of
-from tests.simulation.disk import DamageError, Held
+from tests.simulation.disk import DamageError
 from tests.simulation.messages import Ask, Delivered, End, Open, Opened, Shown
 
 if TYPE_CHECKING:
@@ -44,11 +43,10 @@ class Question:
 
 @dataclass(slots=True)
 class Fetch:
-    """What is being taken back from one peer."""
+    """What is being taken back from the first of some peers."""
 
     origin: Origin
-    peer: int
-    others: tuple[OrgName, ...]
+    sources: tuple[OrgName, ...]
     from_start: bool
 
 
@@ -106,36 +104,26 @@ class Guard:
 
     def _close(self, number: int) -> None:
         question = self._questions.pop(number, None)
-        if question is None:
-            return
-        said: Said = {}
-        for held in [held for held in self.member.store if held.own]:
-            said[held.origin] = tuple(
-                self._read(peer, question.shown.get(peer), held.origin)
-                for peer in self.member.peers
+        if question is not None:
+            shown = [(peer, question.shown.get(peer)) for peer in self.member.peers]
+            own = [held.origin for held in self.member.store if held.own]
+            question.then(
+                {origin: tuple(self._read(*at, origin) for at in shown) for origin in own}
             )
-        question.then(said)
 
     def _read(self, peer: int, shown: Shown | None, origin: Origin) -> PeerReport:
         """Return what a peer said of one list; what we did not sign is no answer."""
-        member = self.member
-        org = member.tools.party_of(peer).org
-        if shown is None:
-            return PeerReport(peer=org, answered=False)
-        note, envelope = shown.lists.get(origin, (b"", b""))
-        try:
-            report, _ = read_report(
-                org,
-                origin,
-                member.party.root,
-                checkpoint=note,
-                charter=envelope,
-                time_ms=shown.time_ms,
-            )
-        except FederationError:
-            member.tools.hits["answer refused"] += 1
-            return PeerReport(peer=org, answered=False)
-        return report
+        org, root = self.member.tools.party_of(peer).org, self.member.party.root
+        if shown is not None:
+            note, charter = shown.lists.get(origin, (b"", b""))
+            time_ms = shown.time_ms
+            try:
+                return read_report(
+                    org, origin, root, checkpoint=note, charter=charter, time_ms=time_ms
+                )[0]
+            except FederationError:
+                self.member.tools.hits["answer refused"] += 1
+        return PeerReport(peer=org, answered=False)
 
     # --- attending ----------------------------------------------------------------------------
 
@@ -162,8 +150,8 @@ class Guard:
             self._fetch(origin, decision.sources)
             return False
         held = member.store[origin]
-        in_order = decision.action is Action.SIGN and held.released == held.size
-        if in_order or decision.action is Action.REFUSE or member.lock is not None:
+        is_released = held.released == held.size
+        if is_settled(decision, is_released=is_released) or member.lock is not None:
             return False
         member.run(member.publisher.permit(origin, answers))
         return True
@@ -178,7 +166,7 @@ class Guard:
         held = member.store[origin]
         log = LogState.empty() if from_start else held.log
         serial, peer = member.next_serial(), member.tools.number_of(sources[0])
-        self._fetches[serial] = Fetch(origin, peer, sources[1:], from_start)
+        self._fetches[serial] = Fetch(origin, sources, from_start)
         # Of an own list every delta is to be here: it is the one copy that answers for all of it.
         asked = Following.ask(log, deltas_only=True, from_start=False)
         cursor = asked.cursor(origin, log, held.charter_version)
@@ -189,29 +177,41 @@ class Guard:
         """Go on with another peer, if the one that was asked has not given all."""
         fetch = self._fetches.pop(serial, None)
         if fetch is not None:
-            self._fetch(fetch.origin, fetch.others)
+            self._fetch(fetch.origin, fetch.sources[1:])
 
-    def opened(self, message: Opened) -> None:
-        """Take how a peer that we fetch from stands."""
+    def hear(self, peer: int, message: Opened | Delivered | End) -> None:
+        """Take what comes from the peer that is fetched from."""
         fetch = self._fetches.get(message.serial)
         if fetch is None:
             return
+        match message:
+            case Opened():
+                self._take_answer(fetch, message)
+            case Delivered():
+                source = self.member.tools.number_of(fetch.sources[0])
+                if source == peer and self.member.writing != fetch.origin:
+                    self._take_deltas(fetch, message)
+            case End(failed=True):
+                self._next(message.serial)
+            case End():
+                del self._fetches[message.serial]
+                if self.member.lock is None:
+                    # They may hold more by now.
+                    self.ask(self._attend_all)
+
+    def _take_answer(self, fetch: Fetch, message: Opened) -> None:
         match judge_recovery(message.outcome, from_start=fetch.from_start):
             case Handling.TAKE:
                 return
             case Handling.ASK_AGAIN:
                 del self._fetches[message.serial]
-                peer = self.member.tools.party_of(fetch.peer).org
-                self._fetch(fetch.origin, (peer, *fetch.others), from_start=True)
+                self._fetch(fetch.origin, fetch.sources, from_start=True)
             case _:
                 self._next(message.serial)
 
-    def delivered(self, peer: int, message: Delivered) -> None:
+    def _take_deltas(self, fetch: Fetch, message: Delivered) -> None:
         """Take deltas of our own back, verified as anybody's."""
         member = self.member
-        fetch = self._fetches.get(message.serial)
-        if fetch is None or fetch.peer != peer or member.writing == fetch.origin:
-            return
         held = member.store[fetch.origin]
         after, error = member.follower.merge(held, message.deltas)
         if after is not held:
@@ -223,18 +223,3 @@ class Guard:
             member.note_own(member.store[fetch.origin], decision)
         if error is not None:
             self._next(message.serial)
-
-    def ended(self, message: End) -> None:
-        """Take the end of what a peer gave: ask all of them again, as long as they hold more."""
-        fetch = self._fetches.pop(message.serial, None)
-        if fetch is None:
-            return
-        if message.failed:
-            self._fetch(fetch.origin, fetch.others)
-        elif self.member.lock is None:
-            self.ask(self._attend_all)
-
-
-def note_state(held: Held, decision: Decision) -> Held:
-    """Return a list of our own with how it stands."""
-    return replace(held, state=state_of(decision), reason=str(decision.obstacle or ""))

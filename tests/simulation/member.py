@@ -12,8 +12,8 @@ from federation import recovery
 from federation.errors import FederationError
 from federation.follow import FollowState
 from federation.names import OrgName, Origin
-from federation.recovery import Decision, Mark, Obstacle, OwnLog, PeerReport
-from federation.replica import Replica, SignedDelta
+from federation.recovery import Decision, Mark, OwnLog, PeerReport
+from federation.replica import LogState, Replica, SignedDelta
 from federation.trust.orgroot import PinnedRoot
 from tests.simulation.disk import (
     DamageError,
@@ -27,7 +27,7 @@ from tests.simulation.disk import (
     Store,
 )
 from tests.simulation.following import Follower
-from tests.simulation.guarding import Guard, Said, note_state
+from tests.simulation.guarding import Guard, Said
 from tests.simulation.messages import (
     Alive,
     Ask,
@@ -103,6 +103,27 @@ class Tools:
     def root_of(self, origin: Origin) -> PinnedRoot:
         """Return the org root of a list's owner, as everybody has pinned it."""
         return self.members[self.numbers[origin.org]].party.root
+
+    def replica(self, held: Held) -> Replica:
+        """Return what verifies the next deltas of a list."""
+        return self.parts.replica(held.origin, self.root_of(held.origin), held.log)
+
+    def is_sound(self, origin: Origin, position: int, delta: SignedDelta) -> bool:
+        """Say whether a leaf is what was signed for its position."""
+        if (origin, delta) not in self.places:
+            self.places[origin, delta] = self._verify(origin, delta)
+        return self.places[origin, delta] == position
+
+    def _verify(self, origin: Origin, delta: SignedDelta) -> int | None:
+        # Not the part that is tried: what is stored is judged by what is right.
+        replica = Replica(origin, self.root_of(origin), LogState.empty())
+        try:
+            header = replica.read_leaf(delta.header)
+            replica.read_checkpoint(delta.checkpoint, header.position)
+            replica.read_body(header, delta.body)
+        except FederationError:
+            return None
+        return header.position
 
     def check_permit(
         self, member: Member, held: Held, answers: Sequence[PeerReport], *, risk: bool
@@ -219,6 +240,11 @@ class Member:
         self._incarnations += 1
         return self.number.to_bytes(8) + self._incarnations.to_bytes(8)
 
+    def staged(self, origin: Origin) -> list[Intent]:
+        """Return the staged changes of a list that are not signed yet."""
+        extent = self.store[origin].signed_extent
+        return [item for item in self.staging.get(origin, []) if item.number > extent]
+
     def send(self, target: int, message: Message) -> None:
         """Send a message to another node."""
         self.tools.post(self.number, target, message)
@@ -324,17 +350,16 @@ class Member:
             DamageError: what is stored there is not what was signed.
         """
         leaf = held.leaf(size - 1)
-        if leaf is None or not self.repair.is_sound(held.origin, size - 1, leaf):
+        if leaf is None or not self.tools.is_sound(held.origin, size - 1, leaf):
             raise DamageError(f"position {size - 1} of {held.origin} is damaged")
         return held.root_at(size)
 
     def note_own(self, held: Held, decision: Decision) -> None:
         """Record how a list of ours stands, if that is news."""
-        noted = note_state(held, decision)
-        if noted.state is FollowState.RECOVERING and held.reason == Obstacle.PEER_DIFFERS:
-            return
-        if (noted.state, noted.reason) != (held.state, held.reason):
-            self.commit(noted)
+        noted = recovery.standing(decision, held.reason)
+        if noted is not None and noted != (held.state, held.reason):
+            state, reason = noted
+            self.commit(replace(held, state=state, reason=reason))
 
     # --- processes ----------------------------------------------------------------------------
 
@@ -454,17 +479,11 @@ class Member:
         match message:
             case Open():
                 self.server.open(source, message)
-            case Opened():
-                self.follower.opened(source, message)
-                self.guard.opened(message)
-            case Delivered():
-                self.follower.delivered(source, message)
-                self.guard.delivered(source, message)
             case Alive():
-                self.follower.alive(source, message)
-            case End():
-                self.follower.end(source, message)
-                self.guard.ended(message)
+                self.follower.hear(source, message)
+            case Opened() | Delivered() | End():
+                self.follower.hear(source, message)
+                self.guard.hear(source, message)
             case Ask():
                 self.server.show(source, message)
             case Shown():

@@ -70,15 +70,13 @@ def origin_of(owner: int, number: int) -> Origin:
     return Origin(party(owner).org, f"list-{number}")
 
 
+EVERYBODY: Final = Audience(all_peers=True, orgs=())
+
+
 @cache
-def sign_charter(owner: int, origin: Origin, version: int) -> bytes:
-    """Return the signed charter of a list: for all peers of everybody."""
-    charter = Charter(
-        origin=origin,
-        version=version,
-        created_ms=EPOCH_MS,
-        audience=Audience(all_peers=True, orgs=()),
-    )
+def sign_charter(owner: int, origin: Origin, version: int, audience: Audience = EVERYBODY) -> bytes:
+    """Return the signed charter of a list."""
+    charter = Charter(origin=origin, version=version, created_ms=EPOCH_MS, audience=audience)
     payload = wire.encode_charter(charter)
     return wire.encode_envelope(
         dsse.sign_envelope(charters.MEDIA_TYPE, payload, [party(owner).publisher])
@@ -86,10 +84,10 @@ def sign_charter(owner: int, origin: Origin, version: int) -> bytes:
 
 
 @cache
-def assertion(number: int, revision: int) -> Operation:
-    """Return an assertion of the entry of that number; another revision has other labels."""
+def assertion(number: int, label: str) -> Operation:
+    """Return an assertion of the entry of that number, with one label."""
     fingerprint = Fingerprint.from_digest("sha256", shake_256(b"entry %d" % number).digest(32))
-    return Operation.assertion((fingerprint,), Annotation(labels=(f"revision-{revision}",)))
+    return Operation.assertion((fingerprint,), Annotation(labels=(label,)))
 
 
 def retraction(entry: EntryId) -> Operation:

@@ -11,20 +11,19 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
-from federation import merkle
+from federation import diagnosis, merkle
 from federation.author import ChangeSet
 from federation.body import build_body, pack
-from federation.checkpoint import open_checkpoint
 from federation.entry import EntryId, Operation, OpKind
-from federation.errors import FederationError, ProofError
-from federation.header import NO_LEAF, Header, LeafKind, leaf_hash, verify_header
-from federation.limits import MAX_CLOCK_SKEW_MS
+from federation.errors import FederationError
+from federation.header import Header, LeafKind, leaf_hash
+from federation.merkle import CompactRange
 from federation.names import Origin
-from federation.recovery import Action, Mark, Obstacle, PeerReport, measure_lead
-from federation.replica import LogState
+from federation.recovery import Action, Mark, Obstacle, PeerReport, accept_lead
+from federation.replica import Replica, SignedDelta
 from federation.snapshot import SnapshotOffer, build_buckets
 from federation.trust.orgroot import PinnedRoot
-from tests.simulation.disk import DamageError, Held, HeldSnapshot, Intent, Leaf, MarkRecord
+from tests.simulation.disk import DamageError, Held, HeldSnapshot, Intent, MarkContent
 from tests.simulation.parties import assertion, retraction
 
 if TYPE_CHECKING:
@@ -57,32 +56,22 @@ CRASH_WINDOWS: Final = (
 
 
 def check_tail(held: Held, root: PinnedRoot) -> None:
-    """Check that the newest leaves are what was signed, as `node.ingest.checks.check_tail` does.
+    """Check that the newest leaves are what was signed.
 
     Raises:
         DamageError: they are not.
     """
     start = max(held.log.start, held.size - _TAIL_DELTAS)
-    before = held.leaf(start - 1)
+    before, newest = held.leaf(start - 1), held.leaf(held.size - 1)
+    tail = dict(enumerate((leaf.delta for leaf in held.leaves[start - held.log.start :]), start))
     try:
-        previous = NO_LEAF if before is None else leaf_hash(before.header)
-        for position in range(start, held.size):
-            delta = held.leaf(position)
-            assert delta is not None  # within what is here
-            header = Header.parse(delta.header)
-            verify_header(delta.header, root.document.publisher_key(header.key_id))
-            if (header.position, header.previous) != (position, previous):
-                raise ProofError(f"position {position} does not follow")
-            if sha256(delta.body).digest() != header.body_digest:
-                raise ProofError(f"the body of position {position} is not the one signed")
-            previous = leaf_hash(delta.header)
-        newest = held.leaf(held.size - 1)
-        if newest is not None:
-            verifiers = root.document.log_verifiers(held.origin)
-            if open_checkpoint(newest.checkpoint, str(held.origin), verifiers) != held.checkpoint():
-                raise ProofError("the recorded state has another root")
-        if held.log.last_leaf != previous:
-            raise ProofError("the recorded state ends with another delta")
+        diagnosis.check_tail(
+            Replica(held.origin, root, held.log),
+            None if before is None else before.header,
+            {position: delta.header for position, delta in tail.items()},
+            b"" if newest is None else newest.checkpoint,
+            lambda position: tail[position].body,
+        )
     except FederationError as error:
         raise DamageError(str(error)) from error
 
@@ -103,16 +92,8 @@ class Publisher:
         answers = yield ASK
         yield "asked"
         yield from self.permit(origin, answers or (), risk=risk)
-        while True:
-            permit = member.permits.get(origin)
-            if permit is None:
-                return
-            held = member.store[origin]
-            staged = [
-                intent
-                for intent in member.staging.get(origin, [])
-                if intent.number > held.signed_extent
-            ]
+        while (permit := member.permits.get(origin)) is not None:
+            held, staged = member.store[origin], member.staged(origin)
             if staged:
                 after = self.sign(held, staged)
             elif snapshot:
@@ -122,6 +103,8 @@ class Publisher:
             yield "signed"
             yield from self._step(held, after, permit)
             member.wake()
+        else:
+            return
         member.tools.oracle.acknowledge(origin, member.store[origin].released)
         if member.store[origin].released:
             member.tools.hits["publication acknowledged"] += 1
@@ -139,16 +122,15 @@ class Publisher:
             decision = member.decide(held, answers, risk=True)
         if decision.action in {Action.SIGN, Action.FINISH}:
             member.tools.check_permit(member, held, answers, risk=risked)
-            lead = measure_lead(member.describe(held), answers, member.now_ms()) if risked else 0
-            yield from self._adopt(held, lead + MAX_CLOCK_SKEW_MS if lead else 0)
+            own, now_ms = member.describe(held), member.now_ms()
+            yield from self._adopt(held, accept_lead(own, answers, now_ms) if risked else 0)
             if held.released != held.size:
-                member.commit(replace(held, released=max(held.released, held.size)))
-                self.release(origin)
+                self.release(held, max(held.released, held.size))
             yield "permit"
         member.note_own(member.store[origin], decision)
+        if decision.doubts_mark:
+            member.mark.known.pop(origin, None)
         if decision.obstacle is not None:
-            if decision.obstacle is not Obstacle.TIME_BACKWARDS:
-                member.mark.known.pop(origin, None)
             return
         mark = member.mark.load(origin)
         if isinstance(mark, Mark):
@@ -161,13 +143,11 @@ class Publisher:
             # Put aside under another name: what there is now has no records.
             mark.rename({})
             mark.sync()
-        records = mark.content
-        assert not isinstance(records, Obstacle)  # put aside above
-        record = MarkRecord(held.size, held.log.frontier.root(), self.member.store.incarnation)
-        if records.get(held.origin) != record:
+        raised = mark.raised(held, self.member.store.incarnation)
+        if raised != mark.content:
             mark.write()
             yield "permit mark written"
-            mark.rename({**records, held.origin: record})
+            mark.rename(raised)
             yield "permit mark renamed"
         # Also when it is in place already: who put it there may have been killed before this.
         mark.sync()
@@ -183,33 +163,30 @@ class Publisher:
         yield "mark written"
         member.commit_signed(after)
         yield "committed"
-        records = mark.content
-        if isinstance(records, Obstacle) or mark.load(origin) != permit:
+        if mark.load(origin) != permit:
             # Somebody has put another mark in place: nothing is released.
             member.permits.pop(origin)
             return
-        record = MarkRecord(after.size, after.log.frontier.root(), permit.incarnation)
-        yield from self.seal(after, {**records, origin: record})
+        yield from self.seal(after, mark.raised(after, permit.incarnation))
         member.permits[origin] = replace(permit, checkpoint=after.checkpoint())
-        staged = member.staging.get(origin, [])
-        member.staging[origin] = [item for item in staged if item.number > after.signed_extent]
+        member.staging[origin] = member.staged(origin)
         yield "let go"
 
-    def seal(self, after: Held, records: dict[Origin, MarkRecord]) -> Steps:
+    def seal(self, after: Held, raised: MarkContent) -> Steps:
         """Put the raised mark in place, and release what it has."""
-        mark, origin = self.member.mark, after.origin
-        mark.rename(records)
+        mark = self.member.mark
+        mark.rename(raised)
         yield "mark renamed"
         mark.sync()
         yield "mark synced"
-        self.member.commit(replace(self.member.store[origin], released=after.size))
-        self.release(origin)
+        self.release(self.member.store[after.origin], after.size)
         yield "released"
 
-    def release(self, origin: Origin) -> None:
-        """Take note that the oracle sees what is released now."""
-        held = self.member.store[origin]
-        self.member.tools.oracle.release(held, held.released, self.member.mark)
+    def release(self, held: Held, size: int) -> None:
+        """Let deltas up to a size leave, for the oracle to see."""
+        self.member.commit(replace(held, released=size))
+        released = self.member.store[held.origin]
+        self.member.tools.oracle.release(released, size, self.member.mark)
 
     # --- signing ------------------------------------------------------------------------------
 
@@ -217,11 +194,9 @@ class Publisher:
         """Return the list with the next step's deltas."""
         member = self.member
         author = member.party.author(held.origin)
-        replica = member.tools.parts.replica(held.origin, member.party.root, held.log)
-        entries, leaves = held.entries, held.leaves
-        version = member.store.number + 1
+        replica = member.tools.replica(held)
+        entries, leaves, first = held.entries, held.leaves, held.size
         taken = staged[: _BODY_INTENTS * _STEP_DELTAS]
-        first = held.size
         for at in range(0, len(taken), _BODY_INTENTS):
             some = taken[at : at + _BODY_INTENTS]
             operations = list(_resolve(some, entries.kinds()).values())
@@ -229,73 +204,71 @@ class Publisher:
                 continue
             seed = sha256(f"{held.origin} {some[0].number}".encode()).digest()
             body = build_body(map(pack, operations), seed)
-            prior = entries.prior(body)
-            state: LogState = replica.state
-            now_ms = member.now_ms()
-            last = at + _BODY_INTENTS >= len(taken)
-            delta = author.sign(
-                body,
-                prior,
-                state,
-                change_set=ChangeSet(first=first, last=last),
-                now_ms=now_ms,
-            )
+            prior, state, now_ms = entries.prior(body), replica.state, member.now_ms()
+            change_set = ChangeSet(first=first, last=at + _BODY_INTENTS >= len(taken))
+            delta = author.sign(body, prior, state, change_set=change_set, now_ms=now_ms)
             candidate = replica.receive(delta, now_ms=now_ms)
             replica.conclude(candidate, prior)
             member.tools.oracle.sign(held.origin, delta, operations)
             entries = entries.after(state.size, candidate.body)
-            leaves = (*leaves, Leaf(delta, version))
+            leaves = (*leaves, member.store.leaf(delta))
+        extent = taken[-1].number
         return replace(
-            held,
-            log=replica.state,
-            entries=entries,
-            leaves=leaves,
-            signed_extent=taken[-1].number,
+            held, log=replica.state, entries=entries, leaves=leaves, signed_extent=extent
         )
 
     def _sign_snapshot(self, held: Held) -> Held:
         """Return the list with a snapshot's leaf."""
         member = self.member
-        made = tuple(data for _, data in build_buckets(held.entries.live()))
-        hashes = [merkle.leaf_hash(data) for data in made]
+        buckets, hashes = _build(held)
         now_ms = member.now_ms()
         leaf = member.party.author(held.origin).sign_snapshot(hashes, held.log, now_ms=now_ms)
-        replica = member.tools.parts.replica(held.origin, member.party.root, held.log)
+        replica = member.tools.replica(held)
         replica.conclude(replica.receive(leaf, now_ms=now_ms), {})
         member.tools.oracle.sign(held.origin, leaf, ())
         member.tools.hits["snapshot signed"] += 1
-        offer = SnapshotOffer(
-            leaf.header, leaf.checkpoint, held.log.frontier.encode(), b"".join(hashes)
-        )
-        return replace(
-            held,
-            log=replica.state,
-            leaves=(*held.leaves, Leaf(leaf, member.store.number + 1)),
-            snapshots=(
-                *held.snapshots,
-                HeldSnapshot(position=held.size, offer=offer, buckets=made),
-            ),
-        )
+        after = replace(held, log=replica.state, leaves=(*held.leaves, member.store.leaf(leaf)))
+        return _serve(after, leaf, held.log.frontier, buckets, hashes)
 
 
 def rebuild_snapshot(held: Held) -> Held:
-    """Return a list with the snapshot that its newest leaf is, made anew to be served."""
+    """Return a list with the snapshot that its newest leaf is, rebuilt to be served.
+
+    Raises:
+        DamageError: what is in force here is not what was signed.
+    """
     newest = held.leaf(held.size - 1)
-    if newest is None or Header.parse(newest.header).kind is not LeafKind.SNAPSHOT:
+    header = None if newest is None else Header.parse(newest.header)
+    if newest is None or header is None or header.kind is not LeafKind.SNAPSHOT:
         return held
-    made = tuple(data for _, data in build_buckets(held.entries.live()))
-    hashes = [merkle.leaf_hash(data) for data in made]
-    header = Header.parse(newest.header)
+    buckets, hashes = _build(held)
     if merkle.root_hash(hashes) != header.ops_root:
         raise DamageError(f"the snapshot at {header.position} of {held.origin} is another one")
     before = held.before
     for leaf in held.leaves[:-1]:
-        before = before.append(merkle.leaf_hash(leaf.delta.header))
-    offer = SnapshotOffer(newest.header, newest.checkpoint, before.encode(), b"".join(hashes))
-    if before.append(merkle.leaf_hash(newest.header)).root() != held.root_at(held.size):
+        before = before.append(leaf_hash(leaf.delta.header))
+    if before.append(leaf_hash(newest.header)).root() != held.root_at(held.size):
         # An earlier header is damaged here: nobody could join by that.
         return held
-    snapshot = HeldSnapshot(position=header.position, offer=offer, buckets=made)
+    return _serve(held, newest, before, buckets, hashes)
+
+
+def _build(held: Held) -> tuple[tuple[bytes, ...], list[bytes]]:
+    """Return the buckets of what is in force, and their hashes."""
+    buckets = tuple(data for _, data in build_buckets(held.entries.live()))
+    return buckets, [merkle.leaf_hash(data) for data in buckets]
+
+
+def _serve(
+    held: Held,
+    leaf: SignedDelta,
+    before: CompactRange,
+    buckets: tuple[bytes, ...],
+    hashes: list[bytes],
+) -> Held:
+    """Return a list with the snapshot of its newest leaf, for others to join by."""
+    offer = SnapshotOffer(leaf.header, leaf.checkpoint, before.encode(), b"".join(hashes))
+    snapshot = HeldSnapshot(position=held.size - 1, offer=offer, buckets=buckets)
     return replace(held, snapshots=(*held.snapshots, snapshot))
 
 
@@ -304,21 +277,15 @@ def _resolve(intents: Sequence[Intent], kinds: dict[EntryId, OpKind]) -> dict[En
     operations: dict[EntryId, Operation] = {}
     for intent in intents:
         if intent.kind == "assert":
-            operation = assertion(intent.value, intent.number)
+            operation = assertion(intent.value, f"revision-{intent.number}")
         else:
-            wanted = OpKind.PURGE if intent.kind == "purge" else OpKind.RETRACT
-            fitting = sorted(
-                (
-                    entry
-                    for entry, kind in kinds.items()
-                    if entry not in operations
-                    and (kind is OpKind.ASSERT or (wanted, kind) == (OpKind.PURGE, OpKind.RETRACT))
-                ),
-                key=lambda entry: entry.key,
-            )
+            purges = intent.kind == "purge"
+            wanted = {OpKind.ASSERT, OpKind.RETRACT} if purges else {OpKind.ASSERT}
+            there = {entry for entry, kind in kinds.items() if kind in wanted}
+            fitting = sorted(there - operations.keys(), key=lambda entry: entry.key)
             if not fitting:
                 continue
             entry = fitting[intent.value % len(fitting)]
-            operation = Operation.purge(entry) if wanted is OpKind.PURGE else retraction(entry)
+            operation = Operation.purge(entry) if purges else retraction(entry)
         operations[operation.entry] = operation
     return operations

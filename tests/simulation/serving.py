@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from federation.errors import UsageError
@@ -47,13 +47,13 @@ class Stream:
 
     Attributes:
         serial: the caller's number of it.
-        sent: how many messages were sent on it.
         places: how it stands to each list.
+        sent: how many messages were sent on it.
     """
 
     serial: int
+    places: dict[Origin, StreamCursor]
     sent: int = 0
-    places: dict[Origin, StreamCursor] = field(default_factory=dict)
 
 
 class Server:
@@ -109,9 +109,9 @@ class Server:
 
     def open(self, caller: int, message: Open) -> None:
         """Answer every cursor of a new stream, and send what follows."""
-        stream = Stream(message.serial)
-        for cursor in message.cursors:
-            stream.places[Origin.parse(cursor.origin)] = StreamCursor(cursor=cursor)
+        cursors = {Origin.parse(cursor.origin): cursor for cursor in message.cursors}
+        places = {origin: StreamCursor(cursor=cursor) for origin, cursor in cursors.items()}
+        stream = Stream(message.serial, places)
         if message.live:
             self.streams[caller] = stream
         if self._push(caller, stream) and not message.live:
@@ -124,36 +124,28 @@ class Server:
                 held = self.view(caller, origin)
                 if place.look(None if held is None else (held.available, held.charter_version)):
                     self._answer(caller, stream, held, origin, place)
-                if held is not None:
-                    self._send_frames(caller, stream, held, place)
+                while held is not None and place.behind and (frame := _frame(held, place)):
+                    size = place.cursor.size + len(frame)
+                    place.advance(size, held.root_at(size))
+                    self.send(caller, Delivered(stream.serial, origin, self.pack(frame)))
         except DamageError:
-            # As any fault of a server: the call ends, and says nothing of why.
+            # As any fault of a server: the call ends without saying why.
             self.send(caller, End(stream.serial, failed=True))
             self.drop(caller)
             return False
         return True
 
     def _answer(
-        self,
-        caller: int,
-        stream: Stream,
-        held: Held | None,
-        origin: Origin,
-        place: StreamCursor,
+        self, caller: int, stream: Stream, held: Held | None, origin: Origin, place: StreamCursor
     ) -> None:
         if held is None or not held.charter:
             opened = Opened(stream.serial, origin, answer(None, place.cursor).outcome)
         else:
             opened = self.stand(held, place.cursor, stream.serial)
-        head, version = (0, 0) if held is None else (held.available, held.charter_version)
-        if place.tell(opened.outcome, head=head, charter_version=version if opened.charter else 0):
+        head = 0 if held is None else held.available
+        version = held.charter_version if held is not None and opened.charter else 0
+        if place.tell(opened.outcome, head=head, charter_version=version):
             self.send(caller, opened)
-
-    def _send_frames(self, caller: int, stream: Stream, held: Held, place: StreamCursor) -> None:
-        while place.behind and (frame := self.frame(held, place.cursor.size)):
-            size = place.cursor.size + len(frame)
-            place.advance(size, held.root_at(size))
-            self.send(caller, Delivered(stream.serial, held.origin, self.pack(frame)))
 
     def stand(self, held: Held, cursor: Cursor, serial: int) -> Opened:
         """Say how this node stands to a cursor.
@@ -161,20 +153,13 @@ class Server:
         Raises:
             DamageError: what is stored cannot be read.
         """
-        newest = held.leaf(held.available - 1)
         reply = answer(served(held), cursor)
         outcome, offer = reply.outcome, None
         if reply.snapshot is not None and reply.reason is not None:
             offer = self._offer(held, cursor, reply.snapshot)
             outcome = outcome if offer is not None else without_snapshot(reply.reason)
-        return Opened(
-            serial,
-            held.origin,
-            outcome,
-            checkpoint=b"" if newest is None else newest.checkpoint,
-            charter=held.charter if reply.charter else b"",
-            snapshot=offer,
-        )
+        charter = held.charter if reply.charter else b""
+        return Opened(serial, held.origin, outcome, held.shown, charter, offer)
 
     @staticmethod
     def _offer(held: Held, cursor: Cursor, position: int) -> SnapshotOffer | None:
@@ -188,12 +173,6 @@ class Server:
             return None
         return offer._replace(consistency=tuple(proof))
 
-    def frame(self, held: Held, start: int) -> tuple[SignedDelta, ...]:
-        """Return the deltas of one frame."""
-        stop = min(held.available, start + _FRAME_DELTAS)
-        found = (held.leaf(position) for position in range(start, stop))
-        return tuple(delta for delta in found if delta is not None)
-
     def pack(self, frame: tuple[SignedDelta, ...]) -> tuple[SignedDelta, ...]:
         """Return what is sent of a frame."""
         return frame
@@ -201,46 +180,53 @@ class Server:
     def show(self, caller: int, message: Ask) -> None:
         """Show the owner of lists what is held of them."""
         org = self.member.tools.party_of(caller).org
-        shown = {}
-        for held in self.member.store:
-            if held.origin.org == org and held.charter:
-                newest = held.leaf(held.available - 1)
-                shown[held.origin] = (b"" if newest is None else newest.checkpoint, held.charter)
+        theirs = [held for held in self.member.store if held.origin.org == org and held.charter]
+        shown = {held.origin: (held.shown, held.charter) for held in theirs}
         self.send(caller, Shown(message.number, shown, self.member.now_ms()))
 
     def give_bucket(self, caller: int, message: WantBucket) -> None:
         """Send one bucket of a snapshot."""
-        data = None
-        held = self.view(caller, message.origin)
-        if held is not None and message.position < held.available:
+        data, held, position = None, self.view(caller, message.origin), message.position
+        if held is not None and position < held.available:
             for snapshot in held.snapshots:
-                if snapshot.position == message.position:
+                if snapshot.position == position:
                     data = snapshot.buckets[message.number]
-        self.send(caller, Bucket(message.origin, message.position, message.number, data))
+        self.send(caller, Bucket(message.origin, position, message.number, data))
 
     def give_leaf(self, caller: int, message: WantLeaf) -> None:
-        """Send one leaf if it is here, with the proof that the caller can check, where it can.
+        """Send a leaf that is sound, with a proof where there can be one.
 
-        Of a list that is damaged, a leaf that is sound is sent all the same.
+        A list that is damaged here gives no proof, but its sound leaves are sent all the same.
         """
-        held = self.member.store.now.lists.get(message.origin)
-        if held is None or message.position >= held.available:
+        origin, position, size = message.origin, message.position, message.size
+        held = self.member.store.now.lists.get(origin)
+        delta = None if held is None or position >= held.available else held.leaf(position)
+        if held is None or delta is None:
             return
-        delta = held.leaf(message.position)
-        repair = self.member.repair
-        if delta is None or not repair.is_sound(message.origin, message.position, delta):
+        if not self.member.tools.is_sound(origin, position, delta):
             return
         proof: list[bytes] = []
-        if message.origin not in repair.damaged and message.size <= held.available:
+        if origin not in self.member.repair.damaged and size <= held.available:
             with suppress(UsageError):
-                proof = held.tail().prove_inclusion(message.position, message.size)
-        self.send(caller, LeafSent(message.origin, message.position, delta, tuple(proof)))
+                proof = held.tail().prove_inclusion(position, size)
+        self.send(caller, LeafSent(origin, position, delta, tuple(proof)))
+
+
+def _frame(held: Held, place: StreamCursor) -> tuple[SignedDelta, ...]:
+    """Return the deltas that come next on a stream, in one frame."""
+    start = place.cursor.size
+    stop = min(held.available, start + _FRAME_DELTAS)
+    found = (held.leaf(position) for position in range(start, stop))
+    return tuple(delta for delta in found if delta is not None)
 
 
 def served(held: Held) -> ServedList:
     """Return what a node has of a list, as the server's decisions need it."""
-    fitting = [item for item in held.snapshots if item.position < held.available]
-    newest = fitting[-1] if fitting else None
+    sizes = [
+        SnapshotSize(item.position, sum(map(len, item.buckets)))
+        for item in held.snapshots
+        if item.position < held.available
+    ]
 
     def measure(first: int, stop: int) -> tuple[int, int]:
         leaves = [held.leaf(position) for position in range(first, stop)]
@@ -250,9 +236,7 @@ def served(held: Held) -> ServedList:
         size=held.available,
         start=held.log.start,
         charter_version=held.charter_version,
-        snapshot=None
-        if newest is None
-        else SnapshotSize(newest.position, sum(map(len, newest.buckets))),
+        snapshot=sizes[-1] if sizes else None,
         root_at=held.root_at,
         measure=measure,
     )

@@ -59,7 +59,16 @@ def test_the_same_seed_is_the_same_run_byte_for_byte() -> None:
 
 
 def test_what_cannot_be_run_is_said(tmp_path: Path) -> None:
-    for arguments in ([], ["--seeds", "0"], ["--trace", "--seeds", "3"], ["--seed", "x"]):
+    for arguments in (
+        [],
+        ["--seeds", "0"],
+        ["--trace", "--seeds", "3"],
+        ["--seed", "x"],
+        ["--seed", "7", "--load", "100"],
+        ["--members", "50", "--seeds", "3"],
+        ["--members", "9"],
+        ["--members", "50", "--write", str(tmp_path / "none.md")],
+    ):
         done = subprocess.run([_SIMULATE, *arguments], check=False, capture_output=True, text=True)
         assert done.returncode == 2
         assert "error: " in done.stderr
@@ -109,8 +118,7 @@ def plant(bug: str) -> Part:
             mark = self.member.mark
             mark.rename(records)
             yield "mark renamed"
-            self.member.commit(replace(self.member.store[after.origin], released=after.size))
-            self.release(after.origin)
+            self.release(self.member.store[after.origin], after.size)
             yield "released"
             mark.sync()
 

@@ -199,7 +199,7 @@ class World:
         for member in self._honest():
             member.guarded(member.repair.scrub)
             staged = [
-                held.origin for held in member.store if held.own and self._waits(member, held)
+                held.origin for held in member.store if held.own and member.staged(held.origin)
             ]
             for at, origin in enumerate(staged):
                 # One after the other: each holds the lock.
@@ -233,10 +233,6 @@ class World:
             seen[at.number] = True
         return True
 
-    @staticmethod
-    def _waits(member: Member, held: Held) -> bool:
-        return any(item.number > held.signed_extent for item in member.staging.get(held.origin, []))
-
     # --- agreement ----------------------------------------------------------------------------
 
     def _agree(self) -> bool:
@@ -254,7 +250,7 @@ class World:
             if (
                 held.released != held.size
                 or held.state is not FollowState.OWN
-                or self._waits(owner, held)
+                or owner.staged(origin)
             ):
                 yield (
                     f"{origin} at its owner: {held.state} {held.reason}, {held.size} deltas, "
@@ -279,11 +275,9 @@ class World:
         owner = self.members[ledger.owner]
         held = owner.store[origin]
         copies = [member.store[origin] for member in self._honest() if member is not owner]
-        sound = owner.repair.is_sound
+        sound = self.tools.is_sound
         for copy in [held, *copies]:
-            for position, leaf in enumerate(copy.leaves, copy.log.start):
-                if sound(origin, position, leaf.delta):
-                    continue
+            for position in owner.repair.find_damage(copy):
                 others = (other.leaf(position) for other in [held, *copies])
                 if not any(
                     other is not None and sound(origin, position, other) for other in others

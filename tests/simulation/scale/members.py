@@ -1,29 +1,36 @@
-"""Members of the network: simulated nodes around the production replica.
+"""Members of the network: simulated nodes around the production author and replica.
 
 What a member does is what `hashfed serve` does: it holds one stream to each peer by which it
 follows lists; a stream is a cursor for each list; what comes is verified, committed, and then
-served on to whom the list's charter allows. What verifies and what allows is the code that runs in
-production; what a node's processor and its lines take is virtual (`costs`).
+served on to those that the list's charter allows. What verifies and what allows is the code that
+runs in production; what a node's processor and its lines take is virtual (`costs`).
+
+A member does not keep a copy of what it holds: it holds the first `size` deltas of a shared log,
+where `size` is that of its own replica, which has verified those very bytes.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from hashlib import sha256
 from random import Random
 
 from federation import limits
-from federation.body import Body
+from federation.author import ChangeSet
+from federation.body import Body, build_body, pack
+from federation.entry import EntryId, Operation
 from federation.errors import PeerError
 from federation.follow import Backoff, open_charter, take_deltas
 from federation.header import Header
 from federation.merge import Prior
-from federation.names import OrgName, Origin, parse_org
+from federation.names import Origin
 from federation.replica import Candidate, LogState, Replica, SignedDelta
-from federation.trust.charter import Charter
+from federation.trust.charter import Audience, Charter
+from tests.simulation.parties import EPOCH_MS, party, sign_charter
 from tests.simulation.scale import costs
-from tests.simulation.scale.lists import EPOCH_MS, OwnList
 from tests.simulation.scale.network import Network
 from tests.simulation.timeline import Timeline, Worker
 
@@ -31,20 +38,69 @@ _RETRY_CAP_SECONDS = 300.0
 """`sync.interval_seconds`, as it is by default."""
 
 
-@dataclass(slots=True)
-class Held:
-    """What a member has of one list.
+@dataclass(slots=True, eq=False)
+class SharedLog:
+    """A list, as its owner has signed it.
 
     Attributes:
-        source: the list itself, of which only what the replica has verified is looked at.
+        origin: its name.
+        owner: the number of the member that owns it.
+        deltas: as they travel.
+        priors: for each delta, what was in force before on the entries that it names. It follows
+            from the deltas before, so that every member that has verified those would find the
+            same: it is worked out once.
+        charter, charter_version: the signed envelope in force at the owner, and its version.
+    """
+
+    origin: Origin
+    owner: int
+    deltas: list[SignedDelta] = field(default_factory=list)
+    priors: list[Mapping[int, Prior]] = field(default_factory=list)
+    charter: bytes = b""
+    charter_version: int = 0
+    _in_force: dict[EntryId, Prior] = field(default_factory=dict)
+
+    def share(self, audience: Audience) -> None:
+        """Sign the next charter."""
+        self.charter_version += 1
+        self.charter = sign_charter(self.owner, self.origin, self.charter_version, audience)
+
+    def sign(self, operations: Iterable[Operation], state: LogState, now_ms: int) -> None:
+        """Sign the next delta, from where the log stands."""
+        position = state.size
+        body = build_body(
+            map(pack, operations), sha256(f"{self.origin} {position}".encode()).digest()
+        )
+        named = [(row, operation) for row, operation in body.operations()]
+        prior = {
+            row: self._in_force[operation.entry]
+            for row, operation in named
+            if operation.entry in self._in_force
+        }
+        author = party(self.owner).author(self.origin)
+        change_set = ChangeSet(first=position, last=True)
+        self.deltas.append(author.sign(body, prior, state, change_set=change_set, now_ms=now_ms))
+        self.priors.append(prior)
+        for row, operation in named:
+            self._in_force[operation.entry] = Prior(position, row, operation.kind)
+
+
+@dataclass(slots=True)
+class Held:
+    """What a member has of one list: a `federation.follow.Copy`.
+
+    Attributes:
+        log: the list itself, of which only what the replica has verified is looked at.
         replica: where this member's copy of the log stands.
+        start: as `federation.follow.Copy`.
         charter: the charter that it holds; None before the first.
         envelope: that charter's signed bytes.
         refused: what was wrong with what came; nothing more of the list is taken then.
     """
 
-    source: OwnList
+    log: SharedLog
     replica: Replica
+    start: int = 0
     charter: Charter | None = None
     envelope: bytes = b""
     refused: PeerError | None = None
@@ -55,28 +111,33 @@ class Held:
         return self.replica.state.size
 
     @property
-    def start(self) -> int:
-        """The size from which on every leaf is here."""
-        return 0
+    def charter_version(self) -> int:
+        """The version of the charter that the member has; 0 for none."""
+        return 0 if self.charter is None else self.charter.version
+
+    def take_charter(self, data: bytes) -> None:
+        """Take a charter that is not older than the one here.
+
+        Raises:
+            PeerError: it is older, or is not what the owner signed.
+        """
+        origin, root = self.log.origin, party(self.log.owner).root
+        self.charter = open_charter(data, origin, root, newest=self.charter_version)
+        self.envelope = data
 
     def load_header(self, position: int) -> bytes:
         """Return the signed record at a position."""
-        return self.source.log[position].header
+        return self.log.deltas[position].header
 
     def require_sound(self, position: int) -> None:
         """Return: nothing is ever damaged here."""
 
     def load_prior(self, _body: Body) -> Mapping[int, Prior]:
         """Return what is in force on the entries that the next delta names."""
-        return self.source.priors[self.size]
+        return self.log.priors[self.size]
 
     def append(self, candidate: Candidate, prior: Mapping[int, Prior]) -> None:
         """Keep nothing: the replica knows what it has verified."""
-
-    @property
-    def charter_version(self) -> int:
-        """The version of the charter that the member has; 0 for none."""
-        return 0 if self.charter is None else self.charter.version
 
 
 @dataclass(slots=True)
@@ -90,28 +151,34 @@ class Frame:
     @property
     def size_bytes(self) -> int:
         """Bytes on the wire."""
-        return (
-            int(costs.FRAME.value)
-            + len(self.charter)
-            + sum(len(part) for delta in self.deltas for part in delta)
-        )
+        parts = (len(part) for delta in self.deltas for part in delta)
+        return int(costs.FRAME.value) + len(self.charter) + sum(parts)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Stream:
-    """What one member follows by another.
+    """A connection by which one member follows another.
 
     Attributes:
-        reader: who follows.
+        reader, server: who follows whom.
         cursors: what the reader has, or has been sent, of each list: deltas, charter version.
         sending: whether a frame is on its way to the line.
-        serial: the connection that it belongs to; what comes from an older one is lost.
     """
 
     reader: Member
-    cursors: dict[Origin, tuple[int, int]]
-    serial: int
+    server: Member
+    cursors: dict[Origin, tuple[int, int]] = field(default_factory=dict)
     sending: bool = False
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the reader is up and has no newer one: what comes by an older one is lost."""
+        return self.reader.is_up and self.reader.following[self.server] is self
+
+    @property
+    def delay(self) -> float:
+        """Seconds from one end to the other."""
+        return self.server.network.peers[self.server.number][self.reader.number]
 
 
 @dataclass(slots=True)
@@ -134,14 +201,18 @@ class Counts:
     reconnects: int = 0
 
 
+OnCommit = Callable[["Member", Origin, int], None]
+"""Is told of each delta that a member has committed: the list, and its size then."""
+
+
 class Member:
     """One node.
 
     Attributes:
-        number: its place in the network.
-        org: whose it is.
+        number, org: its place in the network, and whose it is.
+        network: the network.
         lists: what it has, by list.
-        streams: who follows lists here, by the reader's number.
+        following, streams: the streams by which it follows others, and those that it serves.
         counts: what it has done.
         processor, uplink, downlink: what it does one thing at a time with. Python runs one thread
             at a time, so one processor is all that a node has.
@@ -149,144 +220,132 @@ class Member:
     """
 
     def __init__(
-        self, number: int, org: OrgName, network: Network, timeline: Timeline, random: Random
+        self,
+        number: int,
+        network: Network,
+        timeline: Timeline,
+        random: Random,
+        on_commit: OnCommit,
     ) -> None:
-        self.number = number
-        self.org = org
+        self.number, self.network = number, network
+        self.org = party(number).org
         self.lists: dict[Origin, Held] = {}
-        self.streams: dict[int, Stream] = {}
+        self.following: dict[Member, Stream] = {}
+        self.streams: dict[Member, Stream] = {}
         self.counts = Counts()
         self.processor, self.uplink, self.downlink = (Worker(timeline) for _ in range(3))
         self.is_up = True
-        self.on_commit: Callable[[Member, Origin, int], None] = lambda *_: None
-        self._network = network
-        self._timeline = timeline
-        self._random = random
-        self._followed: dict[Member, list[Origin]] = {}
-        self._backoffs: dict[int, Backoff] = {}
-        self._serials: dict[int, int] = {}
-        self._inbox: list[tuple[int, int, Frame]] = []
+        self._timeline, self._on_commit = timeline, on_commit
+        self._followed: defaultdict[Member, list[Origin]] = defaultdict(list)
+        self._backoffs = defaultdict[Member, Backoff](lambda: Backoff(random, _RETRY_CAP_SECONDS))
+        self._inbox: list[tuple[Stream, Frame]] = []
         self._lives = 0
 
-    # --- what it has --------------------------------------------------------------------------
+    def hold(self, log: SharedLog, via: Member) -> None:
+        """Begin with nothing of a list; follow it by a peer, once `connect` is called."""
+        replica = Replica(log.origin, party(log.owner).root, LogState.empty())
+        self.lists[log.origin] = Held(log, replica)
+        if via is not self:
+            self._followed[via].append(log.origin)
 
-    def own(self, source: OwnList) -> None:
-        """Take a list of its own: what is signed is here at once."""
-        self.lists[source.origin] = Held(
-            source, Replica(source.origin, source.root, LogState.empty())
-        )
-
-    def follow(self, source: OwnList, via: Member) -> None:
-        """Follow a list by a peer, from the beginning, once `connect` is called."""
-        self.own(source)
-        self._followed.setdefault(via, []).append(source.origin)
-
-    def publish(self, source: OwnList) -> None:
-        """Take what its owner has just signed, and serve it."""
-        held = self.lists[source.origin]
-        if error := self._take_deltas(held, source.log[held.size :]):
+    def publish(self, log: SharedLog, operations: Iterable[Operation]) -> None:
+        """Sign a delta of an own list, take it as its first subscriber, and serve it."""
+        held = self.lists[log.origin]
+        log.sign(operations, held.replica.state, self._now_ms())
+        if error := self._take_deltas(held, log.deltas[held.size :]):
             raise error
-        self._take_charter(held, source.charter)
-        self.on_commit(self, source.origin, held.size)
+        held.take_charter(log.charter)
+        self._on_commit(self, log.origin, held.size)
         self._wake()
+
+    def _now_ms(self) -> int:
+        return EPOCH_MS + int(self._timeline.now * 1000)
 
     # --- following ----------------------------------------------------------------------------
 
     def connect(self, only: Member | None = None) -> None:
         """Open the stream to each peer, or to one."""
-        for via in [only] if only is not None else self._followed:
-            self._serials[via.number] = serial = self._serials.get(via.number, 0) + 1
+        for via in self._followed if only is None else [only]:
+            stream = self.following[via] = Stream(self, via)
             self.counts.reconnects += 1
             # TCP, TLS 1.3, the request: three ways there and two back.
-            delay = 5 * self._network.delay(self.number, via.number)
-            self._timeline.after(delay, partial(self._open, via, serial))
+            self._timeline.after(5 * stream.delay, partial(self._open, stream))
 
-    def _open(self, via: Member, serial: int) -> None:
-        if not self.follows(via, serial):
+    def _open(self, stream: Stream) -> None:
+        via = stream.server
+        if not stream.is_current:
             return
         if not via.is_up:
-            self._retry(via, serial)
+            self._retry(stream)
             return
-        self._backoffs.pop(via.number, None)
-        cursors = {
-            origin: (self.lists[origin].size, self.lists[origin].charter_version)
-            for origin in self._followed[via]
-            if self.lists[origin].refused is None
-        }
+        self._backoffs[via].reset()
+        for origin in self._followed[via]:
+            held = self.lists[origin]
+            if held.refused is None:
+                stream.cursors[origin] = (held.size, held.charter_version)
         self.processor.do(lambda: costs.CONNECT.value, lambda: None)
-        via.accept(Stream(reader=self, cursors=cursors, serial=serial))
-
-    def follows(self, via: Member, serial: int) -> bool:
-        """Say whether a connection to a peer is the one of now."""
-        return self.is_up and self._serials.get(via.number) == serial
+        via.accept(stream)
 
     def lose(self, via: Member) -> None:
         """Notice that a peer is gone, and try again after a while."""
         if self.is_up:
-            self._serials[via.number] = serial = self._serials.get(via.number, 0) + 1
-            self._retry(via, serial)
+            self.following[via] = Stream(self, via)
+            self._retry(self.following[via])
 
-    def _retry(self, via: Member, serial: int) -> None:
-        backoff = self._backoffs.setdefault(via.number, Backoff(self._random, _RETRY_CAP_SECONDS))
-
+    def _retry(self, stream: Stream) -> None:
         def again() -> None:
-            if self.follows(via, serial):
-                self.connect(via)
+            if stream.is_current:
+                self.connect(stream.server)
 
-        self._timeline.after(backoff.draw(), again)
+        self._timeline.after(self._backoffs[stream.server].draw(), again)
 
-    def _receive(self, stream: Stream, via: Member, frame: Frame) -> None:
-        """Take what has come over the line."""
-        if not self.follows(via, stream.serial):
+    def arrive(self, stream: Stream, frame: Frame) -> None:
+        """Take a frame from the line, as fast as it is."""
+        seconds = frame.size_bytes / self.network.bandwidth[self.number]
+        self.downlink.do(lambda: seconds, lambda: self._receive(stream, frame))
+
+    def _receive(self, stream: Stream, frame: Frame) -> None:
+        if not stream.is_current:
             return
         self.counts.received_bytes += frame.size_bytes
-        self._inbox.append((via.number, stream.serial, frame))
+        self._inbox.append((stream, frame))
         if len(self._inbox) == 1:
             # All that comes until the processor is free is one transaction.
             taken: list[Frame] = []
             life = self._lives
             self.processor.do(
-                lambda: self._begin_commit(taken, life), lambda: self._commit(taken, life)
+                lambda: self._begin_commit(taken) if life == self._lives else 0.0,
+                lambda: self._commit(taken) if life == self._lives else None,
             )
 
-    def _begin_commit(self, taken: list[Frame], life: int) -> float:
-        if life != self._lives:
-            return 0.0
-        taken += [frame for via, serial, frame in self._inbox if self._serials.get(via) == serial]
+    def _begin_commit(self, taken: list[Frame]) -> float:
+        taken += [frame for stream, frame in self._inbox if stream.is_current]
         self._inbox.clear()
-        deltas = [delta for frame in taken for delta in frame.deltas]
         # As the headers say, which are not verified yet: only how long that takes is meant.
-        operations = sum(Header.parse(delta.header).op_count for delta in deltas)
+        headers = (Header.parse(delta.header) for frame in taken for delta in frame.deltas)
+        operations = sum(header.op_count for header in headers)
         return costs.ACCEPT.value + operations * costs.ACCEPT_OP.value
 
-    def _commit(self, taken: list[Frame], life: int) -> None:
-        if life != self._lives:
-            return
+    def _commit(self, taken: list[Frame]) -> None:
         self.counts.transactions += 1
         for frame in taken:
             held = self.lists[frame.origin]
             try:
                 if frame.charter:
-                    self._take_charter(held, frame.charter)
+                    held.take_charter(frame.charter)
                 before = held.size
                 if held.refused is None:
                     held.refused = self._take_deltas(held, frame.deltas)
                 for size in range(before + 1, held.size + 1):
-                    self.on_commit(self, frame.origin, size)
+                    self._on_commit(self, frame.origin, size)
             except PeerError as error:
                 held.refused = error
         self._wake()
 
     def _take_deltas(self, held: Held, deltas: Sequence[SignedDelta]) -> PeerError | None:
-        now_ms = EPOCH_MS + int(self._timeline.now * 1000)
-        taken = take_deltas(held.replica, deltas, held, now_ms=now_ms)
+        taken = take_deltas(held.replica, deltas, held, now_ms=self._now_ms())
         self.counts.verified += taken.deltas
         return taken.error
-
-    def _take_charter(self, held: Held, data: bytes) -> None:
-        source = held.source
-        held.charter = open_charter(data, source.origin, source.root, newest=held.charter_version)
-        held.envelope = data
 
     # --- serving ------------------------------------------------------------------------------
 
@@ -295,12 +354,12 @@ class Member:
         life = self._lives
 
         def begin() -> None:
-            if not stream.reader.follows(self, stream.serial):
+            if not stream.is_current:
                 return
             if life != self._lives:
                 stream.reader.lose(self)
                 return
-            self.streams[stream.reader.number] = stream
+            self.streams[stream.reader] = stream
             self._serve(stream)
 
         self.processor.do(lambda: costs.CONNECT.value, begin)
@@ -311,9 +370,7 @@ class Member:
 
     def _serve(self, stream: Stream) -> None:
         """Send the next frame of a stream, if its line has taken the one before."""
-        if stream.sending:
-            return
-        frame = self._next_frame(stream)
+        frame = None if stream.sending else self._next_frame(stream)
         if frame is None:
             return
         stream.sending = True
@@ -321,24 +378,16 @@ class Member:
 
         def sent() -> None:
             stream.sending = False
-            if self.is_up and self.streams.get(stream.reader.number) is stream:
+            if self.is_up and self.streams.get(stream.reader) is stream:
                 self._serve(stream)
-                self._timeline.after(
-                    self._network.delay(self.number, stream.reader.number),
-                    lambda: stream.reader.arrive(stream, self, frame),
-                )
+                self._timeline.after(stream.delay, partial(stream.reader.arrive, stream, frame))
 
         self.counts.sent_bytes += size
         self.counts.frames += 1
         self.processor.do(
             lambda: costs.SEND.value + size * costs.SEND_BYTE.value,
-            lambda: self.uplink.do(lambda: size / self._network.bandwidth[self.number], sent),
+            lambda: self.uplink.do(lambda: size / self.network.bandwidth[self.number], sent),
         )
-
-    def arrive(self, stream: Stream, via: Member, frame: Frame) -> None:
-        """Take a frame from the line, as fast as it is."""
-        seconds = frame.size_bytes / self._network.bandwidth[self.number]
-        self.downlink.do(lambda: seconds, lambda: self._receive(stream, via, frame))
 
     def _next_frame(self, stream: Stream) -> Frame | None:
         for origin, (size, version) in stream.cursors.items():
@@ -351,15 +400,14 @@ class Member:
             # To the end: lists take turns.
             del stream.cursors[origin]
             stream.cursors[origin] = (size + len(deltas), held.charter_version)
-            charter = held.envelope if held.charter_version > version else b""
-            return Frame(origin, deltas, charter)
+            return Frame(origin, deltas, held.envelope if held.charter_version > version else b"")
         return None
 
     def read(self, held: Held, start: int) -> list[SignedDelta]:
         """Return the deltas of one frame, out of those that this member has verified."""
         deltas: list[SignedDelta] = []
         taken = 0
-        for delta in held.source.log[start : held.size]:
+        for delta in held.log.deltas[start : held.size]:
             if taken >= limits.FRAME_TARGET_BYTES or len(deltas) == limits.MAX_FRAME_DELTAS:
                 break
             deltas.append(delta)
@@ -373,38 +421,13 @@ class Member:
         self.is_up = False
         self._lives += 1
         self._inbox.clear()
-        readers = [stream.reader for stream in self.streams.values()]
+        for stream in self.streams.values():
+            self._timeline.after(stream.delay, partial(stream.reader.lose, self))
         self.streams.clear()
         for via in self._followed:
-            via.streams.pop(self.number, None)
-        for reader in readers:
-            delay = self._network.delay(self.number, reader.number)
-            self._timeline.after(delay, partial(reader.lose, self))
+            via.streams.pop(self, None)
 
     def start(self) -> None:
         """Begin again with what is committed."""
         self.is_up = True
         self.connect()
-
-
-def org_of(number: int) -> OrgName:
-    """Return the organization of a member."""
-    return parse_org(f"m{number}.example")
-
-
-def make_members(
-    network: Network, timeline: Timeline, sources: Iterable[OwnList], random: Random
-) -> list[Member]:
-    """Make all members of a network; each follows all lists."""
-    members = [
-        Member(number, org_of(number), network, timeline, random)
-        for number in range(len(network.peers))
-    ]
-    for source in sources:
-        via = network.routes(source.owner)
-        for member in members:
-            if member.number == source.owner:
-                member.own(source)
-            else:
-                member.follow(source, members[via[member.number]])
-    return members

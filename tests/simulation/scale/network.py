@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from random import Random
@@ -20,19 +20,13 @@ class Network:
 
     Attributes:
         name: what it is called.
-        peers: the peers of each member, by number.
-        latency: seconds one way between two peers, by (smaller, larger) number.
+        peers: the peers of each member by number, with the seconds one way to each.
         bandwidth: bytes a second of each member, each way.
     """
 
     name: str
-    peers: list[list[int]]
-    latency: dict[tuple[int, int], float]
+    peers: list[dict[int, float]]
     bandwidth: list[float]
-
-    def delay(self, one: int, other: int) -> float:
-        """Return the seconds from one peer to another."""
-        return self.latency[min(one, other), max(one, other)]
 
     def routes(self, owner: int) -> list[int]:
         """Return by which peer each member follows the lists of an owner: the shortest way.
@@ -51,25 +45,28 @@ class Network:
         return via
 
 
+def iter_way(via: Sequence[int], member: int) -> Iterator[int]:
+    """Yield the members that a list passes to come to a member, from itself back to the owner."""
+    yield member
+    while via[member] != member:
+        member = via[member]
+        yield member
+
+
 def build(kind: str, members: int, random: Random) -> Network:
     """Build a network of one of `KINDS`."""
     links, hubs = KINDS[kind](members)
-    peers: list[list[int]] = [[] for _ in range(members)]
-    latency = {}
+    peers: list[dict[int, float]] = [{} for _ in range(members)]
     for one, other in links:
-        peers[one].append(other)
-        peers[other].append(one)
-        latency[min(one, other), max(one, other)] = random.uniform(*_LATENCY_SECONDS)
+        peers[one][other] = peers[other][one] = random.uniform(*_LATENCY_SECONDS)
     bandwidth = [_HUB_UPLINK if at < hubs else _MEMBER_UPLINK for at in range(members)]
-    return Network(name=kind, peers=peers, latency=latency, bandwidth=bandwidth)
+    return Network(name=kind, peers=peers, bandwidth=bandwidth)
 
 
-def _star(members: int) -> tuple[list[tuple[int, int]], int]:
-    return [(0, at) for at in range(1, members)], 1
-
-
-def _tree(fan_out: int, members: int) -> tuple[list[tuple[int, int]], int]:
-    return [((at - 1) // fan_out, at) for at in range(1, members)], 1 + fan_out
+def _tree(fan_out: int | None, members: int) -> tuple[list[tuple[int, int]], int]:
+    """Return a tree with so many members below each, or all below the first: a star."""
+    fan = fan_out or members
+    return [((at - 1) // fan, at) for at in range(1, members)], 1 + (fan_out or 0)
 
 
 def _hubs(hubs: int, members: int) -> tuple[list[tuple[int, int]], int]:
@@ -79,22 +76,9 @@ def _hubs(hubs: int, members: int) -> tuple[list[tuple[int, int]], int]:
 
 
 KINDS: Final[dict[str, Callable[[int], tuple[list[tuple[int, int]], int]]]] = {
-    "star": _star,
+    "star": partial(_tree, None),
     "tree of 8": partial(_tree, 8),
     "tree of 32": partial(_tree, 32),
     "ring of 8 hubs": partial(_hubs, 8),
 }
 """How to lay out so many members: pairs of peers, and how many of the first are well connected."""
-
-
-def iter_below(via: list[int], member: int) -> Iterator[int]:
-    """Yield the members that follow a list through a member, near and far, itself included."""
-    children: dict[int, list[int]] = {}
-    for at, peer in enumerate(via):
-        if at != peer:
-            children.setdefault(peer, []).append(at)
-    waiting = [member]
-    while waiting:
-        at = waiting.pop()
-        yield at
-        waiting += children.get(at, ())

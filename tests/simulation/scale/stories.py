@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from random import Random
 
 from federation.names import Origin
-from federation.trust.charter import Audience
-from tests.simulation.scale.lists import EPOCH_MS, OwnList, entries, retraction
-from tests.simulation.scale.members import Member, make_members, org_of
-from tests.simulation.scale.network import Network, build, iter_below
+from tests.simulation.parties import EVERYBODY, assertion, origin_of, retraction
+from tests.simulation.scale.members import Member, SharedLog
+from tests.simulation.scale.network import Network, build, iter_way
 from tests.simulation.timeline import Timeline
 
 
@@ -52,6 +52,23 @@ class Spread:
     seconds: list[float] = field(default_factory=list)
     healed: list[float] = field(default_factory=list)
 
+    def add(
+        self, log: SharedLog, times: Mapping[int, float], began: float, whole: Mapping[int, float]
+    ) -> None:
+        """Add one retraction.
+
+        Args:
+            log: the list.
+            times: when each member had it.
+            began: when it was committed.
+            whole: from when on nothing on a member's way was down any more, if it was cut off.
+        """
+        for member, moment in times.items():
+            if member in whole:
+                self.healed.append(moment - whole[member])
+            elif member != log.owner:
+                self.seconds.append(moment - began)
+
 
 @dataclass(slots=True)
 class Outcome:
@@ -59,6 +76,7 @@ class Outcome:
 
     Attributes:
         network: the network.
+        logs: the lists.
         spreads: by story.
         members: the members at the end.
         quiet_bytes, quiet_seconds: what each member sent, and how long its processor worked, for
@@ -66,6 +84,7 @@ class Outcome:
     """
 
     network: Network
+    logs: list[SharedLog]
     spreads: dict[str, Spread]
     members: list[Member]
     quiet_bytes: list[float]
@@ -85,42 +104,41 @@ class Stage:
         self.plan = plan
         self.network = build(kind, plan.members, self.random)
         self.timeline = Timeline()
-        owners = [0, *self.random.sample(range(1, plan.members), plan.lists - 1)]
-        self.sources = [
-            OwnList(Origin(org_of(owner), f"list-{number}"), owner)
-            for number, owner in enumerate(owners)
+        self.members = [
+            Member(number, self.network, self.timeline, self.random, self._note)
+            for number in range(plan.members)
         ]
-        self.members = make_members(self.network, self.timeline, self.sources, self.random)
-        for member in self.members:
-            member.on_commit = self._note
-        self._numbers = iter(range(10**9))
-        self._first_entries: dict[Origin, int] = {}
+        owners = [0, *self.random.sample(range(1, plan.members), plan.lists - 1)]
+        self.logs = [SharedLog(origin_of(owner, at), owner) for at, owner in enumerate(owners)]
+        for log in self.logs:
+            for member, via in zip(self.members, self.network.routes(log.owner), strict=True):
+                member.hold(log, self.members[via])
+        self._numbers = count()
+        self._to_retract: dict[Origin, int] = {}
         self._watched: dict[tuple[Origin, int], dict[int, float]] = {}
 
     def begin(self) -> None:
         """Let every list begin with some entries, and everybody get them."""
-        for source in self.sources:
-            source.share(Audience(all_peers=True, orgs=()))
-            self._first_entries[source.origin] = self.publish(source, 100)
+        for log in self.logs:
+            log.share(EVERYBODY)
+            self._to_retract[log.origin] = self.publish(log, 100)
         for member in self.members:
             member.connect()
         self.timeline.run()
         self.require_equal()
 
-    def publish(self, source: OwnList, count: int) -> int:
+    def publish(self, log: SharedLog, entries: int) -> int:
         """Publish so many new entries now; return the number of the first."""
-        numbers = [next(self._numbers) for _ in range(count)]
-        source.publish(entries(numbers), self._now_ms())
-        self.members[source.owner].publish(source)
+        numbers = [next(self._numbers) for _ in range(entries)]
+        self.members[log.owner].publish(log, [assertion(number, "a") for number in numbers])
         return numbers[0]
 
-    def retract(self, source: OwnList) -> dict[int, float]:
+    def retract(self, log: SharedLog) -> dict[int, float]:
         """Retract an entry now; return when each member has it, once the timeline has run."""
-        number = self._first_entries[source.origin]
-        self._first_entries[source.origin] += 1
-        source.publish([retraction(number)], self._now_ms())
-        times = self._watched[source.origin, source.state.size] = {}
-        self.members[source.owner].publish(source)
+        number = self._to_retract[log.origin]
+        self._to_retract[log.origin] += 1
+        times = self._watched[log.origin, len(log.deltas) + 1] = {}
+        self.members[log.owner].publish(log, [retraction(assertion(number, "a").entry)])
         return times
 
     def require_equal(self) -> None:
@@ -129,109 +147,84 @@ class Stage:
         Raises:
             AssertionError: one has not: the simulation is wrong.
         """
-        for member in self.members:
-            for origin, held in member.lists.items():
-                if held.refused is not None or held.replica.state != held.source.state:
-                    raise AssertionError(f"{member.org} has not all of {origin}: {held.refused}")
+        for log in self.logs:
+            state = self.members[log.owner].lists[log.origin].replica.state
+            for member in self.members:
+                held = member.lists[log.origin]
+                if held.refused is not None or held.replica.state != state:
+                    raise AssertionError(f"{member.org} lacks some of {log.origin}: {held.refused}")
 
     def _note(self, member: Member, origin: Origin, size: int) -> None:
-        watched = self._watched.get((origin, size))
-        if watched is not None:
-            watched[member.number] = self.timeline.now
-
-    def _now_ms(self) -> int:
-        return EPOCH_MS + int(self.timeline.now * 1000)
+        if (origin, size) in self._watched:
+            self._watched[origin, size][member.number] = self.timeline.now
 
 
 def run(kind: str, plan: Plan) -> Outcome:
     """Run all stories in one network, one after the other."""
     stage = Stage(kind, plan)
     stage.begin()
-    sent = [member.counts.sent_bytes for member in stage.members]
-    worked = [member.processor.busy_seconds for member in stage.members]
+    before = [(member.counts.sent_bytes, member.processor.busy_seconds) for member in stage.members]
     spreads = {"quiet": _quiet(stage)}
     probes = min(plan.probes, plan.lists)
-    quiet_bytes = [
-        (member.counts.sent_bytes - before) / probes
-        for member, before in zip(stage.members, sent, strict=True)
-    ]
-    quiet_seconds = [
-        (member.processor.busy_seconds - before) / probes
-        for member, before in zip(stage.members, worked, strict=True)
-    ]
+    members = list(zip(stage.members, before, strict=True))
+    outcome = Outcome(
+        network=stage.network,
+        logs=stage.logs,
+        spreads=spreads,
+        members=stage.members,
+        quiet_bytes=[(member.counts.sent_bytes - sent) / probes for member, (sent, _) in members],
+        quiet_seconds=[
+            (member.processor.busy_seconds - worked) / probes for member, (_, worked) in members
+        ],
+    )
     spreads["loaded"] = _loaded(stage)
     spreads["down"] = _down(stage)
     stage.require_equal()
-    return Outcome(
-        network=stage.network,
-        spreads=spreads,
-        members=stage.members,
-        quiet_bytes=quiet_bytes,
-        quiet_seconds=quiet_seconds,
-    )
+    return outcome
 
 
 def _quiet(stage: Stage) -> Spread:
     """Retract when nothing else goes on."""
     spread = Spread()
-    for source in stage.sources[: stage.plan.probes]:
-        began = stage.timeline.now
-        times = stage.retract(source)
+    for log in stage.logs[: stage.plan.probes]:
+        began, times = stage.timeline.now, stage.retract(log)
         stage.timeline.run()
-        spread.seconds += _elapsed(times, began, source.owner)
+        spread.add(log, times, began, {})
     return spread
 
 
 def _loaded(stage: Stage) -> Spread:
     """Retract while an import of another owner goes through the network."""
-    spread = Spread()
-    bulk, *others = stage.sources
-    began = stage.timeline.now
+    bulk, *others = stage.logs
     for _ in range(stage.plan.load_deltas):
         stage.publish(bulk, stage.plan.load_ops)
-    times = [(stage.retract(source), source.owner) for source in others[: stage.plan.probes]]
-    stage.timeline.run()
-    for found, owner in times:
-        spread.seconds += _elapsed(found, began, owner)
-    return spread
+    return _retract_together(stage, others[: stage.plan.probes], {})
 
 
 def _down(stage: Stage) -> Spread:
     """Retract while some members are down; each comes back after a time that it draws."""
     plan, timeline = stage.plan, stage.timeline
-    spread = Spread()
-    sources = stage.sources[: plan.probes]
-    owners = {source.owner for source in stage.sources}
+    owners = {log.owner for log in stage.logs}
     others = [member for member in stage.members if member.number not in owners]
-    began = timeline.now
-    back: dict[int, float] = {}
     chosen = stage.random.sample(others, max(1, int(len(others) * plan.down_share)))
     # One relay of the first rank among them, where there are any.
     chosen += [member for member in others[:1] if member not in chosen]
+    back: dict[int, float] = {}
     for member in chosen:
         member.stop()
         away = stage.random.uniform(0, plan.down_seconds)
         timeline.after(away, member.start)
-        back[member.number] = began + away
-    found = [(stage.retract(source), source) for source in sources]
-    timeline.run()
-    for times, source in found:
-        whole = _when_whole(stage.network, source, back)
-        beside = {at: moment for at, moment in times.items() if at not in whole}
-        spread.seconds += _elapsed(beside, began, source.owner)
-        spread.healed += [times[at] - since for at, since in whole.items()]
+        back[member.number] = timeline.now + away
+    return _retract_together(stage, stage.logs[: plan.probes], back)
+
+
+def _retract_together(stage: Stage, logs: list[SharedLog], back: Mapping[int, float]) -> Spread:
+    """Retract an entry of each list now, while members are down until they are back."""
+    spread, began = Spread(), stage.timeline.now
+    found = [(log, stage.retract(log)) for log in logs]
+    stage.timeline.run()
+    for log, times in found:
+        via = stage.network.routes(log.owner)
+        ways = {at: [back[on] for on in iter_way(via, at) if on in back] for at in times}
+        spread.add(log, times, began, {at: max(ends) for at, ends in ways.items() if ends})
     return spread
-
-
-def _when_whole(network: Network, source: OwnList, back: Mapping[int, float]) -> dict[int, float]:
-    """Return when all on the way to a member is up again, for those that were cut off."""
-    via = network.routes(source.owner)
-    whole: dict[int, float] = {}
-    for gone, moment in back.items():
-        for member in iter_below(via, gone):
-            whole[member] = max(moment, whole.get(member, moment))
-    return whole
-
-
-def _elapsed(times: dict[int, float], began: float, owner: int) -> list[float]:
-    return [moment - began for member, moment in times.items() if member != owner]

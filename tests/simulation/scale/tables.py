@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from tests.simulation.scale.bounds import Profile, Serving, line_ops
-from tests.simulation.scale.costs import COSTS, MEMORY
+from tests.simulation.scale import costs
+from tests.simulation.scale.bounds import Profile, line_ops, most_deltas, serving_seconds
+from tests.simulation.scale.network import iter_way
 from tests.simulation.scale.stories import Outcome, Plan
 
-_BEGIN = "<!-- tables: begin (written by scripts/scale, do not edit) -->"
+_BEGIN = "<!-- tables: begin (written by scripts/simulate, do not edit) -->"
 _END = "<!-- tables: end -->"
 _FAN_OUTS = (8, 32, 200, 999)
 
 
-def render(outcomes: Sequence[Outcome], plan: Plan, profile: Profile, command: str) -> str:
+def render(outcomes: Sequence[Outcome], plan: Plan, command: str) -> str:
     """Return all tables of a run."""
+    profile = Profile()
     verified = sum(outcome.verified for outcome in outcomes)
     summary = (
         f"`{command}`: {plan.members} members, {plan.lists} lists, seed {plan.seed}; "
@@ -76,16 +78,9 @@ def _spread(outcomes: Sequence[Outcome]) -> list[str]:
 
 
 def _depth(outcome: Outcome) -> int:
-    deepest = 0
-    for origin in outcome.members[0].lists:
-        owner = outcome.members[0].lists[origin].source.owner
-        via = outcome.network.routes(owner)
-        for member in range(len(via)):
-            hops, at = 0, member
-            while at != owner:
-                hops, at = hops + 1, via[at]
-            deepest = max(deepest, hops)
-    return deepest
+    """Return over how many hops a list comes to the member farthest from its owner."""
+    ways = map(outcome.network.routes, {log.owner for log in outcome.logs})
+    return max(len(list(iter_way(via, at))) - 1 for via in ways for at in range(len(via)))
 
 
 def _load(outcomes: Sequence[Outcome]) -> list[str]:
@@ -105,21 +100,30 @@ def _load(outcomes: Sequence[Outcome]) -> list[str]:
 
 def member_table(profile: Profile) -> list[str]:
     """Return what one member needs that serves nobody."""
-    uplink = 100e6 / 8
-    changes = f"{_count(profile.ops_per_day)} operations in {_count(profile.deltas_per_day)} deltas"
+    entries, ops = profile.entries, profile.ops_per_day
+    line_seconds = profile.first_sync_bytes / (100e6 / 8)
+    changes = f"{_count(ops)} operations in {_count(profile.deltas_per_day)} deltas"
+    # To the log and to the database; every operation falls on a page of its own.
+    pages_bytes = 2 * costs.PAGE * ops
     return _table(
         ["what", "how much"],
         [
-            ["database", _bytes(profile.disk_bytes)],
-            ["memory of a process at its peak", f"{MEMORY.value / 2**20:.0f} MiB"],
+            ["database", _bytes(entries * costs.DISK_ENTRY.value)],
+            ["memory of a process at its peak", str(costs.MEMORY)],
             ["first sync: bytes", _bytes(profile.first_sync_bytes)],
-            ["first sync: a line of 100 Mbit/s", _time(profile.first_sync_bytes / uplink)],
-            ["first sync: processor, until all is found", _time(profile.first_sync_seconds)],
-            ["checks behind it, or one `fsck`", _time(profile.check_seconds)],
+            ["first sync: a line of 100 Mbit/s", _time(line_seconds)],
+            [
+                "first sync: processor, until all is found",
+                _time(entries * costs.BULK_ACCEPT_ENTRY.value),
+            ],
+            ["checks behind it, or one `fsck`", _time(entries * costs.CHECK_ENTRY.value)],
             [f"a day, {changes}: bytes", _bytes(profile.day_bytes)],
             ["a day: processor", _time(profile.day_seconds)],
-            ["all owners together, once: import and publish", _time(profile.publish_seconds)],
-            ["a day: pages of the index written, at most", _bytes(profile.day_pages_bytes)],
+            [
+                "all owners together, once: import and publish",
+                _time(entries * costs.PUBLISH_ENTRY.value),
+            ],
+            ["a day: pages of the index written, at most", _bytes(pages_bytes)],
         ],
     )
 
@@ -128,15 +132,16 @@ def serving_table(profile: Profile) -> list[str]:
     """Return what it takes to serve others."""
     rows = []
     for subscribers in _FAN_OUTS:
-        serving = Serving(profile=profile, subscribers=subscribers)
+        seconds = serving_seconds(profile, subscribers)
+        join_seconds = subscribers * profile.entries * costs.BULK_SEND_ENTRY.value
         rows.append(
             [
                 str(subscribers),
-                _bytes(serving.day_bytes),
-                f"{_time(serving.day_seconds)} ({serving.day_seconds / 864:.2g} % of a core)",
-                f"{serving.deltas_per_second:.3g}",
-                _time(serving.join_processor_seconds),
-                _time(serving.join_line_seconds),
+                _bytes(subscribers * profile.day_bytes),
+                f"{_time(seconds)} ({seconds / 864:.2g} % of a core)",
+                f"{most_deltas(subscribers):.3g}",
+                _time(join_seconds),
+                _time(subscribers * profile.first_sync_bytes / profile.uplink),
             ]
         )
     headers = [
@@ -159,7 +164,7 @@ def cost_table() -> list[str]:
     """Return every cost with its source."""
     return _table(
         ["cost", "value", "source"],
-        ([cost.what, f"{cost.value * cost.scale:.3g} {cost.unit}", cost.source] for cost in COSTS),
+        ([cost.what, str(cost), cost.source] for cost in costs.COSTS),
     )
 
 

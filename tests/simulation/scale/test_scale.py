@@ -11,17 +11,18 @@ import pytest
 
 from federation.errors import Reason
 from federation.trust.charter import Audience
-from tests.simulation.scale import bounds, network, stories, tables
+from tests.simulation.scale import bounds, stories, tables
+from tests.simulation.scale.network import iter_way
 
 _ROOT = Path(__file__).parents[3]
-_SCALE = str(_ROOT / "scripts" / "scale")
+_SIMULATE = str(_ROOT / "scripts" / "simulate")
 
 
 def simulate(tmp_path: Path, *arguments: str) -> tuple[dict[str, Any], str]:
-    """Run `scripts/scale` for fifty members; return its figures and what it printed."""
+    """Simulate fifty members; return its figures and what it printed."""
     figures = tmp_path / "figures.json"
     done = subprocess.run(
-        [_SCALE, "--members", "50", "--load", "100", "--json", str(figures), *arguments],
+        [_SIMULATE, "--members", "50", "--load", "100", "--json", str(figures), *arguments],
         check=True,
         capture_output=True,
         text=True,
@@ -73,7 +74,7 @@ def stage(kind: str = "tree of 8", members: int = 20) -> Any:  # noqa: ANN401
 
 def test_a_relay_that_changes_what_passes_is_refused_and_spreads_nothing() -> None:
     world = stage()
-    source = world.sources[0]
+    log = world.logs[0]
     relay = world.members[1]
     honest = relay.read
 
@@ -84,14 +85,16 @@ def test_a_relay_that_changes_what_passes_is_refused_and_spreads_nothing() -> No
         ]
 
     relay.read = change
-    world.retract(source)
+    world.retract(log)
     world.timeline.run()
-    via = world.network.routes(source.owner)
-    below = set(network.iter_below(via, relay.number)) - {relay.number}
+    via = world.network.routes(log.owner)
+    below = {
+        at for at in range(len(via)) if at != relay.number and relay.number in iter_way(via, at)
+    }
     assert below
     for member in world.members:
-        held = member.lists[source.origin]
-        assert held.size == source.state.size - (member.number in below)
+        held = member.lists[log.origin]
+        assert held.size == len(log.deltas) - (member.number in below)
         refused = held.refused
         # Who stands further below is sent nothing at all.
         if via[member.number] == relay.number:
@@ -103,22 +106,22 @@ def test_a_relay_that_changes_what_passes_is_refused_and_spreads_nothing() -> No
 
 def test_who_leaves_the_audience_gets_nothing_more_and_relays_obey() -> None:
     world = stage()
-    source = world.sources[0]
+    log = world.logs[0]
     left_out = {world.members[at].number for at in (9, 12)}
-    via = world.network.routes(source.owner)
-    assert all(via[at] not in {source.owner, *left_out} for at in left_out)
-    source.share(
+    via = world.network.routes(log.owner)
+    assert all(via[at] not in {log.owner, *left_out} for at in left_out)
+    log.share(
         Audience(
             all_peers=False,
             orgs=tuple(sorted(m.org for m in world.members if m.number not in left_out)),
         )
     )
-    world.retract(source)
+    world.retract(log)
     world.timeline.run()
     for member in world.members:
-        held = member.lists[source.origin]
-        assert held.size == source.state.size - (member.number in left_out)
-        assert held.charter_version == source.charter_version - (member.number in left_out)
+        held = member.lists[log.origin]
+        assert held.size == len(log.deltas) - (member.number in left_out)
+        assert held.charter_version == log.charter_version - (member.number in left_out)
 
 
 def test_a_member_that_was_down_goes_on_where_it_was() -> None:
@@ -126,9 +129,9 @@ def test_a_member_that_was_down_goes_on_where_it_was() -> None:
     relay = world.members[1]
     before = relay.counts.verified
     relay.stop()
-    for source in world.sources:
-        world.retract(source)
-        world.publish(source, 5)
+    for log in world.logs:
+        world.retract(log)
+        world.publish(log, 5)
     world.timeline.after(120.0, relay.start)
     world.timeline.run()
     world.require_equal()
@@ -137,12 +140,12 @@ def test_a_member_that_was_down_goes_on_where_it_was() -> None:
 
 def test_a_member_that_ends_in_the_middle_of_a_commit_loses_no_delta() -> None:
     world = stage()
-    source = world.sources[0]
+    log = world.logs[0]
     relay = world.members[1]
     for step in range(40):
         world.timeline.after(0.004 * step, relay.stop if step % 2 else relay.start)
     for step in range(10):
-        world.timeline.after(0.016 * step, lambda: world.publish(source, 20))
+        world.timeline.after(0.016 * step, lambda: world.publish(log, 20))
     world.timeline.after(1.0, relay.start)
     world.timeline.run()
     world.require_equal()

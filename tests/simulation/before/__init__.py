@@ -1,1 +1,0 @@
-"""The simulation as it was, with its own copy of the rules. See `compare`."""
