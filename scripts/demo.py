@@ -340,7 +340,7 @@ def pick(state: State) -> Operation:
     """Return an entry whose fingerprints no other live entry has.
 
     Raises:
-        DemoError: there is none.
+        DemoError: every live entry shares a fingerprint with another one.
     """
     count = Counter(found for operation in state.values() for found in operation.fingerprints)
     for _, operation in sorted(state.items()):

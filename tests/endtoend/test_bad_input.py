@@ -26,7 +26,7 @@ class Site:
     Attributes:
         node: publishes `known`, with one entry staged.
         other: another organization's, with a list of the same name.
-        twin: made anew for the same organization, with other keys.
+        twin: another node of the same organization, with other keys.
         backup: of the node, before its last delta.
         theirs: a backup of the other organization's node.
     """

@@ -248,7 +248,7 @@ def test_every_reason_of_the_check_of_a_bucket_has_a_case() -> None:
 
 
 def slow_cut(entries: Sequence[LiveEntry]) -> list[list[LiveEntry]]:
-    """Cut as the specification says, weighing everything anew for each entry."""
+    """Cut as the specification says, computing every size again for each entry."""
     buckets: list[list[LiveEntry]] = []
     for entry in entries:
         if not buckets or not fits([*buckets[-1], entry]):

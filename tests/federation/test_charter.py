@@ -1,4 +1,4 @@
-"""List charters: nobody but whom the newest one names, and only its owner can say so."""
+"""List charters: only those whom the newest one names have access; only the owner changes it."""
 
 from __future__ import annotations
 

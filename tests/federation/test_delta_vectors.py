@@ -1,4 +1,4 @@
-"""The committed vectors are what the code makes, and say of themselves what is true."""
+"""The committed vectors are what the code makes, and what they say of themselves is true."""
 
 from __future__ import annotations
 

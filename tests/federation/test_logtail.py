@@ -1,4 +1,4 @@
-"""Who holds the end of a log proves what whoever holds all of it would, or says that it cannot."""
+"""A node with the end of a log gives the same proofs as the whole log, or says that it cannot."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names are parsed strictly: what looks like a path, a trick or another name is none."""
+"""Names are parsed strictly: a path, a trick or a look-alike of another name is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `federation.recovery` promises: no position is signed twice, whoever has forgotten what."""
+"""What `federation.recovery` promises: no position is signed twice, even after losses everywhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who starts from a snapshot ends where who replayed the deltas does; what is wrong is refused."""
+"""Starting from a snapshot ends like replaying the deltas; a wrong snapshot is refused."""
 
 from __future__ import annotations
 

@@ -245,7 +245,7 @@ class Forgery:
         fields: fields of the header.
         raw: bytes of the header by their offset, set before it is signed.
         publisher: who signs the header.
-        keep_key_id: the header names the honest key, whoever signs.
+        keep_key_id: the header names the honest key, even if another one signs.
         checkpoint_size, checkpoint_root: what the checkpoint says.
         log: who signs the checkpoint.
         checkpoint_origin: the list that the checkpoint is of.
@@ -395,7 +395,7 @@ class Publisher:
 
 
 class Subscriber:
-    """A follower of one list. `replica` is made anew from what it keeps, as after a restart.
+    """A follower of one list. `replica` is made again from what it keeps, as after a restart.
 
     Attributes:
         state: where its copy of the log stands.

@@ -2,7 +2,7 @@
 
 The environment of the checkout imports the checkout's own code, whatever folder it is called from,
 and so do the programs that tests start. So the copy gets one too: all that is installed is linked,
-and only the program itself is installed anew.
+and only the program itself is installed again.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What lies on a simulated node's disk, and what of it a crash leaves.
+"""The disk of a simulated node, and what a crash leaves of it.
 
 A store is a row of versions: each commit makes the next, whole or not at all, and it is durable
 then. The mark is a file that is written under another name, synced, renamed, and its folder synced;

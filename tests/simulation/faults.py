@@ -62,7 +62,7 @@ def _followed(member: Member) -> list[Held]:
     return [held for held in member.store if not held.own]
 
 
-def _follow_anew(world: World, member: Member, event: Event) -> bool:
+def _follow_again(world: World, member: Member, event: Event) -> bool:
     """Begin with nothing of a list, as a newcomer."""
     lists = _followed(member)
     if not lists or member.store.is_full:
@@ -371,7 +371,7 @@ WORK: Final[Mapping[str, Act]] = {
     "publish": _publish,
     "publish at a risk": _publish_at_risk,
     "snapshot": _snapshot,
-    "follow anew": _follow_anew,
+    "follow again": _follow_again,
     "follow by another peer": _follow_by_another,
     "scrub": _scrub,
 }

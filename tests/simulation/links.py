@@ -1,4 +1,4 @@
-"""The network: every message takes a while, and faults do to it what they do.
+"""The network: every message takes some time, and faults lose, delay or repeat it.
 
 Without faults, messages of one link arrive in their order. Real connections lose and double no
 message: they end. Here each one arrives as it comes, so that what verifies has to stand that too;

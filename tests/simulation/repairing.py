@@ -1,4 +1,4 @@
-"""How a simulated node finds damage and repairs it: what is stored, verified again; leaves fetched.
+"""How a simulated node finds damage and repairs it: it verifies what it stores and fetches leaves.
 
 A leaf comes from any peer; that it is of the log that is here is shown by the leaf after it, or by
 a proof.

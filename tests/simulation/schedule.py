@@ -1,4 +1,4 @@
-"""What happens in a run, drawn up front from its seed: who takes part, and a list of events.
+"""Draws a run from its seed before it starts: who takes part, and a list of events.
 
 Each event carries all that is drawn for it, as shares of what there is then. So some of them can be
 left out, and the others still mean something.
@@ -117,7 +117,7 @@ FAULTS: Final = (
     "one way only",
     "isolate",
     "swizzle",
-    "follow anew",
+    "follow again",
     "follow by another peer",
     "scrub",
 )
@@ -133,8 +133,8 @@ _MARK_FOUND_AGAIN: Final = (
     ("put the newest mark back", 34.0),
     ("publish", 36.0),
 )
-"""A publisher alone, without its last steps and its mark, signs them anew at a risk. Then the mark
-of before is found again."""
+"""A publisher alone lost its last steps and its mark, and signs the steps again at a risk. Then the
+old mark is found."""
 
 _STORIES: Final = (
     _MARK_FOUND_AGAIN,
@@ -144,7 +144,7 @@ _STORIES: Final = (
     (("publish", 0.0), ("publish", 6.0), ("put the mark back", 14.0), ("publish", 16.0)),
     (("restore a backup", 0.0), ("publish", 2.0), ("snapshot", 30.0)),
     (("put the store back", 0.0), ("publish", 8.0)),
-    (("snapshot", 0.0), ("follow anew", 8.0), ("follow anew", 9.0), ("kill", 12.0)),
+    (("snapshot", 0.0), ("follow again", 8.0), ("follow again", 9.0), ("kill", 12.0)),
     (("clock a day back", 0.0), ("publish", 3.0), ("publish", 9.0)),
     (("isolate", 0.0), ("mark damaged", 1.0), ("publish", 5.0), ("publish at a risk", 20.0)),
 )
@@ -230,7 +230,7 @@ def _draw_work(random: Random, lists: list[Following], count: int) -> list[Event
         events.append(_event(random, random.uniform(30.0, DURATION_SECONDS), "snapshot", owner))
     if random.random() < 0.3:
         at = random.uniform(60.0, DURATION_SECONDS)
-        events.append(_event(random, at, "follow anew", random.randrange(count)))
+        events.append(_event(random, at, "follow again", random.randrange(count)))
     return events
 
 

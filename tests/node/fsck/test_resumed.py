@@ -87,7 +87,7 @@ def test_an_interrupted_check_goes_on_where_it_was(
     assert held.began_ms == 7
     assert _check(followed, home) == ([], _expected()[stop_after:])
     assert not home.fsck_journal.exists()
-    # The next one begins anew.
+    # The next one starts from the beginning.
     assert _check(followed, home) == ([], _expected())
 
 

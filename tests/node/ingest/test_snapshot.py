@@ -1,4 +1,4 @@
-"""What `node.ingest.snapshot` promises: who joined by a snapshot holds what who replayed does."""
+"""What `node.ingest.snapshot` promises: joining by snapshot ends like replaying."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ def _deliver(nodes: Nodes, publisher: Publisher, chosen: list[Published]) -> Non
 
 
 def _rebuild_alike(nodes: Nodes, publisher: Publisher) -> None:
-    """Make the newest snapshot anew from deltas, and have it as its owner signed it."""
+    """Make the newest snapshot again from deltas; it has to be as its owner signed it."""
     newest = publisher.snapshots[-1]
     record = nodes.replayer.record(publisher.origin)
     made = publish_snapshot.rebuild(nodes.replayer.store, record)

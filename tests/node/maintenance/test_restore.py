@@ -1,4 +1,4 @@
-"""What was in the store's place is put aside whole, whenever whoever does it is stopped."""
+"""A restore keeps the replaced files whole, even if it is stopped at any moment."""
 
 from __future__ import annotations
 

@@ -259,7 +259,7 @@ def test_what_was_published_since_the_last_snapshot_is_counted_in_the_store(own:
     assert 1 <= own.record.since_snapshot < before
 
 
-# --- making anew ------------------------------------------------------------------------------
+# --- making it again --------------------------------------------------------------------------
 
 
 @pytest.fixture

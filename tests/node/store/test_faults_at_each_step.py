@@ -1,4 +1,4 @@
-"""What is struck at each of its steps in turn: all of it is there afterwards, or nothing."""
+"""A fault at each step of an action in turn: afterwards all of it is there, or nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is read of signed bytes with a flipped bit that nobody has found: damage, or operations."""
+"""Reading signed bytes with an unnoticed flipped bit gives an error of damage, or operations."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""The store against plain dictionaries: whatever is done to nodes, in whatever order, and whenever
-they die of it.
+"""The store against plain dictionaries: after any actions, in any order, with any crash among them.
 
 A publisher imports, signs and makes snapshots; two followers take deltas or snapshots from it or
 from each other; indexes are merged; backups are made and put back; clocks go back. Any of these may

@@ -1,4 +1,4 @@
-"""What is done to a publisher and its followers, and what has to be so after it.
+"""Actions of a publisher and its followers, and what must hold after each.
 
 Everything that is done may be struck: by an error, or by the end of the process. After that, what
 was acknowledged is there, and of what was struck all or nothing.
@@ -321,7 +321,7 @@ class Trial:
         )
 
     def rebuild(self, node: Node) -> None:
-        """Make the newest snapshot anew, to be served."""
+        """Make the newest snapshot again, to be served."""
 
         def action() -> None:
             # There may be none, or it is served already.

@@ -1,4 +1,4 @@
-"""What a dishonest peer can send, and what becomes of it: its list stops, and nothing else."""
+"""What a dishonest peer can send, and its effect: its list stops, and nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The simulation of a coalition: what it shows is the production code's doing, and reproducible."""
+"""The simulation of a coalition: it runs the production code, and a run can be repeated exactly."""
 
 from __future__ import annotations
 
