@@ -1,4 +1,4 @@
-"""What `federation.recovery` promises: no position is signed twice, even after losses everywhere."""
+"""What `federation.recovery` promises: no position is signed twice, whatever was lost."""
 
 from __future__ import annotations
 
