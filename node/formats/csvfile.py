@@ -5,15 +5,19 @@ rows with one fingerprint make one entry with all their labels. So CSV cannot sa
 fingerprints belong to one item, and has no ids, reasons, vocabularies or retractions.
 
 Reading accepts the columns in any order, a missing `label` column, CR LF, and quotes as in RFC
-4180. One row is one line, since no cell of a valid row contains a line break. Writing puts an
-apostrophe before a label that a spreadsheet would take for a formula. Reading does not remove it,
-because a label may start with an apostrophe.
+4180. One row is one line, since no cell of a valid row contains a line break.
+
+A spreadsheet takes a cell for a formula if it begins with one of a few characters (CWE-1236). So
+writing quotes every cell and puts an apostrophe before such a character at the start of a label.
+Reading takes the apostrophe away again. A label that begins with an apostrophe gets another one, so
+that every label is read as it was. The same is done after each semicolon, since where a semicolon
+separates cells, what follows it is a cell.
 """
 
 from __future__ import annotations
 
 import csv
-import io
+import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -28,9 +32,16 @@ COLUMNS: Final = ("type", "digest", "label")
 """The columns, in the order in which they are written."""
 
 HEADER: Final = ",".join(COLUMNS)
-"""The first line."""
+"""The first line of a file, without quotes."""
 
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+QUOTED_HEADER: Final = ",".join(f'"{column}"' for column in COLUMNS)
+"""The first line as it is written."""
+
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""What begins a formula; the last four are full-width forms of the first four."""
+
+_BEFORE: Final = re.compile(rf"((?:^|;)\s*)(?=['{re.escape(''.join(_FORMULA))}])")
+_ESCAPED: Final = re.compile(rf"((?:^|;)\s*)'(?=['{re.escape(''.join(_FORMULA))}])")
 
 
 class CsvReader:
@@ -85,6 +96,7 @@ class CsvReader:
         if len(cells) != len(self.columns):
             raise MalformedError(f"got {len(cells)} cells, expected {len(self.columns)}")
         label = cells[self._label] if self._label is not None else ""
+        label = _ESCAPED.sub(r"\1", label)
         return Operation.assertion(
             (Fingerprint.parse(cells[self._type], cells[self._digest]),),
             Annotation(labels=(label,) if label else ()),
@@ -100,10 +112,16 @@ class CsvReader:
 
     def find_layout(self, line: bytes) -> Layout | None:
         """Say where the hash is in a row that `parse` accepts; None if the row is unusual."""
-        if b'"' in line:
+        row, quote, comma = line.removesuffix(b"\r"), 0, b","
+        if b'"' in row:
+            # The other usual form: every cell is quoted, and no quote is in a cell.
+            if row[:1] + row[-1:] != b'""':
+                return None
+            row, quote, comma = row[1:-1], 1, b'","'
+        cells = row.split(comma)
+        if len(cells) != len(self.columns) or any(b'"' in cell for cell in cells):
             return None
-        cells = line.removesuffix(b"\r").split(b",")
-        start = sum(len(cell) + 1 for cell in cells[: self._digest])
+        start = quote + sum(len(cell) + len(comma) for cell in cells[: self._digest])
         stop = start + len(cells[self._digest])
         # Whatever the order of the columns, all rows of a template have the same text before the
         # hash, and the text behind it is remembered.
@@ -147,7 +165,5 @@ def format_rows(operation: Operation) -> Iterator[str]:
             # A base64 text can start with a plus sign. Hex cannot, and is read as well.
             digest = fingerprint.digest.hex()
         for label in operation.annotation.labels or ("",):
-            cell = f"'{label}" if label.startswith(_FORMULA) else label
-            line = io.StringIO()
-            csv.writer(line, lineterminator="").writerow((fingerprint.type, digest, cell))
-            yield line.getvalue()
+            cell = _BEFORE.sub(r"\1'", label).replace('"', '""')
+            yield f'"{fingerprint.type}","{digest}","{cell}"'

@@ -16,7 +16,7 @@ from typing import BinaryIO, Final
 
 from federation.entry import Operation
 from node.errors import CommandError, ConfigError, StoreFullError
-from node.formats.csvfile import HEADER, format_rows
+from node.formats.csvfile import QUOTED_HEADER, format_rows
 from node.formats.jsonl import Format, format_change
 from node.query.diff import covering_span
 from node.store import damage, history
@@ -69,7 +69,7 @@ def export(
             operation for _, _, operation in history.iter_live(connection, record.list, position)
         )
         if file_format is Format.CSV:
-            file.write(f"{HEADER}\n".encode())
+            file.write(f"{QUOTED_HEADER}\n".encode())
             return _write_rows(live, sorter, file)
         return _write_changes(live, sorter, file)
 

@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 from federation.body import pack
 from federation.entry import Annotation, Operation
 from federation.errors import FederationError, LimitError, MalformedError, Reason
-from node.formats.csvfile import HEADER, CsvReader, format_rows, merge_labels
+from node.formats.csvfile import HEADER, QUOTED_HEADER, CsvReader, format_rows, merge_labels
 from tests.federation.worlds import assertion, fingerprint
 from tests.node.support.texts import LABELS, assertions
 
 _HEX = "ab" * 16 + "cd" * 16
+
+_PUZZLES = st.text("=+-@'\"; ,a\uff1d\uff0b\uff0d\uff20", min_size=1, max_size=8)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +93,7 @@ def test_a_bad_row_is_refused_with_its_reason(row: bytes, reason: Reason) -> Non
 def test_written_rows_are_read_back_fingerprint_by_fingerprint(operation: Operation) -> None:
     reader = CsvReader.open(HEADER.encode())
     read = [reader.parse_row(row.encode()) for row in format_rows(operation)]
-    labels = {f"'{label}" if label[0] in "=+-@" else label for label in operation.annotation.labels}
+    labels = set(operation.annotation.labels)
     assert {row.fingerprints[0] for row in read} == set(operation.fingerprints)
     assert {label for row in read for label in row.annotation.labels} == labels
     assert len(read) == len(operation.fingerprints) * max(1, len(labels))
@@ -104,7 +106,39 @@ def test_no_cell_starts_a_formula(labels: list[str]) -> None:
     for further in (fingerprint(1), type(fingerprint(1)).from_digest("photodna", plus)):
         for row in format_rows(assertion(1, further, labels=tuple(sorted(set(labels))))):
             (cells,) = csv.reader([row])
-            assert not any(cell.startswith(("=", "+", "-", "@", "\t", "\r")) for cell in cells)
+            assert not any(_is_formula(cell) for cell in cells)
+            # Where a semicolon separates cells, the row is cut there, and quotes are taken away.
+            assert not any(_is_formula(cell.strip('"')) for cell in row.split(";"))
+
+
+def _is_formula(cell: str) -> bool:
+    return cell.lstrip(" ").startswith(tuple("=+-@\t\r\uff1d\uff0b\uff0d\uff20"))
+
+
+@given(st.lists(_PUZZLES, min_size=1, max_size=3, unique=True))
+def test_every_label_is_read_as_it_was(labels: list[str]) -> None:
+    written = list(format_rows(assertion(1, labels=tuple(sorted(labels)))))
+    reader = CsvReader.open(QUOTED_HEADER.encode())
+    read = [reader.parse(row.encode()).annotation.labels for row in written]
+    assert read == [(label,) for label in sorted(labels)]
+
+
+def test_what_people_write_with_an_apostrophe_stays() -> None:
+    reader = CsvReader.open(HEADER.encode())
+    for written, label in (("'tis", "'tis"), ("a;'b", "a;'b"), ("'=1", "=1"), ("''", "'")):
+        row = f"sha256,{_HEX},{written}"
+        assert reader.parse_row(row.encode()).annotation.labels == (label,)
+
+
+def test_a_quoted_row_is_laid_out_like_a_plain_one() -> None:
+    reader = CsvReader.open(HEADER.encode())
+    for row in (f"sha256,{_HEX},a", f'"sha256","{_HEX}","a"', f'"sha256","{_HEX}","a"\r'):
+        layout = reader.find_layout(row.encode())
+        assert layout is not None
+        (slot,) = layout.slots
+        assert (row[slot.start : slot.stop], slot.type, layout.end) == (_HEX, b"sha256", slot.stop)
+    for row in (f'sha256,"{_HEX}",a', f'"sha256","{_HEX}","a ""b"""', f'"sha256",{_HEX},"a"'):
+        assert reader.find_layout(row.encode()) is None
 
 
 def test_merged_labels_are_sorted_and_distinct() -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from federation.entry import Cause, Operation
 from node.clock import format_ms
 from node.errors import CommandError, ConfigError, StoreFullError
-from node.formats.csvfile import HEADER, CsvReader
+from node.formats.csvfile import QUOTED_HEADER, CsvReader
 from node.formats.jsonl import Format, parse_change
 from node.query.as_of import resolve_as_of
 from node.query.export import export
@@ -111,15 +111,15 @@ def test_a_csv_has_each_fingerprint_and_label_once(own: OwnList) -> None:
         assertion(3, labels=()),
     )
     header, *rows = exported(own, form=Format.CSV).decode().splitlines()
-    assert header == HEADER
+    assert header == QUOTED_HEADER
     assert rows == sorted(
         [
-            f"md5,{md5.format_digest()},A1",
-            f"md5,{md5.format_digest()},B2",
-            f"sha256,{fingerprint(1).format_digest()},A1",
-            f"sha256,{fingerprint(1).format_digest()},B2",
-            f"sha256,{fingerprint(2).format_digest()},A1",
-            f"sha256,{fingerprint(3).format_digest()},",
+            f'"md5","{md5.format_digest()}","A1"',
+            f'"md5","{md5.format_digest()}","B2"',
+            f'"sha256","{fingerprint(1).format_digest()}","A1"',
+            f'"sha256","{fingerprint(1).format_digest()}","B2"',
+            f'"sha256","{fingerprint(2).format_digest()}","A1"',
+            f'"sha256","{fingerprint(3).format_digest()}",""',
         ]
     )
     reader = CsvReader.open(header.encode())
