@@ -152,6 +152,9 @@ def main() -> None:
     # Bulk work makes millions of tuples that are in no cycles. By default the collector looks
     # through them every 700 objects, which takes a third of the time of an import.
     gc.set_threshold(_COLLECT_AFTER, 20, 20)
+    # A leaked list helps offenders: what the program writes is for its owner alone, whatever the
+    # umask is, including the files that libraries make.
+    os.umask(0o077)
     as_json = "--json" in sys.argv
     try:
         code = cli.main(standalone_mode=False)
