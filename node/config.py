@@ -222,6 +222,13 @@ class SyncConfig:
         *(0.05, 1_800),
         "How often this node sends on a stream without news; less than idle_timeout_seconds.",
     )
+    deadline_seconds: float = number_setting(
+        21_600.0,
+        "seconds",
+        1,
+        604_800,
+        "How long one `hashfed sync` may take; the next one goes on.",
+    )
     check_budget_seconds: float = number_setting(
         60.0,
         "seconds",

@@ -70,6 +70,7 @@ def sync(context: Context, lists: tuple[str, ...]) -> None:
             clock=context.clock,
             idle_timeout_seconds=config.sync.idle_timeout_seconds,
             interval_seconds=config.sync.interval_seconds,
+            deadline_seconds=config.sync.deadline_seconds,
             on_progress=report,
             on_accepted=lambda: wake.notify(context.home),
         )

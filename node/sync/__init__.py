@@ -6,6 +6,7 @@ Rooms:
     scheduler      which peers are followed, with a session for each
     session        follows all lists of one peer with one stream
     intake         what one stream does to its lists
+    patience       how long one `sync` waits for a peer
     buffer         what has arrived and is not written yet, bounded
     writer         the one thread that writes what is fetched
     join           fetches the buckets of a snapshot from every peer that has them

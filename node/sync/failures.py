@@ -19,7 +19,7 @@ _MAX_TEXT: Final = 200
 
 
 class IdleError(UnreachableError):
-    """A peer is connected but silent."""
+    """A peer is connected, but does not send what it was asked for, or not in time."""
 
 
 class PeerBusyError(UnreachableError):

@@ -134,6 +134,20 @@ class Intake:
         return tuple(item.progress for item in self._lists.values())
 
     @property
+    def gained(self) -> int:
+        """A number that grows with what is useful: answers, leaves, compared leaves, buckets.
+
+        A peer cannot make it grow by sending something twice, or anything that does not verify.
+        """
+        return sum(
+            item.progress.size
+            + min(item.following.expected, item.progress.size)
+            + item.progress.buckets
+            + (item.following.outcome is not None)
+            for item in self._lists.values()
+        )
+
+    @property
     def active(self) -> set[Origin]:
         """The lists for which the stream still brings something."""
         return {item.progress.origin for item in self._lists.values() if not item.following.dropped}

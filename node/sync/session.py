@@ -7,6 +7,7 @@ lists. The module is long because opening, reading and ending a stream share the
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -37,6 +38,7 @@ from node.sync.client import Alive, TlsIdentity, follow, open_channel
 from node.sync.failures import IdleError, PeerBusyError
 from node.sync.intake import Applied, Intake, Progress
 from node.sync.join import Join, Sources
+from node.sync.patience import Patience
 from node.sync.writer import Writer
 from node.telemetry.logs import get_logger
 from node.telemetry.metrics import Metrics
@@ -70,6 +72,7 @@ class Tools:
         clock: the time of day.
         idle_timeout_seconds: how long a stream may be silent before it counts as broken.
         interval_seconds: the longest wait before a peer is contacted again.
+        deadline_seconds: how long one `sync` may take.
         random: draws waits.
         monotonic: measures waits.
         metrics: where to count, or None.
@@ -82,6 +85,7 @@ class Tools:
     clock: Clock
     idle_timeout_seconds: float
     interval_seconds: float
+    deadline_seconds: float = math.inf
     random: Random = field(default_factory=SystemRandom)
     monotonic: Callable[[], float] = time.monotonic
     metrics: Metrics | None = None
@@ -150,10 +154,16 @@ class Session:
         """
         results: dict[Origin, Progress] = {}
         error: NodeError | None = None
+        patience = Patience(
+            self.peer.org,
+            idle_seconds=self._tools.idle_timeout_seconds,
+            deadline_seconds=self._tools.deadline_seconds,
+            monotonic=self._tools.monotonic,
+        )
         for _ in range(MAX_ATTEMPTS):
             wanted = only if not results else self._again
             try:
-                await self._stream(wanted, live=False)
+                await self._stream(wanted, patience)
                 error = None
             except (StoreError, LockedError):
                 raise
@@ -214,7 +224,7 @@ class Session:
         while True:
             self._changed.clear()
             try:
-                opened = await self._stream(self._is_due, live=True)
+                opened = await self._stream(self._is_due, None)
             except NodeError as error:
                 await self._rest(await self._after(error))
                 continue
@@ -262,8 +272,12 @@ class Session:
 
     # --- one stream ---------------------------------------------------------------------------
 
-    async def _stream(self, wanted: Callable[[Origin], bool], *, live: bool) -> bool:
+    async def _stream(self, wanted: Callable[[Origin], bool], patience: Patience | None) -> bool:
         """Open a stream and take what it brings, until it ends or a new one is needed.
+
+        Args:
+            wanted: says which lists it is for.
+            patience: how long a `sync` waits; None to follow for ever.
 
         Returns:
             Whether there was a list to open it for.
@@ -294,7 +308,7 @@ class Session:
                 channel,
                 self.peer.org,
                 cursors,
-                live=live,
+                live=patience is None,
                 idle_timeout_seconds=tools.idle_timeout_seconds,
             )
             try:
@@ -307,9 +321,9 @@ class Session:
 
         reading = asyncio.create_task(read())
         try:
-            await self._drain(buffer, intake, channel, live=live)
-            if not live:
-                await self._finish_joins()
+            await self._drain(buffer, intake, channel, patience)
+            if patience is not None:
+                await self._finish_joins(patience)
         finally:
             self._buffer = None
             tasks = [reading, *self._joins.values()]
@@ -390,17 +404,29 @@ class Session:
             if self._buffer is not None:
                 self._buffer.interrupt()
 
-    async def _finish_joins(self) -> None:
-        await asyncio.gather(*self._joins.values())
+    async def _finish_joins(self, patience: Patience) -> None:
+        try:
+            # Each of them has its own bound on silence.
+            async with asyncio.timeout(patience.until_deadline()):
+                await asyncio.gather(*self._joins.values())
+        except TimeoutError:
+            patience.check(self._intake.gained)
+            raise
 
     async def _drain(
-        self, buffer: Buffer, intake: Intake, channel: grpc.aio.Channel, *, live: bool
+        self,
+        buffer: Buffer,
+        intake: Intake,
+        channel: grpc.aio.Channel,
+        patience: Patience | None,
     ) -> None:
         """Store what comes, until the stream ends or a new one is needed."""
         tools = self._tools
-        news: float | None = None
+        live = patience is None
+        if patience is not None:
+            patience.begin(intake.gained)
         while True:
-            events = await buffer.take(self._until_due() if live else None)
+            events = await buffer.take(self._until_due() if patience is None else patience.left())
             if events is None:
                 return
             is_news = not all(isinstance(event, Alive) for event in events)
@@ -413,15 +439,8 @@ class Session:
                 if not self._answered:
                     self._answered = True
                     self._agenda.backoff.reset()
-            if news is None or is_news:
-                news = tools.monotonic()
-            elif not live and tools.monotonic() - news > tools.idle_timeout_seconds:
-                # Do not wait for ever for a stream that should end and only sends heartbeats.
-                raise IdleError(
-                    f"{self.peer.org} sent nothing but heartbeats for "
-                    f"{tools.idle_timeout_seconds:g} s",
-                    hint="the connection is open: ask its operator whether the node works",
-                )
+            if patience is not None:
+                patience.check(intake.gained)
             for task in [task for task in self._joins.values() if task.done()]:
                 # This raises if the store could not be written.
                 task.result()

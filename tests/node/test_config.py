@@ -180,6 +180,7 @@ def test_every_setting_can_come_from_every_place(home: Home) -> None:
         "sync.interval_seconds": "7",
         "sync.idle_timeout_seconds": "5.5",
         "sync.heartbeat_seconds": "0.25",
+        "sync.deadline_seconds": "60",
         "sync.check_budget_seconds": "3",
         "publish.snapshot_ops": "0",
     }
@@ -229,7 +230,7 @@ def test_describe_says_where_each_value_came_from(home: Home) -> None:
     assert described["log.level"] == ("debug", "environment variable HASHFED_LOG_LEVEL")
     assert described["sync.interval_seconds"] == ("60", f"{home.config}, line 7")
     assert described["metrics.listen"] == ("", "default")
-    assert len(described) == 16
+    assert len(described) == 17
 
 
 # --- refusals ---------------------------------------------------------------------------------
@@ -416,6 +417,7 @@ _CONFIGS = st.builds(
         interval_seconds=st.integers(1, 86_400).map(float),
         idle_timeout_seconds=st.integers(31, 3_600).map(float),
         heartbeat_seconds=st.integers(1, 600).map(lambda tick: tick / 20),
+        deadline_seconds=st.integers(1, 604_800).map(float),
         check_budget_seconds=st.integers(1, 1_000).map(lambda tick: tick / 100),
     ),
     publish=st.builds(PublishConfig, snapshot_ops=st.integers(0, 10**12)),

@@ -251,6 +251,65 @@ def test_messages_of_a_later_version_and_signs_of_life_are_passed_over(sites: Si
     run(main())
 
 
+_USELESS: dict[str, Callable[[Publisher], FollowResponse]] = {
+    "signs of life": lambda _: FollowResponse(heartbeat=Heartbeat(sent_ms=1)),
+    "messages of a later version": lambda _: FollowResponse(),
+    "the same answer": lambda _: opening(MAIN, OUTCOME_DELTAS),
+    "empty frames": lambda _: frame(MAIN, []),
+    "a delta that is here": lambda publisher: frame(MAIN, publisher.log),
+}
+
+
+@pytest.mark.parametrize("kind", _USELESS)
+def test_a_peer_that_sends_nothing_useful_for_ever_does_not_keep_sync_from_ending(
+    sites: Sites, kind: str
+) -> None:
+    publisher = published(str(MAIN), 1)
+
+    async def script(request: FollowRequest, send: Send) -> None:
+        await send(opening(MAIN, OUTCOME_DELTAS))
+        await send(frame(MAIN, publisher.log))
+        while True:
+            await send(_USELESS[kind](publisher))
+            await asyncio.sleep(0.05)
+
+    async def main() -> None:
+        peer, reader = sites("a.example"), sites("b.example")
+        (result,) = await asyncio.wait_for(fetch(peer, reader, script, [MAIN], seconds=0.5), 20)
+        assert (result.after, reader.deltas(MAIN)) == (1, publisher.log)
+        assert result.state in {FollowState.STALE, FollowState.CURRENT}
+
+    run(main())
+
+
+def test_a_publisher_that_signs_for_ever_does_not_keep_sync_from_ending(sites: Sites) -> None:
+    publisher = published(str(MAIN), 1)
+
+    async def script(request: FollowRequest, send: Send) -> None:
+        await send(opening(MAIN, OUTCOME_DELTAS))
+        await send(frame(MAIN, publisher.log))
+        for number in range(10_000):
+            delta = publisher.publish(assertion(f"entry {number}"))
+            await send(frame(MAIN, [delta]))
+            await asyncio.sleep(0.05)
+
+    async def main() -> None:
+        peer, reader = sites("a.example"), sites("b.example")
+        async with misbehaving(peer, script):
+            reader.enroll(peer)
+            reader.follow(MAIN, peer)
+            async with reader.tools(deadline_seconds=2.0) as tools:
+                (result,) = await asyncio.wait_for(sync_once(tools), 20)
+        assert result.error is not None
+        assert "after 2 s" in str(result.error)
+        # What came is kept.
+        held = reader.deltas(MAIN)
+        assert len(held) > 5
+        assert held == publisher.log[: len(held)]
+
+    run(main())
+
+
 def forked_history() -> tuple[Publisher, Publisher]:
     """Two histories of one list that agree in their first delta, both signed by its owner."""
     left, right = published(str(MAIN), 1), published(str(MAIN), 1)
