@@ -182,7 +182,7 @@ def test_a_claim_that_does_not_hold_fails_the_run_and_shows_the_log_of_the_nodes
 
     assert process.returncode == 1
     assert "FAILED the exports now are identical, and are what the input says" in out
-    assert "not so: the exports now" in err
+    assert "not true: the exports now" in err
     assert "last lines of the log of ngo:" in err
     assert demo.processes() == []
 

@@ -81,7 +81,8 @@ def sqlite_errors(path: Path, if_damaged: str = "run 'hashfed fsck'") -> Iterato
         yield
     except sqlite3.OperationalError as error:
         text = str(error)
-        if "locked" in text or "busy" in text:
+        # SQLITE_PROTOCOL, "locking protocol": SQLite tried to get a lock too many times.
+        if any(word in text for word in ("locked", "busy", "locking protocol")):
             raise LockedError(
                 f"{path} is being written by another process", hint="try again when it is done"
             ) from error

@@ -146,10 +146,11 @@ class Running:
         self._of = node.running
         self._out: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115  # closed in `abandon`
         self._err: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115
-        self.process = node.start(
-            *args, stdin=stdin, out=self._out.fileno(), err=self._err.fileno()
-        )
-        self._of.append(self)
+        with signals_held():
+            self.process = node.start(
+                *args, stdin=stdin, out=self._out.fileno(), err=self._err.fileno()
+            )
+            self._of.append(self)
 
     def written(self) -> bytes:
         """Return what it has written to stderr so far."""
@@ -275,16 +276,15 @@ class Node:
     ) -> subprocess.Popen[bytes]:
         """Start the program as a new process that the terminal's Ctrl-C does not reach."""
         stdin, stdout, stderr = streams
-        with signals_held():
-            return subprocess.Popen(
-                [*wrap, str(PROGRAM), *argv],
-                cwd=self.home.parent,
-                env=env,
-                stdin=stdin,
-                stdout=stdout,
-                stderr=stderr,
-                start_new_session=True,
-            )
+        return subprocess.Popen(
+            [*wrap, str(PROGRAM), *argv],
+            cwd=self.home.parent,
+            env=env,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            start_new_session=True,
+        )
 
     def error(self, *args: str | Path, code: int, stdin: str = "") -> dict[str, Any]:
         """Run a command that fails; return its error object."""
@@ -340,7 +340,7 @@ class Node:
         """Start serving, and wait until peers can call."""
         assert self.server is None
         start = self._log.stat().st_size if self._log.exists() else 0
-        with self._log.open("ab") as log:
+        with self._log.open("ab") as log, signals_held():
             self.server = self._start_server(wrap, {**self.settings, **settings}, log.fileno())
 
         def is_ready() -> bool:

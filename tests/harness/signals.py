@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -24,9 +25,13 @@ def end_on_signals() -> None:
 def signals_held() -> Iterator[None]:
     """Let signals that end this program wait until the end of the block.
 
-    If a signal came while a process is being started, nobody would know of that process. If one
-    came while processes are being stopped, the others would go on running.
+    If a signal came while a process is being started, nobody would know of that process: the block
+    must also store the process where it will be stopped. If a signal came while processes are being
+    stopped, the others would go on running. Other threads than the main one get no signals.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     came: list[int] = []
     before = {
         number: signal.signal(number, lambda number, _frame: came.append(number))
