@@ -1,7 +1,7 @@
 """The author: makes the signed deltas and snapshots of one of our own lists.
 
 It is the counterpart of `federation.replica` and takes its state from the same `LogState`. Nothing
-that it returns may leave the process before it is durable: a position is signed once.
+that it returns may leave the process before it is durable, as a position is signed only once.
 """
 
 from __future__ import annotations
@@ -68,15 +68,15 @@ class Author:
         Args:
             body: its operations (`federation.body.build_body`).
             prior: for each row whose entry the list has known, the operation in force on it.
-            state: where the log stands.
-            change_set: which deltas it belongs with.
+            state: the state of the log.
+            change_set: the deltas to which it belongs.
             now_ms: the time, in milliseconds since 1970-01-01T00:00:00Z.
-            commitment: to the encoded body at this position, if it has been computed already.
+            commitment: the commitment to the encoded body at this position, if already computed.
 
         Raises:
             SequenceError: TIME_BACKWARDS, the clock is behind the newest delta.
-            OperationError: an operation that the entries do not allow.
-            UsageError: the commitment is to another body, or for another position.
+            OperationError: the entries do not allow one of the operations.
+            UsageError: the commitment is for another body or another position.
         """
         self._check_clock(state, now_ms)
         data = wire.encode_body(body)
@@ -108,16 +108,16 @@ class Author:
     def sign_snapshot(
         self, bucket_hashes: Sequence[bytes], state: LogState, *, now_ms: int
     ) -> SignedDelta:
-        """Make the snapshot leaf that follows `state`: it commits to the live set there.
+        """Make the snapshot leaf that follows `state` and commits to the live set there.
 
         Args:
             bucket_hashes: the leaf hashes of the live set's buckets (`federation.bucket`).
-            state: where the log stands.
+            state: the state of the log.
             now_ms: the time, in milliseconds since 1970-01-01T00:00:00Z.
 
         Raises:
             SequenceError: TIME_BACKWARDS, the clock is behind the newest leaf.
-            LimitError: more buckets than a snapshot can have.
+            LimitError: there are more buckets than a snapshot can have.
         """
         if len(bucket_hashes) > limits.MAX_SNAPSHOT_BUCKETS:
             raise LimitError(

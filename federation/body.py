@@ -1,9 +1,9 @@
 """Delta bodies: many operations as fixed-width columns, and the Merkle tree over them.
 
-Rows of objects cost ten times more to decode than columns, so nothing here makes an object for
-each row unless asked for that row. Knows nothing of headers, logs and signatures, nor of the
-serialized form, which is `federation.wire`'s. It is long because shape, column and tree are one
-invariant: what is cut out of a column is what its leaf of the tree commits to.
+Objects for rows cost ten times more to decode than columns, so nothing here makes an object for a
+row unless asked for that row. This module does not know headers, logs, signatures or the serialized
+form (`federation.wire`). It is long because shape, column and tree are one invariant: the values
+cut out of the columns are what the leaves of the tree commit to.
 """
 
 from __future__ import annotations
@@ -27,21 +27,22 @@ from federation.fingerprint import Fingerprint, check_column
 SALT_SEED_BYTES: Final = 32
 SALT_BYTES: Final = 16
 
-# One op is canonically: this tag, kind, entry name, fingerprints, annotation (docs/spec/delta.md).
+# Canonical bytes of an op: this tag, kind, entry name, fingerprints, annotation
+# (docs/spec/delta.md).
 _OP_TAG: Final = b"hashfed/op/v1\x00"
 _SALT_TAG: Final = b"hashfed/op-salts/v1\x00"
 
 _CUT_VALUES: Final = 1_000
-"""Values of a column that are cut out of it in one call: enough that the calls do not show."""
+"""Values of a column that one call cuts out: enough to make the cost of calls negligible."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Shape:
-    """What the operations of one group have in common.
+    """The common properties of the operations of one group.
 
     Attributes:
         kind: what they do.
-        named: the first column names the entry; otherwise it has an id of its own.
+        named: whether the first column names the entry; otherwise it has an id of its own.
         id_width: bytes of the id; 0 when `named`.
         columns: (hash type, bytes of one digest) of each column, the naming one first.
     """
@@ -67,7 +68,7 @@ class Shape:
         return self.id_width + sum(width for _, width in self.columns)
 
     def offsets(self, type_name: str, width: int) -> list[int]:
-        """Return where, in a packed operation's record, digests of a type and width begin."""
+        """Return the offsets of digests of a type and width in a packed operation's record."""
         found = []
         at = self.id_width
         for column_type, column_width in self.columns:
@@ -77,11 +78,11 @@ class Shape:
         return found
 
     def check(self) -> None:
-        """Raise unless operations can have this shape.
+        """Raise an error unless operations can have this shape.
 
         Raises:
-            OperationError: columns missing, superfluous or out of order; a width of nothing.
-            LimitError: an id or a digest too wide, too many columns.
+            OperationError: columns are missing, superfluous or out of order, or a width is 0.
+            LimitError: an id or a digest is too wide, or there are too many columns.
         """
         if len(self.columns) > limits.MAX_ENTRY_FINGERPRINTS:
             raise LimitError(f"columns: got {len(self.columns)}")
@@ -94,7 +95,7 @@ class Shape:
             if not columns:
                 raise OperationError("an assertion has no fingerprint")
         elif columns != int(self.named):
-            raise OperationError("a retraction or purge carries the entry's name alone")
+            raise OperationError("a retraction or purge carries only the entry's name")
         rest = self.columns[1:] if self.named else self.columns
         if list(rest) != sorted(rest):
             raise OperationError(
@@ -103,7 +104,7 @@ class Shape:
 
 
 class PackedOp(NamedTuple):
-    """One operation ready for a body: its record is the id, if any, and the digests end to end."""
+    """One operation ready for a body. Its record is the id, if any, and the digests, end to end."""
 
     shape: Shape
     record: bytes
@@ -118,7 +119,7 @@ class PackedOp(NamedTuple):
 
 
 def pack(operation: Operation) -> PackedOp:
-    """Pack an operation into the record that a body's columns are cut from."""
+    """Pack an operation into a record, from which a body's columns are cut."""
     entry = operation.entry
     columns = [(f.type, len(f.digest), f.digest) for f in operation.fingerprints]
     if entry.type:
@@ -156,8 +157,8 @@ def unpack(packed: PackedOp) -> Operation:
 def cut(column: bytes, width: int) -> list[bytes]:
     """Cut a column into its values.
 
-    Every row of every delta comes by here: one call for many values takes a quarter of the time
-    of a slice for each.
+    Every row of every delta passes through this function. One call for many values takes a quarter
+    of the time of a slice for each.
     """
     values: list[bytes] = []
     step = width * _CUT_VALUES
@@ -178,9 +179,9 @@ class Group:
     """Operations of one shape, by ascending key.
 
     Attributes:
-        shape: what they have in common.
+        shape: their common shape.
         first_row: the row number, within the body, of the group's first operation.
-        count: how many they are.
+        count: the number of operations.
         ids: `count` ids of `shape.id_width` bytes end to end.
         columns: for each column of the shape, `count` digests end to end.
         codes: for each operation the index of its annotation in the body.
@@ -219,7 +220,7 @@ class Group:
         return map(b"".join, zip(*columns, strict=True))
 
     def cut_columns(self) -> list[list[bytes]]:
-        """Return what records are made of, each column cut into its values: the keys first."""
+        """Return the parts of the records: the values of each column, keys first."""
         columns = [
             cut(column, width)
             for (_, width), column in zip(self.shape.columns, self.columns, strict=True)
@@ -227,13 +228,14 @@ class Group:
         return columns if self.shape.named else [self.keys, *columns]
 
     def check(self) -> None:
-        """Raise unless every operation of the group is well formed.
+        """Raise an error unless every operation of the group is well formed.
 
         Raises:
-            OperationError: keys out of order or repeated, ids that are not plain text, fingerprints
-                of one type out of order within an entry.
-            FingerprintError: a digest of the wrong width, or one that no list may carry.
-            LimitError: a digest too wide.
+            OperationError: keys are out of order or repeated, ids are not plain text, or
+            fingerprints
+                of one type are out of order within an entry.
+            FingerprintError: a digest has the wrong width, or no list may carry it.
+            LimitError: a digest is too wide.
         """
         self.shape.check()
         keys = self.keys
@@ -243,7 +245,7 @@ class Group:
             check_column(type_name, width, column)
         named = int(self.shape.named)
         for at, (left, right) in enumerate(pairwise(self.shape.columns)):
-            # Digests of one type ascend within an entry; the naming one stands outside that order,
+            # Digests of one type ascend within an entry. The naming one is not part of that order,
             # but must not be repeated.
             if left == right and at >= named:
                 lower, higher = cut(self.columns[at], left[1]), cut(self.columns[at + 1], left[1])
@@ -272,7 +274,9 @@ def _check_id(key: bytes) -> None:
         raise OperationError("an entry id is not UTF-8") from error
     entry = EntryId.parse(text)
     if entry.type:
-        raise OperationError("an entry id is the text of a fingerprint, which would name by itself")
+        raise OperationError(
+            "an entry id is the text of a fingerprint, which names an entry itself"
+        )
 
 
 @dataclass(frozen=True)
@@ -281,7 +285,7 @@ class Body:
 
     Attributes:
         salt_seed: 32 random bytes; anyone who has them can check guesses at every operation.
-        annotations: what the operations say, distinct and sorted by canonical bytes.
+        annotations: the annotations of the operations, distinct and sorted by canonical bytes.
         groups: operations by shape, ascending, each shape once.
     """
 
@@ -291,16 +295,16 @@ class Body:
 
     @property
     def count(self) -> int:
-        """How many operations there are."""
+        """The number of operations."""
         return sum(group.count for group in self.groups)
 
     def check(self) -> None:
-        """Raise unless every operation is well formed and each entry is named once.
+        """Raise an error unless every operation is well formed and each entry is named once.
 
         Raises:
-            OperationError: operations, groups or annotations malformed or out of order.
-            FingerprintError: a digest that no list may carry.
-            LimitError: too many operations, groups, labels; a text too long.
+            OperationError: operations, groups or annotations are malformed or out of order.
+            FingerprintError: no list may carry one of the digests.
+            LimitError: there are too many operations, groups or labels, or a text is too long.
         """
         if not 0 < self.count <= limits.MAX_BODY_OPS:
             raise LimitError(f"operations: got {self.count}, 1 to {limits.MAX_BODY_OPS} allowed")
@@ -327,7 +331,7 @@ class Body:
             raise OperationError(
                 f"annotations: got {len(self.annotations)}, of which {len(used)} are used"
             )
-        # Only now: the canonical bytes of an annotation that is too long do not exist.
+        # Only now, because an annotation that is too long has no canonical bytes.
         if any(a >= b for a, b in pairwise(self.canonical_annotations)):
             raise OperationError("annotations are not sorted and distinct", reason=Reason.OP_ORDER)
         self._check_entries_once()
@@ -351,7 +355,7 @@ class Body:
 
     @property
     def has_all_annotations(self) -> bool:
-        """Whether it has each annotation that its operations name."""
+        """Whether every annotation to which its operations refer exists."""
         have = len(self.annotations)
         return all(max(group.codes, default=-1) < have for group in self.groups)
 
@@ -395,8 +399,8 @@ class Body:
     def leaf_hashes(self) -> list[bytes]:
         """Return the hashes of the leaves of the ops tree, in order of rows.
 
-        Leaf i is SHA-256(0x00 || salt i || canonical bytes of op i): RFC 6962, with a salt so that
-        a proof of one operation says nothing checkable about its neighbours.
+        Leaf i is SHA-256(0x00 || salt i || canonical bytes of op i), as in RFC 6962, with a salt so
+        that a proof of one operation reveals nothing checkable about its neighbours.
         """
         salts = self._salts()
         annotations = self.canonical_annotations
@@ -404,7 +408,7 @@ class Body:
         for group in self.groups:
             head, *between = _canonical_frame(group.shape)
             values = group.cut_columns()
-            # What one leaf hashes, part by part; each part for all rows.
+            # The parts of what one leaf hashes; each part for all rows.
             parts: list[Iterable[bytes]] = [
                 repeat(b"\x00"),
                 salts[group.first_row : group.first_row + group.count],
@@ -414,7 +418,7 @@ class Body:
             for separator, column in zip(between, values[1:], strict=True):
                 parts += (repeat(separator), column)
             parts.append(map(annotations.__getitem__, group.codes))
-            # Not strict: what is repeated has no end. The columns have one length (`Group`).
+            # Not strict, because `repeat` has no end. The columns have the same length (`Group`).
             messages = map(b"".join, zip(*parts, strict=False))
             leaves += [leaf.digest() for leaf in map(sha256, messages)]
         return leaves
@@ -424,17 +428,17 @@ class Body:
         return merkle.root_hash(self.leaf_hashes())
 
     def _salts(self) -> list[bytes]:
-        # An XOF is a pseudo-random generator: one salt tells nothing about the others.
+        # An XOF is a pseudo-random generator, so one salt reveals nothing about the others.
         stream = shake_256(_SALT_TAG + self.salt_seed).digest(SALT_BYTES * self.count)
         return cut(stream, SALT_BYTES)
 
 
 NO_OPERATIONS: Final = Body(b"", (), ())
-"""What the leaf of a snapshot does to the entries."""
+"""The operations of the leaf of a snapshot, which changes no entry."""
 
 
 def _canonical_frame(shape: Shape) -> list[bytes]:
-    """Return what stands before each part of a record in an op's canonical bytes.
+    """Return the bytes before each part of a record in an op's canonical bytes.
 
     The canonical bytes of an op are: tag, kind, type of the entry's name, number of further
     fingerprints, length and bytes of the name, the further fingerprints, each as (type, length,
@@ -460,7 +464,7 @@ def _canonical_frame(shape: Shape) -> list[bytes]:
 
 
 def code_width(annotations: int) -> int:
-    """Return the bytes of one annotation code in a body with that many annotations."""
+    """Return the width of an annotation code, in bytes, in a body with that many annotations."""
     return 1 if annotations <= 256 else 2  # what one byte can tell apart
 
 
@@ -488,14 +492,14 @@ def build_body(packed: Iterable[PackedOp], salt_seed: bytes) -> Body:
     """Build a body from operations in any order.
 
     Raises:
-        UsageError: a seed of another length than 32 bytes.
+        UsageError: the seed is not 32 bytes.
         OperationError, FingerprintError, LimitError: as `Body.check`.
     """
     if len(salt_seed) != SALT_SEED_BYTES:
         raise UsageError(f"salt seed: got {len(salt_seed)} bytes, need {SALT_SEED_BYTES}")
     by_shape: dict[Shape, list[tuple[bytes, Annotation]]] = {}
-    # Runs of one shape are common, and hashing a shape for each row costs more than all else here;
-    # so does hashing annotations, which are told apart by identity first.
+    # Runs of one shape are common, and hashing a shape for each row would be the largest cost here.
+    # The same holds for annotations, which are first distinguished by identity.
     current: Shape | None = None
     rows: list[tuple[bytes, Annotation]] = []
     for shape, record, annotation in packed:
@@ -510,7 +514,7 @@ def build_body(packed: Iterable[PackedOp], salt_seed: bytes) -> Body:
     row = 0
     for shape in sorted(by_shape):
         rows = by_shape[shape]
-        # The key is the start of the record, so that records sort as their keys do.
+        # The key is the start of the record, so records sort in the order of their keys.
         rows.sort(key=itemgetter(0))
         records = [record for record, _ in rows]
         at = shape.id_width

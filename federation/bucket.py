@@ -1,8 +1,9 @@
 """Buckets: the live set of a list in the order of its entries' names, cut into pieces.
 
-Where a bucket ends, and its bytes, follow from the live set alone: a node that holds that set can
-make them again, and the root over them (docs/spec/snapshot.md). So the encoding is fixed here byte
-by byte and is no protobuf, whose encoding is not canonical. Knows nothing of logs and signatures.
+The end and the bytes of each bucket follow from the live set alone. So a node that has the live set
+can make the buckets and their root again (docs/spec/snapshot.md). Therefore the encoding is fixed
+here byte by byte, and is not protobuf, whose encoding is not canonical. This module does not know
+logs and signatures.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _SHAPE: Final = struct.Struct(">BBB")
 
 
 class LiveEntry(NamedTuple):
-    """One live entry: the assertion in force on it, and where that stands in the log.
+    """One live entry: the assertion in force on it, and its place in the log.
 
     Attributes:
         packed: the assertion.
@@ -44,12 +45,12 @@ class LiveEntry(NamedTuple):
 
 
 def name_of(shape: Shape, key: bytes) -> bytes:
-    """Return the name of an entry as bytes that sort as names do: by type, by width, by key."""
+    """Return the name of an entry as bytes that sort like names: by type, width and key."""
     return shape.key_type.encode() + b"\0" + shape.key_width.to_bytes(4) + key
 
 
 class Extent(NamedTuple):
-    """What has to be known of a bucket to see that it fits the others.
+    """The size and range of a bucket, which show whether it fits the others.
 
     Attributes:
         size: how many entries it has.
@@ -67,7 +68,7 @@ class Bucket:
     """Live entries with neighbouring names.
 
     Attributes:
-        body: the assertions, as a body has them, by shape and within a shape by key; no salts.
+        body: the assertions as a body without salts, by shape and within a shape by key.
         positions: distinct positions, ascending.
         codes: for each row of `body` the index of its position in `positions`.
         rows: for each row of `body` the row in the delta that asserted it.
@@ -99,7 +100,7 @@ class Bucket:
         if self.positions[at : at + 1] != (position,):
             return None
         rows, index = self.rows, -1
-        # Rows repeat at other positions: as a rule, a few of them have to be passed over.
+        # The same row occurs at other positions, so usually a few have to be skipped.
         while True:
             try:
                 index = rows.index(row, index + 1)
@@ -119,7 +120,7 @@ class Bucket:
                 yield LiveEntry(packed, self.positions[code], row)
 
     def extent(self) -> Extent:
-        """Return how many entries there are, and how far their names reach."""
+        """Return the number of entries, and their first and last name."""
         ends = [
             name_of(group.shape, group.key_column[at : at + group.shape.key_width])
             for group in self.body.groups
@@ -128,11 +129,11 @@ class Bucket:
         return Extent(self.count, min(ends), max(ends))
 
     def check(self, position: int) -> None:
-        """Raise unless this can be a bucket of a snapshot at a position.
+        """Raise an error unless this can be a bucket of a snapshot at a position.
 
         Raises:
-            PeerError: an entry that is not well formed, names out of order or twice, places that
-                cannot be, or more than one bucket can hold.
+            PeerError: an entry is malformed, names are out of order or repeated, places are
+                impossible, or there is more than one bucket can hold.
         """
         if self.count > limits.MAX_BUCKET_ENTRIES:
             raise LimitError(f"entries: got {self.count}, at most {limits.MAX_BUCKET_ENTRIES}")
@@ -153,20 +154,20 @@ def _malformed(problem: str) -> MalformedError:
 
 
 class _Filling:
-    """A bucket that is being filled, and how full it is by the counts of the specification."""
+    """A bucket that is being filled, and its size by the counts of the specification."""
 
     def __init__(self) -> None:
         self.entries: list[LiveEntry] = []
         self._shapes: set[Shape] = set()
         self._columns = 0
         self._weight = 0
-        # By identity, since hashing them costs more than all else here. The values hold the
+        # By identity, since hashing them would be the largest cost here. The values hold the
         # objects, so that no other one gets their identity.
         self._record_widths: dict[int, tuple[Shape, int]] = {}
         self._said_widths: dict[int, tuple[Annotation, int]] = {}
 
     def takes(self, entry: LiveEntry) -> bool:
-        """Add an entry and return True, or return False: the bucket was full before it."""
+        """Add an entry and return True; return False if the bucket is full without it."""
         shape, _, said = entry.packed
         record = self._record_widths.get(id(shape))
         if record is None:
@@ -191,7 +192,7 @@ class _Filling:
 
 
 def cut_buckets(entries: Iterable[LiveEntry]) -> Iterator[list[LiveEntry]]:
-    """Cut a live set, given by ascending name, into the entries of its buckets.
+    """Cut a live set, in ascending order of names, into the entries of its buckets.
 
     A bucket is closed before the first entry that would make it hold more than the bounds in
     `federation.limits` allow.
@@ -210,7 +211,7 @@ def cut_buckets(entries: Iterable[LiveEntry]) -> Iterator[list[LiveEntry]]:
 
 
 def encode_bucket(entries: Sequence[LiveEntry]) -> bytes:
-    """Encode the entries of one bucket, which are given by ascending name."""
+    """Encode the entries of one bucket, in ascending order of names."""
     said = _canonical_by_identity([entry.packed.annotation for entry in entries])
     said_bytes = sorted(set(said.values()))
     positions = sorted({entry.position for entry in entries})
@@ -233,8 +234,8 @@ def encode_bucket(entries: Sequence[LiveEntry]) -> bytes:
     return b"".join(parts)
 
 
-# Shapes and annotations are told apart by identity first: hashing one for each entry would cost
-# more than all else here.
+# Shapes and annotations are first distinguished by identity, as hashing one for each entry
+# would be the largest cost here.
 
 
 def _canonical_by_identity(annotations: Sequence[Annotation]) -> dict[int, bytes]:
@@ -285,7 +286,7 @@ class _Reader:
         """Return the next `size` bytes.
 
         Raises:
-            MalformedError: there are not so many.
+            MalformedError: there are fewer bytes.
         """
         stop = self._at + size
         if stop > len(self._data):
@@ -304,11 +305,11 @@ class _Reader:
 
 
 def decode_bucket(data: bytes) -> Bucket:
-    """Decode a bucket; `Bucket.check` still has to look at the entries.
+    """Decode a bucket; `Bucket.check` must still check the entries.
 
     Raises:
-        LimitError: larger than a bucket can be.
-        MalformedError: BUCKET_MALFORMED, not the bytes of a bucket.
+        LimitError: it is larger than a bucket can be.
+        MalformedError: BUCKET_MALFORMED, these are not the bytes of a bucket.
     """
     if len(data) > limits.MAX_BUCKET_BYTES:
         raise LimitError(f"bucket: got {len(data)} bytes, at most {limits.MAX_BUCKET_BYTES}")
@@ -341,7 +342,7 @@ def decode_bucket(data: bytes) -> Bucket:
         rows.append(reader.take(size * _ROW_BYTES))
         first_row += size
     if first_row != count or not reader.is_at_end:
-        raise _malformed("it goes on behind its last entry, or lacks some")
+        raise _malformed("it continues after its last entry, or lacks entries")
     return Bucket(
         Body(b"", said, tuple(groups)),
         positions,
@@ -353,13 +354,13 @@ def decode_bucket(data: bytes) -> Bucket:
 def _decode_shape(reader: _Reader) -> Shape:
     named, id_width, column_count = _SHAPE.unpack(reader.take(_SHAPE.size))
     if named > 1 or (named and not column_count):
-        raise _malformed("a group that names its entries in no known way")
+        raise _malformed("a group names its entries in an unknown way")
     columns = []
     for _ in range(column_count):
         try:
             name = reader.take(reader.number(1)).decode("ascii")
         except UnicodeDecodeError as error:
-            raise _malformed("a hash type that is no name") from error
+            raise _malformed("a hash type has an invalid name") from error
         width = reader.number(4)
         if not 0 < width <= limits.MAX_DIGEST_BYTES:
             raise _malformed(f"a column of {width} bytes a digest")

@@ -1,7 +1,7 @@
 """C2SP checkpoints (c2sp.org/tlog-checkpoint v1.0.0): origin, size and root of a log, as a note.
 
-Knows one log at one moment. Whether two checkpoints agree is for proofs; which key is a log's, for
-its organization's documents.
+A checkpoint describes one log at one moment. Proofs show whether two checkpoints agree, and the
+organization's documents say which key belongs to a log.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Checkpoint:
 
     Attributes:
         origin: the name of the log.
-        size: leaves in it.
+        size: the number of its leaves.
         root_hash: the RFC 6962 root over them.
     """
 
@@ -66,11 +66,11 @@ class Checkpoint:
                 raise _malformed("not UTF-8") from error
         if not isinstance(text, str):
             raise _malformed(f"must be text: got {type(text).__name__}")
-        # tlog-checkpoint allows further lines. Not here: witnesses of the newer kind do not sign
-        # them, so they would be words that nobody has to stand by.
+        # tlog-checkpoint allows further lines. They are refused here, because newer witnesses do
+        # not sign them, so nobody would be responsible for them.
         lines = text.split("\n")
         if len(lines) != 4 or lines[3]:
-            raise _malformed("expected three lines, each ending in a newline, and no other")
+            raise _malformed("expected exactly three lines, each ending in a newline")
         origin, size, root, _ = lines
         if _SIZE.fullmatch(size) is None:
             raise _malformed(f"size {size[:32]!r} is not a decimal number without leading zero")
@@ -101,7 +101,7 @@ def sign_checkpoint(checkpoint: Checkpoint, note_signer: NoteSigner) -> bytes:
 
 
 def open_checkpoint(data: bytes, origin: str, verifiers: Iterable[Verifier]) -> Checkpoint:
-    """Verify the note of a checkpoint and return what it says of this log.
+    """Verify the note of a checkpoint and return its content.
 
     Every line must be by one of the verifiers: a note is kept and passed on as it came, and must
     not hold anything that nobody signed. Witnesses may be among the verifiers. Their cosignatures
@@ -149,7 +149,7 @@ def open_checkpoint(data: bytes, origin: str, verifiers: Iterable[Verifier]) -> 
 
 
 def read_checkpoint(data: bytes) -> Checkpoint:
-    """Return what the note of a checkpoint says, which was verified before.
+    """Return the content of a checkpoint's note, which was verified before.
 
     Args:
         data: the bytes of the note.

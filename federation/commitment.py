@@ -1,8 +1,8 @@
-"""What a header commits to, as far as it follows from a delta's body and position alone.
+"""The part of a header's commitments that follows from a delta's body and position alone.
 
-It is nearly all of the work of signing, and needs neither keys nor the log: a publisher computes it
-for several deltas at a time, wherever it likes. A commitment says which bytes it is of, so that one
-cannot be signed for another body.
+This is nearly all of the work of signing, and it needs neither keys nor the log. So a publisher can
+compute it for several deltas at a time, in any process. A commitment includes the digest of its
+bytes, so it cannot be signed for another body.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def commit(data: bytes, position: int, ops_root: bytes | None = None) -> Commitm
     Args:
         data: the bytes.
         position: the position.
-        ops_root: what `find_ops_root` has returned for these bytes, if it is known.
+        ops_root: the result of `find_ops_root` for these bytes, if known.
 
     Raises:
         MalformedError, LimitError: as `wire.decode_body`.
@@ -50,7 +50,7 @@ def commit(data: bytes, position: int, ops_root: bytes | None = None) -> Commitm
 
 
 def find_ops_root(data: bytes) -> bytes:
-    """Compute the root of the ops tree of a body's bytes: the part that no position enters.
+    """Compute the root of the ops tree of a body's bytes, which does not depend on the position.
 
     Raises:
         MalformedError, LimitError: as `wire.decode_body`.

@@ -1,7 +1,7 @@
-"""Which parts of a stored leaf are not what was signed, each by itself.
+"""Checks each part of a stored leaf separately against what was signed.
 
-`federation.replica` refuses a leaf at the first thing that is wrong with it. Where stored leaves
-are checked, all that is wrong is wanted, and what can be known of the log after a damaged one.
+`federation.replica` refuses a leaf at its first error. A check of stored leaves wants all errors,
+and whatever can still be known about the log after a damaged leaf.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ class Part(StrEnum):
 
 @dataclass(slots=True)
 class Diagnosis:
-    """What is wrong with a leaf, and what is known all the same.
+    """The errors of a leaf, and what is known nevertheless.
 
     Attributes:
-        errors: by part, what is wrong with it.
-        header: the header, if it is the one that was signed.
-        body: the operations, if they are the ones that were signed.
-        state: where the log stands after the leaf; None when that cannot be told. Its live entries
-            are `UNKNOWN` when the header is damaged.
+        errors: the error of each wrong part.
+        header: the header, if it is the signed one.
+        body: the operations, if they are the signed ones.
+        state: the state of the log after the leaf; None if unknown. Its live entries are `UNKNOWN`
+            if the header is damaged.
     """
 
     errors: dict[Part, FederationError] = field(default_factory=dict)
@@ -58,11 +58,11 @@ def diagnose(
     """Check each part of a stored leaf.
 
     Args:
-        replica: checks signatures of the list; its state is not looked at.
-        before: where the log stands before the leaf; None when that is not known.
+        replica: checks signatures of the list; its state is not used.
+        before: the state of the log before the leaf; None if unknown.
         position: the leaf's position.
-        leaf: its bytes, as they are stored.
-        following: the signed record of the next leaf, as it is stored; None when there is none.
+        leaf: its stored bytes.
+        following: the stored record of the next leaf; None if there is none.
     """
     found = Diagnosis()
     checkpoint: Checkpoint | None = None
@@ -128,12 +128,12 @@ def _state_after(
 
 
 def signed_previous(replica: Replica, position: int, record: bytes | None) -> bytes | None:
-    """Return the hash of the leaf before a position, as the leaf there signs it; None if unknown.
+    """Return the hash of the leaf before a position that the leaf there signs; None if unknown.
 
     Args:
         replica: checks signatures of the list.
-        position: where the record stands.
-        record: the signed record that is stored there, or None.
+        position: the position of the record.
+        record: the signed record stored there, or None.
     """
     if record is None:
         return None

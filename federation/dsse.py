@@ -1,7 +1,7 @@
-"""DSSE v1.0.2: what is signed is the type and the bytes, never a re-encoding of them.
+"""DSSE v1.0.2: signatures cover the type and the bytes, never a re-encoding of them.
 
-The payload is opaque here. It is verified first and handed over from the same buffer; parsing it
-and putting envelopes on the wire is for others.
+The payload is opaque here. It is verified first and returned from the same buffer. Other modules
+parse it and put envelopes on the wire.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from federation.keys import verify as verify_signature
 
 
 def pae(payload_type: str, payload: bytes) -> bytes:
-    """Return the pre-authentication encoding, which is what signatures are made over.
+    """Return the pre-authentication encoding, which is what signatures cover.
 
     Raises:
-        UsageError: the type is no text that UTF-8 can encode, or the payload is not bytes.
+        UsageError: the type is not text that UTF-8 can encode, or the payload is not bytes.
     """
     if not isinstance(payload_type, str) or not isinstance(payload, bytes):
         raise UsageError(
@@ -40,8 +40,8 @@ class Signature:
     """One signature of an envelope.
 
     Attributes:
-        key_id: says which key to try. It is not signed, so nothing may follow from it.
-        signature: 64 bytes, when it is one at all.
+        key_id: says which key to try. It is not signed, so nothing may be concluded from it.
+        signature: 64 bytes, if it is a signature at all.
     """
 
     key_id: bytes
@@ -76,8 +76,8 @@ class Envelope:
                 dispatches on `payload_type` afterwards.
 
         Raises:
-            MalformedError: it is of another type (reason `FORMAT_UNSUPPORTED`).
-            LimitError: it carries more signatures than a document may.
+            MalformedError: it has another type (reason `FORMAT_UNSUPPORTED`).
+            LimitError: it has more signatures than a document may have.
             SignatureError: fewer keys than the threshold signed it, or a signature is not one of
                 theirs.
             UsageError: the threshold is not a positive number.

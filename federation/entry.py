@@ -1,7 +1,7 @@
-"""Entries and the operations on them, one at a time. Columns of many are `federation.body`'s.
+"""Entries and the operations on them, one at a time; `federation.body` handles many as columns.
 
 An entry is one publisher's statement about one item of material: an id, a *set* of fingerprints of
-that item, and an annotation. Knows nothing of lists, logs and peers.
+that item, and an annotation. This module does not know lists, logs and peers.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class OpKind(IntEnum):
 
     @property
     def word(self) -> str:
-        """What it is called in text."""
+        """Its name in text."""
         return self._name_.lower()
 
 
@@ -73,7 +73,7 @@ def check_text(what: str, text: str, max_bytes: int) -> str:
 
 @dataclass(frozen=True, slots=True, order=True)
 class EntryId:
-    """What names an entry within its list: one of its fingerprints, or an id of its own.
+    """The name of an entry within its list: one of its fingerprints, or an id of its own.
 
     Attributes:
         type: the hash type of the naming fingerprint; empty for an id of its own.
@@ -85,11 +85,11 @@ class EntryId:
 
     @classmethod
     def parse(cls, text: str) -> EntryId:
-        """Parse an id as people write it: `sha256:<hex>` names a fingerprint, all else itself.
+        """Parse an id as people write it: `sha256:<hex>` is a fingerprint, anything else is an id.
 
         Raises:
-            FingerprintError: it starts like a fingerprint and is not one.
-            OperationError: it is empty, has control characters or white space at an end.
+            FingerprintError: it starts like a fingerprint but is not one.
+            OperationError: it is empty, or has control characters, or white space at an end.
             LimitError: it is longer than 255 bytes.
         """
         type_name, colon, _ = text.partition(":")
@@ -107,7 +107,7 @@ class EntryId:
         return cls(fingerprint.type, fingerprint.digest)
 
     def format(self) -> str:
-        """Return the one text of this id; `parse` reads it back if its hash type is registered."""
+        """Return the text of this id; `parse` reads it back if its hash type is registered."""
         if not self.type:
             return self.key.decode()
         return f"{self.type}:{format_digest(self.type, self.key)}"
@@ -118,13 +118,13 @@ class EntryId:
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class Annotation:
-    """What an operation says beyond fingerprints. Labels are the source's own words, verbatim.
+    """The part of an operation besides fingerprints. Labels are the source's own words, verbatim.
 
     Attributes:
         labels: sorted, distinct.
         reason: a sentence for people, or empty.
         vocabulary: the name of the scheme that the labels come from, or empty.
-        cause: why an entry is retracted; NONE for other operations.
+        cause: the cause of a retraction; NONE for other operations.
     """
 
     labels: tuple[str, ...] = ()
@@ -133,12 +133,12 @@ class Annotation:
     cause: Cause = Cause.NONE
 
     def check(self, kind: OpKind) -> None:
-        """Raise unless an operation of this kind may carry this annotation.
+        """Raise an error unless an operation of this kind may carry this annotation.
 
         Raises:
-            OperationError: labels unsorted, repeated or empty; text with control characters; a
-                cause on an assertion, none on a retraction; anything on a purge.
-            LimitError: too many labels, or a text too long.
+            OperationError: labels are unsorted, repeated or empty; a text has control characters;
+                an assertion has a cause, a retraction has none, or a purge has anything.
+            LimitError: there are too many labels, or a text is too long.
         """
         if len(self.labels) > limits.MAX_LABELS:
             raise LimitError(f"labels: got {len(self.labels)}, at most {limits.MAX_LABELS}")
@@ -155,14 +155,14 @@ class Annotation:
         if kind is not OpKind.ASSERT and (self.labels or self.vocabulary):
             raise OperationError("only an assertion has labels")
         if kind is OpKind.PURGE and self.reason:
-            raise OperationError("a purge gives no reason: it is to leave nothing behind")
+            raise OperationError("a purge has no reason, so that nothing is left behind")
 
     @classmethod
     def parse(cls, data: bytes) -> Annotation:
-        """Parse canonical bytes; `check` has to look at what they say.
+        """Parse canonical bytes; `check` must check the content.
 
         Raises:
-            OperationError: not the canonical bytes of any annotation.
+            OperationError: these are not the canonical bytes of an annotation.
         """
         try:
             at = 2
@@ -179,11 +179,11 @@ class Annotation:
             if annotation.canonical() == data:
                 return annotation
         except (IndexError, ValueError, OverflowError) as error:
-            raise OperationError("an annotation's bytes end early or are no text") from error
+            raise OperationError("the bytes of an annotation end early or are not text") from error
         raise OperationError("an annotation is not in its canonical form")
 
     def canonical(self) -> bytes:
-        """Return the bytes that stand for this annotation in an op's leaf (docs/spec/delta.md)."""
+        """Return the bytes of this annotation in an op's leaf (docs/spec/delta.md)."""
         labels = [label.encode() for label in self.labels]
         reason, vocabulary = self.reason.encode(), self.vocabulary.encode()
         return b"".join(
@@ -203,7 +203,7 @@ class Operation:
 
     Attributes:
         kind: what it does.
-        entry: the entry it names.
+        entry: the entry that it names.
         fingerprints: sorted, distinct; all of the entry's for an assertion, none otherwise.
         annotation: labels and reason, or cause and reason.
     """
@@ -223,8 +223,8 @@ class Operation:
         """Build an assertion; without an id, the strongest fingerprint names the entry.
 
         Raises:
-            OperationError: no fingerprint, or an id that is a fingerprint of another entry.
-            LimitError: too many fingerprints.
+            OperationError: there is no fingerprint, or the id is a fingerprint of another entry.
+            LimitError: there are too many fingerprints.
         """
         distinct = tuple(sorted(set(fingerprints)))
         if not distinct:
@@ -248,8 +248,8 @@ class Operation:
         """Build a retraction.
 
         Raises:
-            OperationError: no cause, or a reason with control characters.
-            LimitError: a reason too long.
+            OperationError: there is no cause, or the reason has control characters.
+            LimitError: the reason is too long.
         """
         annotation = Annotation(cause=cause, reason=reason)
         annotation.check(OpKind.RETRACT)

@@ -13,8 +13,8 @@
     │   └── OperationError        an operation that the state of the list does not allow
     └── UsageError                this library was called wrongly: a bug on this side
 
-Each carries a `reason` that is stable: logs, metrics, `--json` and list states show it.
-Knows nothing of exit codes and RPC status codes: those belong to the node.
+Each has a stable `reason`, which logs, metrics, `--json` and list states show. Exit codes and RPC
+status codes belong to the node.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Why something was refused. Stable words; new ones may be added, none change meaning."""
+    """Why something was refused. New words may be added, but no word changes its meaning."""
 
     MALFORMED = "MALFORMED"
     LIMIT_EXCEEDED = "LIMIT_EXCEEDED"
@@ -93,7 +93,7 @@ class MalformedError(PeerError):
 
 
 class FingerprintError(MalformedError):
-    """A hash value that no list may carry, or a text that is no hash of its type."""
+    """A hash value that no list may carry, or a text that is not a hash of its type."""
 
     default_reason = Reason.FINGERPRINT_ALPHABET
 

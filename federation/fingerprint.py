@@ -1,13 +1,13 @@
 """Fingerprints: a hash type and a digest, parsed strictly, and the digests no list may carry.
 
-Refuses to know images, files and matching distance beyond what the refusals below need.
-The same rules hold for a text that a person types, for a file that is imported and for the columns
-of a peer's delta; `check_column` is the fast path of `check_digest` and decides the same.
+It does not know images, files and matching distance beyond what the refusals below need. The same
+rules hold for a text that a person types, for an imported file and for the columns of a peer's
+delta; `check_column` is the fast path of `check_digest` and decides the same.
 
-Refused for every registered type: a digest of which all bits are equal. It is what a failed hasher
-or an uninitialised buffer leaves behind. Refused for md5, sha1, sha256 and sha512: the digest of
-the empty input, which names every empty file. Refused for pdq: flat values, see `is_flat_pdq`.
-Of a type that this node does not know, only the size is checked.
+For every registered type, a digest whose bits are all equal is refused: a failed hasher or an
+uninitialised buffer leaves it behind. For md5, sha1, sha256 and sha512, the digest of the empty
+input is refused, as it names every empty file. For pdq, flat values are refused (`is_flat_pdq`).
+For a type that this node does not know, only the size is checked.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ _SAME_OR_OPPOSITE: Final = re.compile(rb"[\x00\xff]")
 class Fingerprint:
     """One hash of one item of material, ordered by (type, digest).
 
-    `parse`, `parse_tagged` and `from_digest` are the ways in for anything from elsewhere. The
-    constructor checks nothing: it is for digests of a column that `check_column` accepted.
+    `parse`, `parse_tagged` and `from_digest` check their input. The constructor checks nothing: it
+    is for digests of a column that `check_column` accepted.
 
     Attributes:
         type: name of the hash type; this node need not know it.
@@ -91,7 +91,7 @@ class Fingerprint:
     def parse(cls, type_name: str, text: str, *, allow_unknown: bool = False) -> Fingerprint:
         """Read a hash of a named type in any text form that programs write for it.
 
-        The length of the text tells the form: no two forms of one type have a length in common.
+        The length of the text determines the form, as no two forms of one type share a length.
 
         Args:
             type_name: name of the hash type.
@@ -113,7 +113,7 @@ class Fingerprint:
         """Read `type:value`, the form in which hashes are shown and typed.
 
         Raises:
-            FingerprintError: there is no type in front (FINGERPRINT_TYPE), or as `parse` says.
+            FingerprintError: it does not begin with a type (FINGERPRINT_TYPE), or as for `parse`.
         """
         type_name, colon, value = text.partition(":")
         if not colon:
@@ -149,7 +149,7 @@ def candidates(text: str) -> tuple[Fingerprint, ...]:
     if found:
         return found
     _, refusals = _read_as(text, HASH_TYPES.values())
-    # A reading that failed late says more about the text than one whose length was wrong.
+    # A reading that failed late says more about the text than one that failed by its length.
     for reason in (Reason.DIGEST_DEGENERATE, Reason.FINGERPRINT_ALPHABET):
         if reason in refusals:
             raise refusals[reason]
@@ -160,9 +160,9 @@ def candidates(text: str) -> tuple[Fingerprint, ...]:
 
 
 def _read_hex_of(type_name: str, text: str) -> Fingerprint | None:
-    """Read hex of a type of one width; None where reading takes more care.
+    """Read hex of a type with one width; None if this needs the full parser.
 
-    Only says sooner what `Fingerprint.parse` would say, as `_read_hex`.
+    This is a fast path for `Fingerprint.parse`, like `_read_hex`.
     """
     # `fromhex` passes over white space.
     if len(text) != _HEX_LENGTHS.get(type_name) or not text.isalnum():
@@ -177,9 +177,9 @@ def _read_hex_of(type_name: str, text: str) -> Fingerprint | None:
 
 
 def _read_hex(text: str) -> tuple[Fingerprint, ...]:
-    """Read hex of a length that no other form has; nothing where reading takes more care.
+    """Read hex of a length that no other form has; return nothing if this needs the full parser.
 
-    Only says sooner what `_read_as` would say: a list of hashes may have millions.
+    This is a fast path for `_read_as`, as a list may have millions of hashes.
     """
     type_names = _HEX_READINGS.get(len(text), ())
     # `fromhex` passes over white space.
@@ -199,7 +199,7 @@ def _read_hex(text: str) -> tuple[Fingerprint, ...]:
 def _read_as(
     text: str, hash_types: Iterable[HashType]
 ) -> tuple[list[Fingerprint], dict[Reason, FingerprintError]]:
-    """Read a text as each of the types that are not opaque; return what it is and why it is not."""
+    """Read a text as each type that is not opaque; return the fingerprints and the errors."""
     found = []
     refusals: dict[Reason, FingerprintError] = {}
     for hash_type in hash_types:
@@ -220,7 +220,7 @@ def strongest(fingerprints: Iterable[Fingerprint]) -> Fingerprint:
     Types that this node does not know rank below all others, ordered by name.
 
     Raises:
-        UsageError: there is none to choose from.
+        UsageError: there are no fingerprints.
     """
 
     def rank(fingerprint: Fingerprint) -> tuple[int, Fingerprint]:
@@ -230,11 +230,11 @@ def strongest(fingerprints: Iterable[Fingerprint]) -> Fingerprint:
     try:
         return min(fingerprints, key=rank)
     except ValueError as error:
-        raise UsageError("got no fingerprints to choose the strongest of") from error
+        raise UsageError("there are no fingerprints from which to choose the strongest") from error
 
 
 def check_digest(type_name: str, digest: bytes) -> None:
-    """Check one binary digest: its width, and that a list may carry it.
+    """Check the width of one binary digest, and that a list may carry it.
 
     Raises:
         FingerprintError: FINGERPRINT_TYPE, the name cannot be that of a type; FINGERPRINT_LENGTH,
@@ -255,13 +255,13 @@ def check_digest(type_name: str, digest: bytes) -> None:
 
 
 def check_column(type_name: str, width: int, column: bytes) -> None:
-    """Check many digests of one type and width, concatenated; decides as `check_digest` does.
+    """Check many concatenated digests of one type and width; the result is that of `check_digest`.
 
-    Searches the column as a whole instead of slicing it into rows, because it is on the path of
-    every row of every delta.
+    It searches the column as a whole instead of slicing it into rows, because every row of every
+    delta passes through it.
 
     Raises:
-        FingerprintError: as `check_digest` says, and FINGERPRINT_LENGTH when the column is no whole
+        FingerprintError: as for `check_digest`, and FINGERPRINT_LENGTH if the column is not a whole
             number of rows. The message of DIGEST_DEGENERATE names the row, counted from 0.
     """
     hash_type = find_type(type_name)
@@ -287,13 +287,13 @@ def check_column(type_name: str, width: int, column: bytes) -> None:
 
 
 def is_flat_pdq(digest: bytes) -> bool:
-    """Tell whether a PDQ hash says too little about a picture to be matched by.
+    """Return whether a PDQ hash says too little about a picture for matching.
 
     A bit of a PDQ hash says whether one of 16 x 16 DCT coefficients is greater than their median.
-    So the hash of a photograph has exactly 128 ones, and next to no two of its rows are alike. More
-    than 128 ones cannot occur by the reference code, fewer only where coefficients are exactly
-    equal, which is the case of drawings with symmetries (71 to 122 ones were measured) and of
-    plain surfaces (0 to 103). Flat is therefore each of:
+    So the hash of a photograph has exactly 128 ones, and almost no two of its rows are alike. More
+    than 128 ones cannot occur with the reference code. Fewer only occur if coefficients are exactly
+    equal, as in drawings with symmetries (71 to 122 ones were measured) and in plain surfaces (0 to
+    103). Therefore a hash is flat in each of these cases:
 
     - at most 31 ones or at most 31 zeroes. At the usual distance of 31 such a hash matches the
       all-zero hash, which the reference code gives to black and to tiny pictures.
@@ -304,9 +304,9 @@ def is_flat_pdq(digest: bytes) -> bool:
       code, 964 of 1,000 plain colours give such a hash and none gives 128 ones. Stripes and bar
       codes, which vary in one direction only, give such hashes too.
 
-    It does not replace the quality that PDQ reports beside the hash: publishers drop what has
-    less than 50, because the hash alone cannot tell every plain surface (vectorised builds of the
-    same code leave other noise) from a symmetric drawing.
+    It does not replace the quality that PDQ reports with the hash. Publishers drop hashes with a
+    quality below 50, because the hash alone cannot distinguish every plain surface from a symmetric
+    drawing (vectorised builds of the same code leave other noise).
     """
     ones = int.from_bytes(digest, "big").bit_count()
     if not PDQ_MATCH_BITS < ones < 8 * PDQ_BYTES - PDQ_MATCH_BITS:
@@ -323,16 +323,16 @@ def is_flat_pdq(digest: bytes) -> bool:
 def _find_flat_pdq(column: bytes) -> int | None:
     """Find the first flat row; the column has no row of 256 ones.
 
-    Three conditions that a flat row cannot avoid are computed for all rows at once, in integers
-    with one byte a row; only rows that meet one are looked at singly. For real hashes that is one
-    row in about 85.
+    Three conditions, one of which every flat row meets, are computed for all rows at once, in
+    integers with one byte a row. Only rows that meet one of them are checked one by one. For real
+    hashes that is about one row in 85.
     """
     rows = len(column) // PDQ_BYTES
 
     def lane(data: bytes, offset: int) -> int:
         return int.from_bytes(data[offset::PDQ_BYTES], "little")
 
-    # A lane holds at most 255 because all-one rows were refused before: nothing carries over.
+    # A lane holds at most 255, because all-one rows were refused before, so nothing carries over.
     ones_by_byte = column.translate(_ONES)
     ones = sum(lane(ones_by_byte, offset) for offset in range(PDQ_BYTES))
     first = lane(column, 0)
@@ -360,7 +360,7 @@ def _find_row(column: bytes, digest: bytes) -> int | None:
     while position >= 0:
         if position % width == 0:
             return position // width
-        # Straddles two rows: go on at the start of the second.
+        # The match straddles two rows, so go on at the start of the second.
         position = column.find(digest, position + width - position % width)
     return None
 
@@ -387,7 +387,7 @@ def _check_width(type_name: str, hash_type: HashType | None, width: int) -> None
 
 
 def _refused_digests(type_name: str, width: int) -> tuple[tuple[bytes, str], ...]:
-    """List the digests of one width that no list may carry, each with what it is."""
+    """List the digests of one width that no list may carry, each with a description."""
     equal_bits = ((b"\x00" * width, "all zeroes"), (b"\xff" * width, "all ones"))
     empty = _EMPTY_INPUT.get(type_name)
     return equal_bits if empty is None else (*equal_bits, (empty, "the digest of the empty input"))
@@ -407,12 +407,12 @@ def _at(row: int | None) -> str:
 _HEX_READINGS: Final = MappingProxyType(
     {40: ("sha1",), 64: ("sha256", "pdq"), 128: ("sha512",)},
 )
-"""Types by the length of their hex, where that length is of no other form of any type."""
+"""Types by the length of their hex, if no other form of any type has that length."""
 
 _HEX_LENGTHS: Final = MappingProxyType(
     {"md5": 32, "sha1": 40, "sha256": 64, "pdq": 64, "sha512": 128},
 )
-"""Lengths of the hex of types that most lists have."""
+"""Lengths of the hex of the most common types."""
 
 _REFUSED_BY_HEX: Final = frozenset(
     digest

@@ -1,11 +1,11 @@
 """The registry of hash types: widths, strength, and the text forms that programs write.
 
-Turns text into digest bytes and back. Knows nothing of which digests a list must not carry
-(`federation.fingerprint` does), and computes no hash of anything.
+It converts text to digest bytes and back. It computes no hashes, and does not know which digests a
+list must not carry (`federation.fingerprint` does).
 
-Every reader accepts exactly the texts that its form can write, and takes the length of the text,
-never its characters, to tell one form of a type from another. Messages name lengths and positions
-but never repeat a hash value, because messages end up in logs.
+Every reader accepts exactly the texts that its form can write. The length of a text, never its
+characters, decides between the forms of a type. Messages have lengths and positions but never a
+hash value, because messages end up in logs.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ _FRAMES: Final = re.compile(rf"\[{_FRAME.pattern}(?:, ?{_FRAME.pattern})*\]")
 
 
 class Kind(StrEnum):
-    """What equality of two digests of a type means."""
+    """The meaning of equality of two digests of a type."""
 
     EXACT = "exact"
     """The same bytes: a cryptographic digest of a file."""
     PERCEPTUAL = "perceptual"
     """Material that looks alike: matchers compare by distance."""
     OPAQUE = "opaque"
-    """Bytes whose format is not public: carried, compared for equality only."""
+    """Bytes whose format is not public: carried, and only compared for equality."""
 
 
 class TextForm(StrEnum):
@@ -80,11 +80,11 @@ class HashType:
     """One registered kind of hash.
 
     Attributes:
-        name: what lists, commands and `type:value` texts call it.
-        kind: what equality of its digests means.
-        widths: the digest widths in bytes that it has, or None for any up to the limit.
+        name: its name in lists, commands and `type:value` texts.
+        kind: the meaning of equality of its digests.
+        widths: the possible digest widths in bytes, or None for any up to the limit.
         unit: every width is a multiple of this many bytes.
-        strength: rank of the type when one fingerprint has to name an entry; higher is stronger.
+        strength: rank of the type when one fingerprint must name an entry; higher is stronger.
         forms: the text forms that are read; the first is the canonical one.
     """
 
@@ -101,13 +101,13 @@ class HashType:
         return self.forms[0]
 
     def has_width(self, width: int) -> bool:
-        """Tell whether a digest of this type can be `width` bytes long."""
+        """Return whether a digest of this type can be `width` bytes long."""
         if self.widths is not None:
             return width in self.widths
         return 0 < width <= limits.MAX_DIGEST_BYTES and width % self.unit == 0
 
     def describe_widths(self) -> str:
-        """Say in words which widths this type has, for messages."""
+        """Return the widths of this type in words, for messages."""
         if self.widths is not None:
             return " or ".join(str(width) for width in self.widths)
         multiple = f"a multiple of {self.unit}, " if self.unit > 1 else ""
@@ -176,7 +176,7 @@ _OTHER_NAMES: Final = MappingProxyType(
 
 
 def is_type_name(name: str) -> bool:
-    """Tell whether `name` can be the name of a hash type, registered here or not."""
+    """Return whether `name` can be the name of a hash type, registered here or not."""
     return _TYPE_NAME.fullmatch(name) is not None
 
 
@@ -205,7 +205,7 @@ def require_type(name: str) -> HashType:
 
 
 def opaque_type(name: str) -> HashType:
-    """Describe a type that this node does not know: any bytes, in hex, weaker than all others.
+    """Describe a type that this node does not know: any bytes in hex, weaker than all others.
 
     Raises:
         FingerprintError: FINGERPRINT_TYPE, `name` cannot be the name of a type.
@@ -283,7 +283,7 @@ def format_digest(type_name: str, digest: bytes) -> str:
 
 
 def _fits(hash_type: HashType, form: TextForm, text: str) -> bool:
-    """Tell by the length (or the one character no other form has) whether `text` is in `form`."""
+    """Return by its length (or a character of only one form) whether `text` is in `form`."""
     match form:
         case TextForm.INTEGERS:
             return "," in text
@@ -292,7 +292,7 @@ def _fits(hash_type: HashType, form: TextForm, text: str) -> bool:
         case _ if hash_type.widths is not None:
             return len(text) in _lengths(hash_type, form) and "," not in text
         case _:
-            # A type of variable width has no other of these forms than hex.
+            # Of these forms, a type of variable width has only hex.
             return len(text) % 2 == 0 and not text.startswith("[")
 
 
@@ -407,4 +407,4 @@ _WRITERS: Final = {
     for name, hash_type in HASH_TYPES.items()
     if hash_type.canonical_form in {TextForm.TLSH, TextForm.BASE64}
 }
-"""How digests are written of types that are not written in hex."""
+"""Writers of digests for the types that are not written in hex."""

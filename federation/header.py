@@ -1,7 +1,8 @@
 """Headers: the fixed-width signed records that are the leaves of a list's log.
 
-A leaf is a delta or a snapshot. A header holds no hash value of the list, so that order, signer and
-append-only can be checked by those who may not have the list. Knows nothing of bodies and state.
+A leaf is a delta or a snapshot. A header contains no hash value of the list, so that organizations
+which may not have the list can check order, signer and append-only. This module does not know
+bodies and state.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from federation.keys import Signer, key_id, verify
 MEDIA_TYPE: Final = "application/vnd.hashfed.delta-header.v1"
 FORMAT_VERSION: Final = 1
 NO_LEAF: Final = bytes(32)
-"""What the first header gives as the hash of the leaf before it."""
+"""The previous hash in the first header."""
 NO_BODY: Final = sha256(b"").digest()
-"""What the header of a snapshot gives as the digest of its body: it has none."""
+"""The body digest in the header of a snapshot, which has no body."""
 
 _FLAG_ENDS_CHANGE_SET: Final = 0x01
 _LAYOUT: Final = struct.Struct(">BBB32sQ32sQQII32s32sQ32sI32s32s")
@@ -31,12 +32,12 @@ HEADER_BYTES: Final = _LAYOUT.size + _SIGNATURE_BYTES
 
 
 class LeafKind(IntEnum):
-    """What a leaf of the log is."""
+    """The kind of a leaf of the log."""
 
     DELTA = 1
     """Operations, which change the live set."""
     SNAPSHOT = 2
-    """A commitment to the whole live set, which it leaves as it is (`federation.snapshot`)."""
+    """A commitment to the whole live set, without changing it (`federation.snapshot`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,13 +49,13 @@ class Header:
         origin_hash: SHA-256 of the origin's text.
         position: the leaf's index in the log: how many deltas come before.
         previous: leaf hash of the delta before; zeros for the first.
-        change_set: position of the first delta of the change set that this one belongs to.
+        change_set: position of the first delta of its change set.
         ends_change_set: whether it is the last of that change set.
         time_ms: when it was signed, in milliseconds since 1970-01-01T00:00:00Z.
-        op_count: how many operations the body has; of a snapshot, how many buckets.
-        body_size: bytes of the body; 0 of a snapshot.
-        body_digest: SHA-256 of the body's exact bytes; `NO_BODY` of a snapshot.
-        ops_root: root of the ops tree; of a snapshot, root of the tree over its buckets.
+        op_count: how many operations the body has; for a snapshot, how many buckets.
+        body_size: bytes of the body; 0 for a snapshot.
+        body_digest: SHA-256 of the body's exact bytes; `NO_BODY` for a snapshot.
+        ops_root: root of the ops tree; for a snapshot, root of the tree over its buckets.
         live_count: entries live after this delta.
         state_digest: `federation.state` digest of the live set after this delta.
         root_version: version of the org root in force.
@@ -153,7 +154,7 @@ class Header:
         elif position >= limits.MAX_TREE_SIZE or change_set > position:
             problem = f"position {position} in change set {change_set}"
         elif (position == 0) is not (previous == NO_LEAF):
-            problem = "a leaf before position 0, or none before a later one"
+            problem = "it has a leaf before position 0, or none before a later position"
         elif time_ms > limits.MAX_TIME_MS:
             problem = f"time {time_ms} is after the year 9999"
         elif live_count > limits.MAX_LIVE_ENTRIES:
@@ -167,12 +168,12 @@ class Header:
         raise MalformedError(f"header: {problem}", reason=Reason.HEADER_MALFORMED)
 
     def _content_problem(self) -> str:
-        """Return what is wrong with what the leaf says of its content, or nothing."""
+        """Return the problem with the leaf's statements about its content, or an empty text."""
         if self.kind is LeafKind.SNAPSHOT:
             if self.op_count > limits.MAX_SNAPSHOT_BUCKETS:
                 return f"{self.op_count} buckets, at most {limits.MAX_SNAPSHOT_BUCKETS} allowed"
             if self.body_size or self.body_digest != NO_BODY:
-                return "a snapshot with a body"
+                return "it is a snapshot with a body"
             return ""
         if not 0 < self.op_count <= limits.MAX_BODY_OPS:
             return f"{self.op_count} operations, 1 to {limits.MAX_BODY_OPS} allowed"
@@ -188,7 +189,7 @@ def verify_header(record: bytes, public_key: bytes) -> None:
     """Check the signature of a signed record.
 
     Raises:
-        SignatureError: it is not that key's.
+        SignatureError: it is not signed by that key.
     """
     unsigned, signature = record[: _LAYOUT.size], record[_LAYOUT.size :]
     if Header.parse(record).key_id != key_id(public_key):
@@ -197,5 +198,5 @@ def verify_header(record: bytes, public_key: bytes) -> None:
 
 
 def leaf_hash(record: bytes) -> bytes:
-    """Return the hash of the log's leaf: the whole signed record."""
+    """Return the hash of the log's leaf, which is the whole signed record."""
     return merkle.leaf_hash(record)

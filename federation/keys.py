@@ -4,7 +4,7 @@ One verifier for the whole network: libraries differ in which odd keys and signa
 and a signature that one node accepts and another refuses would split their lists. Under a key of
 small order one signature fits many messages, so its owner could deny what it signed.
 
-Knows nothing of what is signed, of key files and of roles.
+This module does not know what is signed, key files or roles.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SIGNATURE_BYTES: Final = 64
 
 
 class Signer(Protocol):
-    """Who can sign with one private key: in memory, or behind a hardware module."""
+    """Signs with one private key, in memory or in a hardware module."""
 
     @property
     def public_key(self) -> PublicKey:
@@ -61,8 +61,7 @@ def verify(public_key: bytes, signature: bytes, message: bytes) -> None:
     """Check one signature.
 
     Raises:
-        SignatureError: it was not made over this message by this key, or the key may not be
-            trusted with any.
+        SignatureError: this key did not sign this message, or the key must not be trusted.
     """
     try:
         key = admit_public_key(public_key)
@@ -84,8 +83,8 @@ def verify(public_key: bytes, signature: bytes, message: bytes) -> None:
 def sign(signer: Signer, message: bytes) -> bytes:
     """Sign, and verify the result before anyone sees it.
 
-    A fault while signing can make a signature that gives the private key away, and a module can
-    hold another key than its configuration says.
+    A fault during signing can make a signature that reveals the private key, and a module can hold
+    another key than its configuration says.
 
     Raises:
         UsageError: the signer's signature does not verify under its own public key.
@@ -111,7 +110,7 @@ class SigningKey:
             UsageError: the seed is not 32 bytes.
         """
         if not isinstance(seed, bytes) or len(seed) != SEED_BYTES:
-            # The message names no length: it could be that of a passphrase.
+            # The message does not give the length, which could be that of a passphrase.
             raise UsageError(f"the seed of a signing key must be {SEED_BYTES} bytes")
         public_key, self._secret_key = bindings.crypto_sign_seed_keypair(seed)
         self._public_key = PublicKey(public_key)
@@ -152,7 +151,7 @@ class SigningKey:
         raise UsageError("a signing key cannot be copied or pickled: its seed would leave with it")
 
 
-# The group check costs as much as a verification. A node sees few keys very often, and the answer
+# The group check costs as much as a verification. A node sees few keys very often, and the result
 # for a key never changes; the bound keeps a peer that sends many keys from filling memory.
 @lru_cache(maxsize=1024)
 def _is_valid_point(raw: bytes) -> bool:

@@ -21,15 +21,15 @@ MAX_BODY_COLUMNS: Final = 8_192
 """Columns of all groups of one body together. Each is one statement to a reader's database."""
 
 MAX_ANNOTATIONS: Final = MAX_BODY_OPS
-"""Distinct annotations in one body: there is no use for more than one an operation."""
+"""Distinct annotations in one body: more than one for each operation would be useless."""
 
 # --- snapshots --------------------------------------------------------------------------------
 MAX_BUCKET_ENTRIES: Final = 8_192
 """Entries in one bucket of a snapshot: what one step of a transfer brings."""
 
 MAX_BUCKET_WEIGHT: Final = 768 * 1024
-"""Bytes at which a bucket is closed, by the count of docs/spec/snapshot.md. An entry that alone
-weighs more has a bucket of its own."""
+"""Bytes at which a bucket is closed, counted as in docs/spec/snapshot.md. A larger entry has a
+bucket of its own."""
 
 MAX_BUCKET_BYTES: Final = 2 * 1024 * 1024
 """Bytes of one encoded bucket: one gRPC message."""

@@ -1,7 +1,8 @@
-"""Proofs from the end of a log (RFC 9162 section 2.1) of whose beginning only subtrees are known.
+"""Proofs from the end of a log (RFC 9162 section 2.1) when only subtrees of its start are known.
 
-Who joined by a snapshot holds the complete subtrees of the log before it and every leaf from there
-on. That suffices to prove any of those leaves, and that any such size is a prefix of a later one.
+A node that joined by a snapshot has the complete subtrees of the log before it and every leaf from
+there on. That is enough to prove any of those leaves, and that the log at any such size is a prefix
+of the log at a later one.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from federation.merkle import CompactRange
 
 
 class LogTail:
-    """A log as the subtrees of its first `start.size` leaves, and the hashes of the others.
+    """A log: the subtrees of its first `start.size` leaves, and the hashes of the others.
 
-    A proof hashes every leaf that is held once: some 0.5 us a leaf.
+    A proof hashes every held leaf once: some 0.5 us a leaf.
     """
 
     def __init__(self, start: CompactRange, leaf_hashes: Sequence[bytes]) -> None:
@@ -41,7 +42,7 @@ class LogTail:
         """Build the proof that the leaf at `index` is in the log of `size` leaves.
 
         Raises:
-            UsageError: there is no such leaf or size here, or not enough of the log is held.
+            UsageError: there is no such leaf or size here, or too little of the log is here.
         """
         if not 0 <= index < size <= self.size:
             raise UsageError(f"leaf {index} of a log of {size}, of which {self.size} are here")
@@ -61,7 +62,7 @@ class LogTail:
         """Build the proof that the first `old_size` leaves are a prefix of the log of `size`.
 
         Raises:
-            UsageError: there is no such size here, or not enough of the log is held.
+            UsageError: there is no such size here, or too little of the log is here.
         """
         if not 0 < old_size <= size <= self.size:
             raise UsageError(f"sizes {old_size} and {size} of a log of {self.size}")
@@ -88,11 +89,11 @@ class LogTail:
         if low >= self._start:
             return merkle.root_hash(self._leaves[low - self._start : high - self._start])
         if high <= self._start or high - low == 1:
-            raise UsageError(f"leaves {low} to {high} are not held, only subtrees of them")
+            raise UsageError(f"leaves {low} to {high} are not here, only subtrees of them")
         middle = low + _split(high - low)
         return merkle.node_hash(self._root(low, middle), self._root(middle, high))
 
 
 def _split(count: int) -> int:
-    """Return the greatest power of two below a number of leaves, which is at least 2."""
+    """Return the greatest power of two below a number of leaves, which must be at least 2."""
     return 1 << ((count - 1).bit_length() - 1)

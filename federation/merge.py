@@ -1,7 +1,7 @@
-"""Merge rules. A pure function of a delta and what was in force before it.
+"""The merge rules: a pure function of a delta and the operations in force before it.
 
 The merged state of a list is a function of its verified log alone; nothing local enters it.
-Knows nothing of storage, clocks and peers.
+This module does not know storage, clocks and peers.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ def merge(body: Body, prior: Mapping[int, Prior], live_count: int) -> int:
     Args:
         body: the delta's operations, well formed (`Body.check`).
         prior: for each row whose entry is known, the operation in force on it before. A subscriber
-            that joined by a snapshot does not know what was retracted before it: no rule depends on
+            that joined by a snapshot does not know the retractions before it, so no rule depends on
             more than whether an entry is live.
         live_count: live entries before.
 
     Raises:
-        OperationError: RETRACT_OF_ABSENT, an entry retracted that is not live.
+        OperationError: RETRACT_OF_ABSENT, an entry is retracted that is not live.
     """
     for group in body.groups:
         rows = range(group.first_row, group.first_row + group.count)
@@ -62,7 +62,7 @@ def merge(body: Body, prior: Mapping[int, Prior], live_count: int) -> int:
                         )
                 live_count -= group.count
             case OpKind.PURGE:
-                # Any entry, known or not: a purge is to leave nothing behind.
+                # Any entry may be purged, known or not: a purge is to leave nothing behind.
                 for row in prior.keys() & rows:
                     live_count -= prior[row].kind is OpKind.ASSERT
     return live_count

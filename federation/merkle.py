@@ -1,9 +1,9 @@
 """RFC 6962 Merkle trees (RFC 9162 section 2.1): roots, proofs, the right edge of a growing tree.
 
-Knows hashes only: nothing of what a leaf holds, of checkpoints, or of where hashes are stored.
+It only knows hashes, and not the content of leaves, checkpoints, or where hashes are stored.
 
-Verifiers take what a peer sent and raise `ProofError` whatever is wrong with it. Generators take
-this node's own hashes and raise `UsageError` when they are called wrongly.
+Verifiers take what a peer sent and raise `ProofError` for anything wrong with it. Generators take
+this node's own hashes and raise `UsageError` if they are called wrongly.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def consistency_proof(leaf_hashes: Sequence[bytes], old_size: int) -> list[bytes
     for _ in range(height):
         level = _parents(level)
     index = (old_size >> height) - 1
-    # RFC 9162 section 2.1.4.1: that subtree is left out when it is the whole old tree, whose root
-    # the verifier has.
+    # RFC 9162 section 2.1.4.1: that subtree is left out if it is the whole old tree, as the
+    # verifier has its root.
     seed = [] if index == 0 else [level[index]]
     return seed + _siblings(level, index)
 
@@ -115,7 +115,7 @@ def verify_consistency(
 ) -> None:
     """Check that the old tree is a prefix of the new one.
 
-    An empty old tree is refused here: every tree extends it and nothing is proved.
+    An empty old tree is refused, because every tree extends it and nothing would be proved.
 
     Raises:
         ProofError: it is not shown, whatever the reason.
@@ -138,8 +138,8 @@ def verify_consistency(
     seeds = 0 if index == 0 else 1
     _check_proof(proof, seeds + inner + border)
 
-    # Both roots are rebuilt in one walk: siblings on the left belong to both trees, siblings on
-    # the right to the new one alone.
+    # Both roots are rebuilt in one walk. Siblings on the left belong to both trees, siblings on the
+    # right only to the new one.
     old_node = new_node = proof[0] if seeds else old_root
     for level, sibling in enumerate(proof[seeds : seeds + inner]):
         if index >> level & 1:
@@ -158,7 +158,7 @@ def verify_consistency(
 
 @dataclass(frozen=True, slots=True)
 class CompactRange:
-    """The complete subtrees of a tree: all that is needed to append to it and know its root.
+    """The complete subtrees of a tree: enough to append to it and to compute its root.
 
     Attributes:
         size: leaves in the tree.
@@ -197,7 +197,7 @@ class CompactRange:
         return b"".join(self.hashes)
 
     def append(self, leaf_hash: bytes) -> CompactRange:
-        """Return the range of the tree with one leaf more.
+        """Return the range of the tree with one more leaf.
 
         Raises:
             UsageError: the leaf hash is not 32 bytes, or the tree is full.
@@ -206,8 +206,8 @@ class CompactRange:
             raise UsageError(f"leaf hash must be {HASH_BYTES} bytes: got {leaf_hash!r}")
         node = leaf_hash
         kept = len(self.hashes)
-        # Each trailing 1 bit of the size is a subtree that the new leaf completes to one twice
-        # as large.
+        # Each trailing 1 bit of the size is a subtree that the new leaf completes to a subtree
+        # twice as large.
         for _ in range(_trailing_zeros(self.size + 1)):
             kept -= 1
             node = node_hash(self.hashes[kept], node)
@@ -236,11 +236,11 @@ def _checked(leaf_hashes: Sequence[bytes]) -> list[bytes]:
 def _parents(level: list[bytes]) -> list[bytes]:
     """Hash one level into the next. A node without a sibling moves up unchanged.
 
-    This is the hot path of a publisher: `node_hash` is written out, since a call for each node
-    costs a third more.
+    This is the hot path of a publisher. `node_hash` is inlined, since a call for each node costs a
+    third more.
     """
     hash_, prefix = sha256, _NODE_PREFIX
-    # Of an odd number the last is left over: there are fewer right siblings than left ones.
+    # With an odd number, the last one has no right sibling.
     parents = [
         hash_(prefix + left + right).digest()
         for left, right in zip(level[::2], level[1::2], strict=False)
@@ -291,7 +291,7 @@ def _check_size(size: int, name: str) -> None:
 
 
 def _check_proof(proof: Sequence[bytes], expected: int) -> None:
-    # The length follows from index and sizes; checked first, it also bounds the loop.
+    # The length follows from index and sizes. Checking it first also bounds the loop.
     if not isinstance(proof, Sequence):
         raise ProofError(f"proof must be a sequence: got {type(proof).__name__}")
     if len(proof) != expected:

@@ -44,8 +44,8 @@ def parse_list_name(text: str) -> str:
     """Parse the name of a list within its organization.
 
     Raises:
-        MalformedError: it has other characters than a-z, 0-9, dot, underscore and hyphen, starts
-            with a mark, or is longer than 63.
+        MalformedError: it has other characters than a-z, 0-9, dot, underscore and hyphen, or starts
+            with one of the last three, or is longer than 63.
     """
     if _LIST.fullmatch(text) is None:
         raise MalformedError(
@@ -80,5 +80,5 @@ class Origin:
 
     @property
     def hash(self) -> bytes:
-        """SHA-256 of the origin's text: what a delta header carries in its place."""
+        """SHA-256 of the origin's text, which headers carry instead of the text."""
         return sha256(str(self).encode()).digest()

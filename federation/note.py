@@ -1,10 +1,11 @@
 """C2SP signed notes (c2sp.org/signed-note v1.0.0): text that one or more keys have signed.
 
 Reads Ed25519 signatures (type 01) and the timestamped cosignatures of witnesses (type 04,
-c2sp.org/tlog-cosignature v1.0.1); makes Ed25519 signatures. Knows nothing of what the text says.
+c2sp.org/tlog-cosignature v1.0.1); makes Ed25519 signatures. It does not know the meaning of the
+text.
 
-Everything is parsed from bytes and in one form only: what `sign_note` would not have written is
-refused, even where a lenient decoder would find a meaning in it.
+Everything is parsed from bytes and in one form only. A form that `sign_note` would not write is
+refused, even if a lenient decoder could read it.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ class NoteSignature:
 
     Attributes:
         name: the key name on the line.
-        key_id: the four bytes that tell apart keys of one name. Others can be made to collide.
-        signature: what follows the key id, in the form of the key's type.
+        key_id: four bytes that distinguish keys of one name. A collision can be constructed.
+        signature: the bytes after the key id, in the form of the key's type.
         cosigned_at_seconds: POSIX time that a verified cosignature states, else None.
     """
 
@@ -66,7 +67,7 @@ class NoteSignature:
 
 @dataclass(frozen=True, slots=True)
 class Verifier:
-    """A key that may have signed a note. Construction admits name and key, or raises.
+    """A key that may have signed a note. Construction checks name and key.
 
     Attributes:
         name: the key name on its signature lines.
@@ -111,7 +112,8 @@ class Verifier:
         """Parse a verifier key: `<name>+<key id>+<type and key>`.
 
         Raises:
-            MalformedError: it is not one, its key id is not that of its key, or its type is
+            MalformedError: it is not a verifier key, its key id does not fit its key, or its type
+            is
                 neither 01 nor 04 (reason `FORMAT_UNSUPPORTED`).
             LimitError: it is longer than a whole note.
             KeyRefusedError: the public key must not be trusted.
@@ -156,13 +158,13 @@ class Verifier:
 
         Args:
             text: the bytes of the text, with its last newline.
-            signature: what follows the key id on the line.
+            signature: the bytes after the key id on the line.
 
         Returns:
             The POSIX time that a cosignature states; None for a signature without time.
 
         Raises:
-            SignatureError: it does not hold.
+            SignatureError: it does not verify.
         """
         if self.signature_type is SignatureType.ED25519:
             keys.verify(self.public_key, signature, text)
@@ -199,7 +201,7 @@ class NoteSigner:
 
     @property
     def verifier(self) -> Verifier:
-        """The public half, for those who open the notes."""
+        """The public half, for opening notes."""
         return self._verifier
 
     @property
@@ -224,7 +226,7 @@ class Note:
     Attributes:
         text: the signed text, with its last newline.
         signatures: the lines that verified, in their order.
-        unverified: the lines of keys that were not asked for. Nothing is known of them.
+        unverified: the lines of other keys, which were not checked.
     """
 
     text: str
@@ -258,8 +260,8 @@ def sign_note(text: str, signers: Iterable[NoteSigner]) -> bytes:
 def open_note(data: bytes, verifiers: Iterable[Verifier]) -> Note:
     """Verify a note and return its text.
 
-    Lines of keys that are not among the verifiers are passed over. A false signature of a key
-    that is makes the whole note false.
+    Lines of keys that are not among the verifiers are skipped. A false signature of one of the
+    verifiers makes the whole note false.
 
     Raises:
         LimitError: it is too long, or has too many signatures.
@@ -291,7 +293,7 @@ def open_note(data: bytes, verifiers: Iterable[Verifier]) -> Note:
 
 
 def check_key_name(name: str) -> None:
-    """Check that a name can stand on a signature line.
+    """Check that a name can be on a signature line.
 
     Raises:
         MalformedError: it is empty, holds a space, a plus sign or a control character, or is not
@@ -308,16 +310,16 @@ def check_key_name(name: str) -> None:
 
 
 def decode_base64(encoded: str | bytes, name: str) -> bytes:
-    """Decode standard base64 (RFC 4648 section 4) that has its padding and no stray bit.
+    """Decode standard base64 (RFC 4648 section 4) with padding and without stray bits.
 
     Raises:
-        MalformedError: it is not what an encoder would have written.
+        MalformedError: an encoder would not have written it.
     """
     try:
         raw = b64decode(encoded, validate=True)
     except ValueError as error:  # binascii.Error is one; str that is not ASCII raises another.
         raise MalformedError(f"{name} is not base64") from error
-    # The decoder ignores bits that do not fill a byte, so several texts mean the same bytes.
+    # The decoder ignores bits that do not fill a byte, so several texts decode to the same bytes.
     if b64encode(raw) != (encoded.encode() if isinstance(encoded, str) else encoded):
         raise MalformedError(f"{name} is not in the canonical form of base64")
     return raw
@@ -357,7 +359,7 @@ def _split(data: bytes) -> tuple[bytes, list[bytes]]:
         raise MalformedError("note is not UTF-8") from error
     if _CONTROL_IN_NOTE.search(characters):
         raise MalformedError("note holds a control character other than newline")
-    # signed-note: the text may hold empty lines; the last one of the note ends it.
+    # signed-note: the text may have empty lines; the last one of the note ends the text.
     boundary = data.rfind(b"\n\n")
     if boundary < 0 or not data.endswith(b"\n") or boundary + 2 == len(data):
         raise MalformedError("note has no signature lines after an empty line")

@@ -1,22 +1,25 @@
-"""Recovery: whether a publisher may sign the next position of one of its lists, and if not, why.
+"""Decides whether a publisher may sign the next position of one of its lists, and if not, why.
 
-A position is signed once. What could make a publisher sign it again is a store that is older than
-what it has released: restored from a backup, rolled back with its disk, copied to a second machine.
-Three witnesses say what was released: the store, the high-water mark that lies outside of it, and
-the peers. This module compares what they say. It asks nobody, reads no file and has no clock.
+A position is signed once. A publisher could sign it again if its store is older than what it has
+released: restored from a backup, rolled back with its disk, or copied to a second machine. Three
+witnesses say what was released: the store, the high-water mark outside of the store, and the peers.
+This module compares what they say. It asks nobody, reads no file and has no clock.
 
-A time that was signed is never taken back: after a delta from the year 2036 a list takes none of
-2026. So the clock is compared too, with the peers', before anything is signed by it.
+A signed time cannot be taken back: after a delta from the year 2036, a list accepts none from 2026.
+So the clock is also compared with the peers' clocks before anything is signed.
 
 Rules:
 
-1. Nothing is signed against knowledge: where the mark or a peer shows a newer position than the
-   store has, or another history, there is no override. The missing deltas are fetched.
-2. Where knowledge is missing (no usable mark, no answers) nothing is signed either, until every
-   peer, or as many as the operator asks for, has answered; or the operator takes the risk.
-3. A peer can delay by showing less than it holds. It cannot invent: what it shows is signed by us.
-4. A clock that is ahead of most peers' signs nothing. What peers say of the time is signed by
-   nobody, so an operator who knows better can go on.
+1. Nothing is signed against knowledge. If the mark or a peer shows a newer position than the store
+   has, or another history, nobody can override that. The missing deltas are fetched.
+2. If knowledge is missing (no usable mark, no answers), nothing is signed either until every peer,
+or
+   as many as the operator requires, has answered, or until the operator takes the risk.
+3. A peer can cause a delay by showing less than it has. It cannot invent anything, as we signed
+what
+   it shows.
+4. Nothing is signed while the clock is ahead of most peers' clocks. Nobody signs what peers say
+   about the time, so an operator who knows better can go on.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ from federation.trust.charter import Charter
 from federation.trust.orgroot import PinnedRoot
 
 MAX_PAUSE_MS: Final = 366 * 24 * 60 * 60 * 1000
-"""How far, in milliseconds, the clock may be after all that is stored while no peer tells the time.
+"""How far the clock may be after all stored times while no peer tells the time, in milliseconds.
 
 Nobody can tell a clock that jumped from a pause, and a list may be signed once a year. So a shorter
 jump passes while all peers are silent; one of ten years does not.
@@ -42,36 +45,36 @@ jump passes while all peers are silent; one of ten years does not.
 
 
 class Obstacle(StrEnum):
-    """What stands between a publisher and its next signature. Stable words."""
+    """What prevents a publisher's next signature. Stable words."""
 
     MARK_MISSING = "MARK_MISSING"
-    """There is no high-water mark of the list."""
+    """The list has no high-water mark."""
     MARK_DAMAGED = "MARK_DAMAGED"
-    """The mark cannot be read, or its checksum does not hold."""
+    """The mark cannot be read, or its checksum is wrong."""
     MARK_FOREIGN = "MARK_FOREIGN"
-    """The mark is another organization's."""
+    """The mark belongs to another organization."""
     RESTORED = "RESTORED"
     """The store is not the one that raised the mark: it was restored, or is a copy."""
     AHEAD_OF_MARK = "AHEAD_OF_MARK"
-    """The store has more than one step that the mark has not: the mark is old."""
+    """The store has more than one step that the mark lacks, so the mark is old."""
     BEHIND_MARK = "BEHIND_MARK"
-    """The store has less than the mark: positions that were released are missing here."""
+    """The store has less than the mark: released positions are missing here."""
     MARK_DIFFERS = "MARK_DIFFERS"
     """The store's history is not the one that was marked."""
     BEHIND_PEER = "BEHIND_PEER"
     """A peer holds a newer checkpoint of ours."""
     PEER_DIFFERS = "PEER_DIFFERS"
-    """A peer holds a checkpoint of ours that this store's history contradicts."""
+    """A peer holds a checkpoint of ours that contradicts this store's history."""
     PEERS_SILENT = "PEERS_SILENT"
     """Too few peers have answered since this machine was started."""
     TIME_BACKWARDS = "TIME_BACKWARDS"
     """The clock is behind the newest delta."""
     CLOCK_AHEAD = "CLOCK_AHEAD"
-    """The clock is ahead of most peers', or too far after all that is stored."""
+    """The clock is ahead of most peers' clocks, or too far after all stored times."""
 
 
 DIVERGED: Final = frozenset({Obstacle.MARK_DIFFERS, Obstacle.PEER_DIFFERS})
-"""Two histories are signed already: only a person can decide."""
+"""Obstacles that mean that two histories are signed, so that only a person can decide."""
 
 _OVERRIDABLE: Final = frozenset(
     {
@@ -90,26 +93,26 @@ class Action(Enum):
     """What a publisher does next."""
 
     SIGN = "sign"
-    """Go on: store, mark and peers agree."""
+    """Sign: store, mark and peers agree."""
     FINISH = "finish"
     """Raise the mark to what the store has, then go on."""
     CATCH_UP = "catch-up"
-    """Fetch from peers what they hold of the list; serve reads, sign nothing."""
+    """Fetch from peers what they have of the list; serve reads, but sign nothing."""
     REFUSE = "refuse"
-    """Serve reads, sign nothing."""
+    """Serve reads, but sign nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnLog:
-    """What the store says of a list of its own.
+    """What the store says about one of our own lists.
 
     Attributes:
         checkpoint: its newest size and root.
-        settled: its size before the newest committed step: what is below was released.
-        incarnation: the token of this store; another after each restore.
+        settled: its size before the newest committed step; everything below was released.
+        incarnation: the token of this store, which changes with each restore.
         last_time_ms: the time of its newest delta.
-        root_at: the root of its log at an earlier size, from 1 on.
-        newest_ms: the newest time that was signed of any list in the store; 0 if there is none.
+        root_at: returns the root of its log at an earlier size, from 1 on.
+        newest_ms: the newest signed time of any list in the store; 0 if there is none.
     """
 
     checkpoint: Checkpoint
@@ -125,7 +128,7 @@ class OwnLog:
         return self.checkpoint.size
 
     def contradicts(self, other: Checkpoint) -> bool:
-        """Say whether a checkpoint of ours is of another history than this one."""
+        """Return whether a checkpoint of ours belongs to another history than this one."""
         return 0 < other.size <= self.size and self.root_at(other.size) != other.root_hash
 
 
@@ -137,9 +140,9 @@ class Mark:
         checkpoint: the newest size and root that may have been released.
         incarnation: the token of the store that raised it.
         fresh: whether it is known to be the newest: it was compared with the peers since the
-            machine was started, and nothing but this program has touched it since.
-        accepted_lead_ms: the operator has said since then that the clock is right although it is
-            this much ahead.
+            machine was started, and only this program has changed it since.
+        accepted_lead_ms: how far ahead the clock may be, because the operator has said since then
+            that it is right.
     """
 
     checkpoint: Checkpoint
@@ -150,13 +153,13 @@ class Mark:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerReport:
-    """What one peer said of one of our lists.
+    """What one peer said about one of our lists.
 
     Attributes:
-        peer: who.
+        peer: the peer.
         answered: whether it answered at all.
         checkpoint: the newest checkpoint of ours that it holds, verified; None for none.
-        time_ms: what its clock said then; None if it did not tell.
+        time_ms: the time of its clock then; None if it did not say.
     """
 
     peer: OrgName
@@ -170,11 +173,11 @@ class Decision:
     """What a publisher does next with one list.
 
     Attributes:
-        action: what.
-        obstacle: what keeps it from signing; None when nothing does.
-        detail: the same in a sentence; empty when nothing does.
-        overridable: whether an operator can take the risk: knowledge is missing, none is ignored.
-        sources: the peers to catch up from, who holds most first.
+        action: the action.
+        obstacle: what prevents signing; None if nothing does.
+        detail: the same in a sentence; empty if nothing does.
+        overridable: whether an operator can take the risk, as knowledge is only missing.
+        sources: the peers to catch up from; the peer with most comes first.
     """
 
     action: Action
@@ -211,7 +214,7 @@ def standing(decision: Decision, reason: str) -> tuple[FollowState, str] | None:
 
 
 def is_settled(decision: Decision, *, is_released: bool) -> bool:
-    """Say whether nothing can be done for one of our lists until the peers are asked again.
+    """Return whether nothing can be done for one of our lists until the peers are asked again.
 
     Args:
         decision: what is known now.
@@ -232,18 +235,18 @@ def read_report(
     charter: bytes,
     time_ms: int | None,
 ) -> tuple[PeerReport, Charter | None]:
-    """Return what a peer says of one of our lists, and the charter that it holds.
+    """Return what a peer says about one of our lists, and the charter that it holds.
 
     Args:
-        peer: who says so.
+        peer: the peer.
         origin: the list.
         root: our org root.
-        checkpoint: the newest that it shows; empty for none.
+        checkpoint: the newest checkpoint that it shows; empty for none.
         charter: the charter that it shows; empty for none.
-        time_ms: what its clock says; None if it does not tell.
+        time_ms: the time of its clock; None if it does not say.
 
     Raises:
-        PeerError: we did not sign what it shows: that is no report.
+        PeerError: we did not sign what it shows, so this is not a report.
     """
     newest = None
     if checkpoint:
@@ -265,11 +268,11 @@ def decide(
 
     Args:
         own: what the store says.
-        mark: what the mark says, or why it says nothing.
-        answers: one for each peer, whether it answered or not; the same for a peer not asked yet.
+        mark: the mark, or why it cannot be used.
+        answers: a report for each peer, including those that did not answer or were not asked yet.
         now_ms: the time, in milliseconds since 1970-01-01T00:00:00Z.
-        needed: how many peers must have answered, where answers are needed; None for all.
-        risk: the operator goes on without the knowledge that is missing.
+        needed: how many peers must have answered if answers are needed; None for all.
+        risk: whether the operator goes on without the missing knowledge.
     """
     if known := _against_knowledge(own, mark, answers, now_ms):
         return known
@@ -284,15 +287,15 @@ def decide(
 
 
 def median(times: Sequence[int]) -> int:
-    """Return the time in the middle; of two, the later one."""
+    """Return the median of times; the later one of the two middle times."""
     return sorted(times)[len(times) // 2]
 
 
 def measure_lead(own: OwnLog, answers: Sequence[PeerReport], now_ms: int) -> int:
-    """Return by how many milliseconds the clock is too far ahead to sign by it; 0 if it is not.
+    """Return how far the clock is ahead, in milliseconds, if that is too much for signing; else 0.
 
     It is compared with the median of the peers' clocks: more than half of those that tell the time
-    have to be behind. If nobody tells it, it is compared with what is stored.
+    must be behind. If no peer tells the time, it is compared with the stored times.
     """
     times = [answer.time_ms for answer in answers if answer.time_ms is not None]
     if times:
@@ -314,18 +317,18 @@ def accept_lead(own: OwnLog, answers: Sequence[PeerReport], now_ms: int) -> int:
 def _against_knowledge(
     own: OwnLog, mark: Mark | Obstacle, answers: Sequence[PeerReport], now_ms: int
 ) -> Decision | None:
-    """Return why nothing may be signed whatever anybody decides; None when nothing is known."""
+    """Return known facts that forbid signing regardless of any decision; None if there are none."""
     held = [answer for answer in answers if answer.checkpoint is not None]
     if isinstance(mark, Mark) and own.contradicts(mark.checkpoint):
         return _refuse(
             Obstacle.MARK_DIFFERS,
-            f"what is here at size {mark.checkpoint.size} is not what was marked",
+            f"the store at size {mark.checkpoint.size} is not what was marked",
         )
     for answer in held:
         if answer.checkpoint is not None and own.contradicts(answer.checkpoint):
             return _refuse(
                 Obstacle.PEER_DIFFERS,
-                f"{answer.peer} holds another history of it, signed by us, at size "
+                f"{answer.peer} has another history of it, signed by us, at size "
                 f"{answer.checkpoint.size}",
             )
     ahead = sorted(
@@ -338,13 +341,13 @@ def _against_knowledge(
         return Decision(
             action=Action.CATCH_UP,
             obstacle=Obstacle.BEHIND_PEER,
-            detail=f"{peer} holds {size} deltas of it, here are {own.size}",
+            detail=f"{peer} has {size} deltas of it, this node has only {own.size}",
             sources=tuple(peer for _, peer in ahead),
         )
     if isinstance(mark, Mark) and mark.checkpoint.size > own.size:
         return _refuse(
             Obstacle.BEHIND_MARK,
-            f"{mark.checkpoint.size} deltas of it were released, here are {own.size}",
+            f"{mark.checkpoint.size} deltas of it were released, this node has only {own.size}",
         )
     if now_ms < own.last_time_ms:
         return _refuse(
@@ -357,7 +360,7 @@ def _against_knowledge(
 _DOUBTS: Final = {
     Obstacle.MARK_MISSING: "its high-water mark is missing",
     Obstacle.MARK_DAMAGED: "its high-water mark is damaged",
-    Obstacle.MARK_FOREIGN: "the high-water mark is another organization's",
+    Obstacle.MARK_FOREIGN: "its high-water mark belongs to another organization",
     Obstacle.RESTORED: "the store is not the one that raised its high-water mark",
     Obstacle.AHEAD_OF_MARK: "its high-water mark is older than the store",
 }
@@ -370,7 +373,7 @@ def _missing_knowledge(
     now_ms: int,
     needed: int | None,
 ) -> Iterator[tuple[Obstacle, str]]:
-    """Yield what has to be known before anything is signed and is not."""
+    """Yield the missing knowledge that is needed before anything is signed."""
     doubt = _doubt(own, mark)
     answered = sum(answer.answered for answer in answers)
     enough = answered >= _needed(len(answers), needed)
@@ -385,23 +388,23 @@ def _missing_knowledge(
 
 
 def _compared(answers: Sequence[PeerReport]) -> str:
-    """Return what the clock was compared with."""
+    """Return what the clock was compared with, in words."""
     told = [answer.peer for answer in answers if answer.time_ms is not None]
     if not told:
-        return "all that is stored, and no peer has told the time"
-    return f"the peers' (the median of {', '.join(told)})"
+        return "all stored times, and no peer has told the time"
+    return f"the peers' clocks (the median of {', '.join(told)})"
 
 
 def _doubt(own: OwnLog, mark: Mark | Obstacle) -> Obstacle | None:
-    """Return what keeps the mark from saying that nothing newer was released."""
+    """Return why the mark does not show that nothing newer was released."""
     if isinstance(mark, Obstacle):
         return mark
     if mark.incarnation != own.incarnation:
-        # A fresh mark is an upper bound: a store that has all of it has all that was released,
-        # whichever it is.
+        # A fresh mark is an upper bound: any store that has all of it has everything that was
+        # released.
         all_here = mark.fresh and mark.checkpoint == own.checkpoint
         return None if all_here else Obstacle.RESTORED
-    # Exactly one step lies between commit and mark; more says that the mark was put back.
+    # At most one step is between commit and mark; more means that the mark was put back.
     return Obstacle.AHEAD_OF_MARK if mark.checkpoint.size < own.settled else None
 
 

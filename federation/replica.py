@@ -1,17 +1,18 @@
-"""The replica: one list's log as a subscriber checks it.
+"""The replica: checks one list's log as a subscriber does.
 
-Bytes in, an accepted delta or a `PeerError` out. Does no I/O, keeps no entries, asks no clock.
+Bytes go in; an accepted delta or a `PeerError` comes out. It does no I/O, keeps no entries and
+reads no clock.
 
 Rules:
 
 1. Checks run in this order, each with its own reason: size limits; header syntax; origin; org root
    and key; signature; position, previous leaf and time; checkpoint syntax, signature and root; body
    digest; every operation well formed; the operations against the entries they name; live count.
-2. Nothing is parsed before what covers it has been verified: header before signature is the one
-   exception, as it says which key to look up.
-3. A failed check leaves the replica as it was. It advances in `conclude` only.
-4. What a delta needs to know of the entries (`merge.Prior`) is the caller's to look up between
-   `receive` and `conclude`.
+2. Nothing is parsed before its signature or digest is verified. The one exception is the header,
+   which says which key to use.
+3. A failed check leaves the replica as it was. Only `conclude` advances it.
+4. Between `receive` and `conclude`, the caller looks up the operations in force (`merge.Prior`) on
+   the entries of a delta.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def _check_size(what: str, data: bytes, bound: int) -> None:
 
 
 class SignedDelta(NamedTuple):
-    """A leaf of a log as it travels and is kept: exact bytes, never re-encoded.
+    """A leaf of a log in its exact bytes, which are never re-encoded.
 
     Attributes:
         header: the signed record (`federation.header`).
@@ -67,16 +68,16 @@ class SignedDelta(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogState:
-    """Where a log stands after its first `frontier.size` leaves.
+    """The state of a log after its first `frontier.size` leaves.
 
     Attributes:
         frontier: the log's tree.
-        last_leaf: leaf hash of the newest leaf; zeros when there is none.
+        last_leaf: leaf hash of the newest leaf; zeros if there is none.
         last_time_ms: its time.
         live_count: live entries.
         state_digest: what the newest header claims (`federation.state`).
-        start: position of the snapshot that took the place of the deltas before it, of which
-            only the entries then live are known; 0 when there is none.
+        start: position of the snapshot that replaced the deltas before it, of which only the
+            entries live at that point are known; 0 if there is none.
     """
 
     frontier: CompactRange
@@ -108,7 +109,7 @@ class LogState:
 
 
 def _state_at(header: Header, record: bytes, before: CompactRange, start: int) -> LogState:
-    """Return where a log stands after a leaf, given its tree before that leaf."""
+    """Return the state of a log after a leaf, given its tree before that leaf."""
     leaf = headers.leaf_hash(record)
     return LogState(
         frontier=before.append(leaf),
@@ -122,13 +123,13 @@ def _state_at(header: Header, record: bytes, before: CompactRange, start: int) -
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A delta that is verified in itself, and not yet against the entries of the list.
+    """A delta that is verified alone, but not yet against the entries of the list.
 
     Attributes:
         signed: the exact bytes.
         header: the header.
-        body: the operations, well formed; none of a snapshot's leaf.
-        state: where the log stands after it.
+        body: the operations, well formed; none for a snapshot's leaf.
+        state: the state of the log after it.
     """
 
     signed: SignedDelta
@@ -143,7 +144,7 @@ class Replica:
     Attributes:
         origin: the list.
         root: the owner's org root in force.
-        state: where the log stands; advanced by `conclude` alone.
+        state: the state of the log; only `conclude` advances it.
     """
 
     def __init__(self, origin: Origin, root: PinnedRoot, state: LogState) -> None:
@@ -156,7 +157,7 @@ class Replica:
         self._verifiers = root.document.log_verifiers(origin)
 
     def receive(self, delta: SignedDelta, *, now_ms: int) -> Candidate:
-        """Check a delta in itself and against the log.
+        """Check a delta alone and against the log.
 
         Raises:
             PeerError: a check failed; `reason` says which. The replica is as it was.
@@ -177,12 +178,12 @@ class Replica:
         """Check a candidate against the entries that it names, and advance.
 
         Args:
-            candidate: what `receive` returned for this very state of the replica.
+            candidate: the result of `receive` for this same state of the replica.
             prior: for each row whose entry the list has known, the operation in force on it.
 
         Raises:
             UsageError: the replica has moved on since.
-            OperationError: an operation that the entries do not allow, or LIVE_COUNT_MISMATCH.
+            OperationError: the entries do not allow an operation, or LIVE_COUNT_MISMATCH.
         """
         if candidate.header.position != self.state.size:
             raise UsageError(f"candidate {candidate.header.position} at size {self.state.size}")
@@ -198,15 +199,15 @@ class Replica:
         return self.state
 
     def receive_again(self, delta: SignedDelta, held: bytes) -> None:
-        """Check a delta at a position that is held already: arrival twice changes nothing.
+        """Check a delta at a position that is here already; a second arrival changes nothing.
 
         Args:
             delta: what arrived.
-            held: the signed record that is held at that position.
+            held: the signed record that is here at that position.
 
         Raises:
             ForkError: another delta is signed for the same position.
-            PeerError: it is not the one held, and not signed either.
+            PeerError: it is another delta, and is not signed either.
         """
         if delta.header == held:
             return
@@ -219,7 +220,7 @@ class Replica:
     # --- snapshots ----------------------------------------------------------------------------
 
     def receive_snapshot(self, offer: SnapshotOffer, *, now_ms: int) -> Snapshot:
-        """Check a snapshot that takes the place of deltas not held. Its buckets are still to come.
+        """Check a snapshot that replaces deltas that are not here. Its buckets come later.
 
         Args:
             offer: the snapshot without its buckets, with the proof from this replica's size.
@@ -232,7 +233,7 @@ class Replica:
         header = Header.parse(offer.header)
         if header.kind is not LeafKind.SNAPSHOT:
             raise MalformedError(
-                f"position {header.position} is no snapshot", reason=Reason.SNAPSHOT_MISMATCH
+                f"position {header.position} is not a snapshot", reason=Reason.SNAPSHOT_MISMATCH
             )
         self._check_signer(header, offer.header)
         if header.position < self.state.size:
@@ -253,16 +254,16 @@ class Replica:
         return Snapshot(offer=offer, header=header, before=before, bucket_hashes=hashes)
 
     def adopt(self, snapshot: Snapshot, extents: Sequence[Extent]) -> LogState:
-        """Go on from a snapshot, all of whose buckets are held.
+        """Continue from a snapshot whose buckets are all here.
 
         Args:
-            snapshot: what `receive_snapshot` returned.
-            extents: what each bucket holds, in order of their numbers.
+            snapshot: the result of `receive_snapshot`.
+            extents: the extent of each bucket, in order.
 
         Raises:
-            UsageError: not all buckets are held, or the replica is past the snapshot.
-            OperationError: OP_ORDER, buckets that overlap; LIVE_COUNT_MISMATCH, not as many
-                entries as its header says.
+            UsageError: some buckets are missing, or the replica is past the snapshot.
+            OperationError: OP_ORDER, buckets overlap; LIVE_COUNT_MISMATCH, the number of entries
+                is not the one in its header.
         """
         if snapshot.position < self.state.size:
             raise UsageError(f"snapshot at {snapshot.position} at size {self.state.size}")
@@ -273,14 +274,14 @@ class Replica:
         return self.state
 
     def receive_past(self, delta: SignedDelta, inclusion: Sequence[bytes]) -> Candidate:
-        """Check a delta of the part of the log that a snapshot took the place of.
+        """Check a delta of the part of the log that a snapshot replaced.
 
         Args:
             delta: the delta.
-            inclusion: the RFC 6962 proof that it is in the log as it stands here.
+            inclusion: the RFC 6962 proof that it is in the log as it is here.
 
         Returns:
-            The delta; its `state` is where the log stands here, which is as it was.
+            The delta; its `state` is the unchanged state of the log here.
 
         Raises:
             PeerError: a check failed; `reason` says which.
@@ -302,10 +303,10 @@ class Replica:
     # --- the parts of a leaf, each by itself --------------------------------------------------
 
     def read_leaf(self, record: bytes) -> Header:
-        """Check a signed record in itself, wherever in the log it is.
+        """Check a signed record alone, at any position in the log.
 
         Raises:
-            PeerError: it is not one of this list, or not signed by its owner.
+            PeerError: it belongs to another list, or is not signed by its owner.
         """
         header = Header.parse(record)
         self._check_signer(header, record)
@@ -326,10 +327,10 @@ class Replica:
         return checkpoint
 
     def read_body(self, header: Header, data: bytes) -> Body:
-        """Check that a body is the one that a header signs; a snapshot's leaf has none.
+        """Check that a body is the one that a header signs; a snapshot's leaf has no body.
 
         Raises:
-            PeerError: it is not, or is not well formed.
+            PeerError: it is another one, or is malformed.
         """
         self._check_body(header, data)
         return self._open_body(header, data) if header.kind is LeafKind.DELTA else NO_OPERATIONS
@@ -344,7 +345,7 @@ class Replica:
             raise ProofError(f"consistency proof: got {len(proof)} hashes, nothing is held")
 
     def _check_unchanged(self, header: Header) -> None:
-        """Check that a snapshot's leaf leaves the live set as the leaf before it did."""
+        """Check that a snapshot's leaf does not change the live set."""
         if header.state_digest != self.state.state_digest:
             raise ProofError(
                 f"position {header.position}: a snapshot with another state digest than the "

@@ -1,9 +1,9 @@
-"""Single operations of a serialized body, found without decoding the rest of it.
+"""Reads single operations of a serialized body without decoding the rest of it.
 
-Reads a body by slices, in the one layout that encoders of protobuf write: fields in the order of
-their numbers, each that is not repeated once. It says so when a body is laid out otherwise, which
-protobuf allows: `federation.wire.decode_body` reads any. Verifies nothing: it is for bodies that
-were accepted.
+It reads slices of a body in the one layout that protobuf encoders write: fields in the order of
+their numbers, and each field that is not repeated once. Protobuf allows other layouts; for these it
+raises an error, and `federation.wire.decode_body` reads any layout. It verifies nothing, as it is
+for accepted bodies.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from federation.entry import Annotation, OpKind
 from federation.errors import MalformedError, UsageError
 
 _WINDOW: Final = 512
-"""Bytes that are read at a time while fields are looked through."""
+"""Bytes of one read while searching fields."""
 
 _LONGEST_VARINT: Final = 5
 
-# Tags as they stand before the fields of DeltaBody, OpGroup and Column (delta.proto): the number of
-# the field and how it is written, a number (0) or bytes (2).
+# The tags before the fields of DeltaBody, OpGroup and Column (delta.proto): the number of the field
+# and its wire type, a number (0) or bytes (2).
 _SALT_SEED, _ANNOTATION, _GROUP = 0o12, 0o22, 0o32
 _KIND, _NAMED, _COUNT, _IDS, _ID_WIDTH, _COLUMN, _CODES = 0o10, 0o20, 0o30, 0o42, 0o50, 0o62, 0o72
 _HASH_TYPE, _WIDTH, _DIGESTS = 0o12, 0o20, 0o32
@@ -34,12 +34,12 @@ _IS_BYTES: Final = 0o2
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Where the columns of a group lie.
+    """The offsets of the columns of a group.
 
     Attributes:
-        shape: what its operations have in common.
+        shape: the common shape of its operations.
         first_row: the row of its first operation.
-        count: how many there are.
+        count: the number of operations.
         columns: offset and width of the ids, if there are any, and of each column of digests.
         codes: offset of the annotations' codes.
     """
@@ -52,11 +52,11 @@ class _Group:
 
 
 class RowReader:
-    """Reads operations of one body. Looks through its groups as far as it is asked for rows.
+    """Reads operations of one body. It searches the groups as far as rows are requested.
 
     Args:
-        read: returns bytes of the body, as `read(offset, count)`.
-        size: how many it has.
+        read: returns bytes of the body: `read(offset, count)`.
+        size: the size of the body in bytes.
 
     Raises:
         MalformedError: the body is not laid out as encoders do.
@@ -111,8 +111,8 @@ class RowReader:
 
     def _annotation(self, code: int) -> Annotation:
         if code >= len(self._annotations):
-            raise MalformedError(f"rows: annotation {code} is named, but does not exist")
-        # Before a group, which is not beyond the end.
+            raise MalformedError(f"rows: annotation {code} is referred to, but does not exist")
+        # The row is before a group, and not beyond the end.
         at, size = self._annotations[code]
         annotation = self._decoded[code] = wire.decode_annotation(self._read(at, size))
         return annotation
@@ -120,7 +120,7 @@ class RowReader:
     # --- looking through ----------------------------------------------------------------------
 
     def _look_through_head(self) -> int:
-        """Note where the annotations lie; return where the first group begins."""
+        """Store the offsets of the annotations; return the offset of the first group."""
         tag, size, at = self._field(0)
         if tag != _SALT_SEED:
             raise MalformedError("rows: a body that does not begin with its seed")
@@ -134,7 +134,7 @@ class RowReader:
             at += size
 
     def _look_through_group(self) -> None:
-        """Note where the columns of the next group lie."""
+        """Store the offsets of the columns of the next group."""
         tag, size, at = self._field(self._next)
         if tag != _GROUP:
             raise MalformedError("rows: fields of a body in another order")
@@ -184,7 +184,7 @@ class RowReader:
         self._next = end
 
     def _column(self, at: int, size: int) -> tuple[str, int, tuple[int, int]]:
-        """Return a column's hash type and width, and where its digests are."""
+        """Return a column's hash type and width, and the offset of its digests."""
         end = at + size
         type_tag, size, at = self._field(at)
         name = self._take(at, min(size, limits.MAX_HASH_TYPE_BYTES))
@@ -197,7 +197,7 @@ class RowReader:
     # --- fields -------------------------------------------------------------------------------
 
     def _field(self, at: int) -> tuple[int, int, int]:
-        """Return a field's tag, its number or how many bytes it has, and where these begin."""
+        """Return a field's tag, its number or size in bytes, and the offset of the value."""
         tag, at = self._varint(at)
         value, at = self._varint(at)
         return tag, value, at

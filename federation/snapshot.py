@@ -1,8 +1,8 @@
 """Snapshots: a leaf of the log that commits to the whole live set, in buckets.
 
-The leaf's header signs the number of the buckets and the root of the RFC 6962 tree whose leaves
-they are. So a subscriber that has the header checks each bucket as it arrives, from any sender and
-in whatever order. Knows nothing of how a live set is kept and of what is fetched when.
+The leaf's header signs the number of buckets and the root of the RFC 6962 tree whose leaves they
+are. So a subscriber that has the header can check each bucket as it arrives, from any sender and in
+any order. This module does not know how a live set is stored and what is fetched when.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from federation.merkle import CompactRange
 
 
 class SnapshotOffer(NamedTuple):
-    """A snapshot without its buckets, as it travels: exact bytes.
+    """A snapshot without its buckets, in exact bytes.
 
     Attributes:
         header: the signed record of the snapshot's leaf.
@@ -62,7 +62,7 @@ class Snapshot:
 
     Attributes:
         offer: the exact bytes.
-        header: what the publisher signed.
+        header: the signed header.
         before: the log before the snapshot's leaf.
         bucket_hashes: the leaf hash of each bucket.
     """
@@ -82,7 +82,7 @@ class Snapshot:
 
         Raises:
             ProofError: SNAPSHOT_MISMATCH, it is not the bucket that was signed.
-            PeerError: it is, and is not well formed.
+            PeerError: it is the signed bucket, but is malformed.
         """
         known = 0 <= number < len(self.bucket_hashes)
         if not known or merkle.leaf_hash(data) != self.bucket_hashes[number]:
@@ -96,15 +96,15 @@ class Snapshot:
         return bucket
 
     def check_extents(self, extents: Sequence[Extent]) -> None:
-        """Raise unless the buckets together are what one live set can be cut into.
+        """Raise an error unless the buckets together can be those of one live set.
 
         Args:
-            extents: what each bucket holds, in order of their numbers.
+            extents: the extent of each bucket, in order.
 
         Raises:
-            UsageError: not one for each bucket.
-            OperationError: OP_ORDER, buckets that overlap; LIVE_COUNT_MISMATCH, not as many
-                entries as were signed.
+            UsageError: there is not one for each bucket.
+            OperationError: OP_ORDER, buckets overlap; LIVE_COUNT_MISMATCH, the number of entries is
+                not the signed one.
         """
         if len(extents) != len(self.bucket_hashes):
             raise UsageError(f"got {len(extents)} of {len(self.bucket_hashes)} buckets")
@@ -125,7 +125,7 @@ class Snapshot:
 
 
 def split_hashes(data: bytes, count: int) -> tuple[bytes, ...]:
-    """Return the hashes that lie end to end in `data`.
+    """Return the concatenated hashes in `data`.
 
     Raises:
         MalformedError: there are not `count` of them.
@@ -139,10 +139,10 @@ def split_hashes(data: bytes, count: int) -> tuple[bytes, ...]:
 
 
 def check_buckets(header: Header, bucket_hashes: bytes) -> tuple[bytes, ...]:
-    """Return the hashes of a snapshot's buckets, if they are those that its header commits to.
+    """Return the hashes of a snapshot's buckets, if its header commits to them.
 
     Raises:
-        PeerError: SNAPSHOT_MISMATCH, they are not.
+        PeerError: SNAPSHOT_MISMATCH, it does not commit to them.
     """
     hashes = split_hashes(bucket_hashes, header.op_count)
     if merkle.root_hash(hashes) != header.ops_root:
@@ -155,6 +155,6 @@ def check_buckets(header: Header, bucket_hashes: bytes) -> tuple[bytes, ...]:
 
 
 def build_buckets(entries: Iterable[LiveEntry]) -> Iterator[tuple[list[LiveEntry], bytes]]:
-    """Yield (entries, encoded bucket) for a live set that is given by ascending name."""
+    """Yield (entries, encoded bucket) for a live set in ascending order of names."""
     for some in cut_buckets(entries):
         yield some, encode_bucket(some)

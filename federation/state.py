@@ -1,9 +1,9 @@
-"""The state digest: one number for the live set of a list, cheap to add to and to take from.
+"""The state digest: one number for the live set of a list that is cheap to update.
 
 The digest is the sum modulo 2^256 of one SHA-256 for each live entry, over its name and the place
-(position, row) of the operation that last asserted it; so it does not depend on order (Bellare and
-Micciancio's AdHash). Somebody who can choose entries can forge a sum: it binds nothing. What binds
-are the body digests and the log. It shows that two merge implementations disagree.
+(position, row) of the operation that last asserted it. So it does not depend on order (Bellare and
+Micciancio's AdHash). Anybody who can choose entries can forge a sum, so it binds nothing; the body
+digests and the log do. It shows whether two merge implementations disagree.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def advance(
         body: the delta's operations.
         position: the delta's position.
         prior: for each row whose entry the list has known, the operation in force on it before.
-        asserted: what `sum_asserted` returns for this body and position, if it is known.
+        asserted: the result of `sum_asserted` for this body and position, if known.
     """
     if asserted is None:
         asserted = sum_asserted(body, position)
@@ -60,9 +60,9 @@ def advance(
 
 
 def sum_asserted(body: Body, position: int) -> bytes:
-    """Return the digest of a list with nothing but a delta's assertions (32 bytes).
+    """Return the digest of a list with only a delta's assertions (32 bytes).
 
-    It is the part of `advance` that depends on nothing but the delta, and takes the time.
+    This part of `advance` depends only on the delta, and takes most of the time.
     """
     total = 0
     at = position.to_bytes(_POSITION_BYTES)
@@ -74,10 +74,10 @@ def sum_asserted(body: Body, position: int) -> bytes:
 
 
 def add_bucket(digest: bytes, bucket: Bucket) -> bytes:
-    """Return the digest with the entries of a bucket added: over all buckets, that of the list.
+    """Return the digest with the entries of a bucket added; all buckets give that of the list.
 
     Args:
-        digest: the digest of other buckets, in whatever order (32 bytes).
+        digest: the digest of other buckets, in any order (32 bytes).
         bucket: a bucket that passed its check.
     """
     total = int.from_bytes(digest)
@@ -91,7 +91,7 @@ def add_bucket(digest: bytes, bucket: Bucket) -> bytes:
 
 
 def _head(shape: Shape) -> bytes:
-    """Return what stands before the key of an entry."""
+    """Return the bytes before the key of an entry."""
     key_type = shape.key_type.encode()
     return _TAG + len(key_type).to_bytes() + key_type + shape.key_width.to_bytes(4)
 
@@ -103,8 +103,8 @@ def _row_bytes(rows: Sequence[int]) -> list[bytes]:
 def _sum(
     head: bytes, keys: Sequence[bytes], positions: Iterable[bytes], rows: Sequence[bytes]
 ) -> int:
-    """Return the sum of what entries contribute."""
-    # Not strict: what is repeated has no end. All others have as many values as there are keys.
+    """Return the sum of the contributions of entries."""
+    # Not strict, because `repeat` has no end. All others have a value for each key.
     messages = map(b"".join, zip(repeat(head), keys, positions, rows, strict=False))
     terms = [term.digest() for term in map(sha256, messages)]
     return sum(map(int.from_bytes, terms))

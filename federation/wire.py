@@ -1,8 +1,8 @@
 """Serialized forms: protobuf messages to values of this library and back.
 
-The only module that touches generated messages. What was signed is kept as the bytes that were
-signed: nothing here re-encodes what it decoded. Decoding is strict: unknown fields, which this
-version would never have written, are refused, so a later format must say that it is one.
+This is the only module that uses generated messages. Signed bytes are kept as they are: nothing
+here re-encodes what it decoded. Decoding is strict: unknown fields, which this version would never
+have written, are refused, so a later format must say that it is one.
 """
 
 from __future__ import annotations
@@ -65,12 +65,12 @@ def encode_envelope(envelope: dsse.Envelope) -> bytes:
 def decode_envelope(data: bytes) -> dsse.Envelope:
     """Decode a DSSE envelope; verifies nothing.
 
-    Only what `encode_envelope` makes is an envelope: in any other encoding of the same message, a
-    node on the way could hide what nobody signed.
+    Only the encoding of `encode_envelope` is accepted. In another encoding of the same message, a
+    node on the way could hide bytes that nobody signed.
 
     Raises:
-        MalformedError: not an envelope, or not encoded as one is.
-        LimitError: too large, or too many signatures.
+        MalformedError: it is not an envelope, or has another encoding.
+        LimitError: it is too large, or has too many signatures.
     """
     if len(data) > limits.MAX_DOCUMENT_BYTES:
         raise LimitError(f"envelope: got {len(data)} bytes, at most {limits.MAX_DOCUMENT_BYTES}")
@@ -109,7 +109,7 @@ def decode_org_root(payload: bytes) -> orgroot.OrgRoot:
     """Decode an org root; verifies nothing (`federation.trust.orgroot.pin` does).
 
     Raises:
-        MalformedError: not an org root, or a role that this version does not know.
+        MalformedError: it is not an org root, or has a role that this version does not know.
     """
     message = _parse(document_pb2.OrgRoot(), payload, "org root")
     _refuse_unknown(chain([message], message.roles), "org root")
@@ -160,7 +160,7 @@ def decode_charter(payload: bytes) -> charter.Charter:
     """Decode a list charter; verifies nothing (`federation.trust.charter.verify_charter` does).
 
     Raises:
-        MalformedError: not a list charter.
+        MalformedError: it is not a list charter.
     """
     message = _parse(document_pb2.ListCharter(), payload, "list charter")
     _refuse_unknown([message, message.audience], "list charter")
@@ -213,11 +213,11 @@ def encode_body(body: Body) -> bytes:
 
 
 def decode_body(data: bytes) -> Body:
-    """Decode a delta body. `Body.check` still has to look at the operations.
+    """Decode a delta body. `Body.check` must still check the operations.
 
     Raises:
-        MalformedError: not a body, or columns that do not fit their counts.
-        LimitError: too many groups, annotations or columns.
+        MalformedError: it is not a body, or its columns do not fit their counts.
+        LimitError: it has too many groups, annotations or columns.
     """
     if len(data) > limits.MAX_BODY_BYTES:
         raise LimitError(f"body: got {len(data)} bytes, at most {limits.MAX_BODY_BYTES}")
@@ -244,8 +244,8 @@ def decode_annotation(data: bytes) -> Annotation:
     """Decode one annotation of a body.
 
     Raises:
-        MalformedError: not an annotation.
-        LimitError: too many labels.
+        MalformedError: it is not an annotation.
+        LimitError: it has too many labels.
     """
     return _decode_annotation(_parse(delta_pb2.Annotation(), data, "annotation"))
 
@@ -280,7 +280,7 @@ def _decode_group(message: delta_pb2.OpGroup, first_row: int, width: int) -> Gro
         raise MalformedError("named by a fingerprint, but without columns")
     columns = tuple((column.hash_type, column.width) for column in message.columns)
     shape = Shape(kind, message.named_by_fingerprint, message.id_width, columns)
-    # Each read of a bytes field copies it: once, into names.
+    # Each read of a bytes field copies it, so read it once.
     ids, codes = message.ids, message.annotation_codes
     digests = tuple(column.digests for column in message.columns)
     fits = (

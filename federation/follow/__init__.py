@@ -1,12 +1,12 @@
 """How a list is followed: the decisions of both ends of a Follow stream.
 
-Node and simulation run this code. It opens nothing and asks no clock.
+The node and the simulation run this code. It does no I/O and reads no clock.
 
 Rooms:
-    states   how a list stands, and what each piece of news makes of it
-    cursors  what a server answers to a cursor, and where a stream stands in a list
-    intake   what a follower does with what comes, and how deltas join what it has
-    agenda   when the lists of a peer are asked for again
+    states   the states of a followed list, and how news changes them
+    cursors  how a server answers a cursor, and its progress in a list
+    intake   what a follower does with what arrives, and how deltas are added
+    agenda   when a follower asks again for the lists of a peer
 """
 
 from __future__ import annotations

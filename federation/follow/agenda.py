@@ -1,4 +1,4 @@
-"""When the lists of one peer are asked for again: together, or each at a time of its own."""
+"""Decides when a follower asks again for the lists of one peer: together, or one by one."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from federation.names import Origin
 BASE_SECONDS: Final = 1.0
 
 _DUE_TIMES: Final = 10
-"""How often at most, within the longest wait, a stream is opened again for lists that rest."""
+"""How often a stream is reopened for resting lists within the longest wait, at most."""
 
 
 class Uniform(Protocol):
-    """Draws numbers: `random.Random`, or what stands in for it."""
+    """Draws numbers, as `random.Random` does."""
 
     def uniform(self, a: float, b: float, /) -> float:
         """Return a number between the two."""
@@ -26,7 +26,7 @@ class Uniform(Protocol):
 class Backoff:
     """Waits that double at each failure, up to a cap, with full jitter.
 
-    Full jitter, so that the peers of a node that was away do not all come back in the same moment.
+    With full jitter, the peers of a node that was away do not all come back at the same moment.
     """
 
     def __init__(self, random: Uniform, cap_seconds: float) -> None:
@@ -35,25 +35,25 @@ class Backoff:
         self._failures = 0
 
     def reset(self) -> None:
-        """Start again: it worked."""
+        """Start again after a success."""
         self._failures = 0
 
     def draw(self, at_least: float = 0.0) -> float:
         """Count one more failure and return how long to wait, in seconds."""
-        # The exponent is bounded: 2**10 s is longer than any cap that makes sense, and floats end.
+        # The exponent is bounded, as 2**10 s exceeds any sensible cap and floats overflow.
         bound = min(self._cap_seconds, BASE_SECONDS * 2 ** min(self._failures, 20))
         self._failures += 1
         return max(at_least, self._random.uniform(0.0, bound))
 
 
 def news_of_failure(*, answered: bool, broke_off: bool) -> News | None:
-    """Return what it means for the lists of a stream that it has failed; None when nothing yet.
+    """Return the news for the lists of a failed stream; None if there is none yet.
 
-    A connection that has worked may end, by its age or with a restart of the peer: that is news
-    only if the next one cannot be opened.
+    A working connection may end because of its age or a restart of the peer. That is only news if
+    the next one cannot be opened.
 
     Args:
-        answered: whether the peer has said anything on it.
+        answered: whether the peer has answered on it.
         broke_off: whether the peer was silent for too long, or broke the protocol.
     """
     return None if answered and not broke_off else News.PEER_FAILED
@@ -66,11 +66,11 @@ class _Rest:
 
 
 class Agenda:
-    """Which lists of a peer are asked for, and how. Times are seconds of one monotonic clock.
+    """Which lists a follower asks a peer for, and how. Times are seconds of one monotonic clock.
 
     Attributes:
-        backoff: how long the peer itself is waited for.
-        from_start: lists that are to be compared delta by delta, from the first one on.
+        backoff: the waits for the peer itself.
+        from_start: lists to compare delta by delta, from the first one on.
     """
 
     def __init__(self, random: Uniform, interval_seconds: float) -> None:
@@ -88,26 +88,26 @@ class Agenda:
 
     @property
     def resting(self) -> frozenset[Origin]:
-        """The lists that are asked for later, or were since they failed."""
+        """The lists that rest until later, or that were asked for again since they failed."""
         return frozenset(self._resting)
 
     def is_due(self, origin: Origin, now: float) -> bool:
-        """Say whether a list is asked for when a stream is opened now."""
+        """Return whether to ask for a list on a stream that is opened now."""
         rest = self._resting.get(origin)
         return rest is None or rest.until <= now
 
     def seconds_until_due(self, active: Collection[Origin], now: float) -> float | None:
-        """Return how long until a list that rests is to be asked for; None if none rests.
+        """Return how long until a resting list is due; None if none rests.
 
         Args:
-            active: the lists that the stream of now brings something of.
+            active: the lists of the current stream.
             now: the time.
         """
         waiting = [rest.until for origin, rest in self._resting.items() if origin not in active]
         return max(0.0, min(waiting) - now) if waiting else None
 
     def follow(self, origin: Origin, action: Action, now: float) -> None:
-        """Take note of what is done next with a list."""
+        """Take note of the next action for a list."""
         match action:
             case Action.REST | Action.COMPARE:
                 self._rest(origin, now)
@@ -120,7 +120,7 @@ class Agenda:
                 return
 
     def forget(self, origin: Origin) -> None:
-        """Take note that a list is not followed by this peer any more."""
+        """Take note that a list is no longer followed from this peer."""
         self._resting.pop(origin, None)
 
     def _rest(self, origin: Origin, now: float) -> None:
@@ -131,10 +131,10 @@ class Agenda:
         rest.until = self._due_after(rest.backoff.draw(), now)
 
     def _due_after(self, delay: float, now: float) -> float:
-        """Return when a list is due that rests for `delay` seconds.
+        """Return when a list that rests for `delay` seconds is due.
 
-        Each due list costs the others of its peer a new stream, so those that rest for long are
-        made due together.
+        Each due list costs the others of its peer a new stream, so lists that rest long become due
+        together.
         """
         due = now + delay
         grain = self._interval_seconds / _DUE_TIMES

@@ -1,6 +1,6 @@
-"""What a server answers to a cursor, and where one of its streams stands in a list.
+"""How a server answers a cursor, and the progress of its stream in a list.
 
-Knows nothing of who may have a list: the caller of this module has found that out.
+The caller has already found out who may have the list.
 """
 
 from __future__ import annotations
@@ -14,66 +14,66 @@ _LEAF_BYTES: Final = 540
 """Bytes of a delta's header and checkpoint."""
 
 _LEAF_COST: Final = 2_000
-"""What a delta costs its reader beside its bytes, in bytes: mostly two signatures, some 150 us,
+"""What a delta costs its reader besides its bytes, in bytes: mostly two signatures, some 150 us,
 while a body is fetched, verified and indexed at some 30 bytes a us."""
 
 _REPLACING: Final = 2.0
-"""How many times as much the deltas must cost as the snapshot, before it takes the place of entries
-that the caller has: it fetches all of the live set, and its history here gets a gap."""
+"""How many times as expensive as the snapshot the deltas must be if the caller has entries: it
+would fetch the whole live set, and its history would get a gap."""
 
 _STARTING: Final = 1.25
 """The same for a caller that has nothing yet."""
 
 
 class Outcome(Enum):
-    """How a server stands to a caller's cursor."""
+    """A server's answer to a cursor."""
 
     UP_TO_DATE = "up-to-date"
-    """The caller has all that is here."""
+    """The caller has everything that is here."""
     DELTAS = "deltas"
     """Deltas from the cursor on follow."""
     UNAVAILABLE = "unavailable"
-    """There is no such list here, or the caller may not have it. One answer for both."""
+    """There is no such list here, or the caller may not have it. Both get the same answer."""
     CURSOR_AHEAD = "cursor-ahead"
     """The cursor is beyond what is here."""
     DIVERGED = "diverged"
     """The log here has another root at the cursor's size."""
     SNAPSHOT = "snapshot"
-    """A snapshot takes the place of deltas."""
+    """A snapshot replaces deltas."""
     CURSOR_TOO_OLD = "cursor-too-old"
-    """What follows the cursor is not all here, and there is no snapshot to go on from."""
+    """Some of the deltas after the cursor are not here, and there is no snapshot to start from."""
 
 
 FOLLOWABLE: Final = frozenset({Outcome.UP_TO_DATE, Outcome.DELTAS})
-"""Answers after which deltas come, at once or later."""
+"""Answers after which deltas follow, at once or later."""
 
 CLAIMS: Final = frozenset({Outcome.CURSOR_AHEAD, Outcome.DIVERGED})
-"""Answers to a caller that says it has what is not here. The owner of the list has reason to ask
-its peers: something of it may be missing here."""
+"""Answers to a caller that says it has something that is not here. If we own the list, a part of it
+may be missing here, so we should ask our peers."""
 
 _SETTLED: Final = frozenset({Outcome.UP_TO_DATE, Outcome.UNAVAILABLE, Outcome.SNAPSHOT})
-"""Answers that stay what they are until the list moves."""
+"""Answers that stay the same until the list changes."""
 
 
 class SnapshotReason(Enum):
-    """Why a snapshot is offered in the place of deltas."""
+    """Why a snapshot is offered instead of deltas."""
 
     NOT_RETAINED = "not-retained"
-    """Deltas that the caller lacks are not here."""
+    """Some deltas that the caller lacks are not here."""
     CHEAPER = "cheaper"
-    """They are here, and cost the caller more than the snapshot."""
+    """The deltas are here, but cost the caller more than the snapshot."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cursor:
-    """Where a caller stands in one list's log.
+    """A caller's position in one list's log.
 
     Attributes:
-        origin: the list, as the caller wrote it; it may be no name at all.
+        origin: the list as the caller wrote it, which may not be a valid name.
         size: how many deltas the caller holds.
         root_hash: the root of its log at that size; empty at 0.
         charter_version: the charter that it holds; 0 for none.
-        deltas_only: whether it wants every delta, and no snapshot in their place.
+        deltas_only: whether it wants every delta, and no snapshot instead.
     """
 
     origin: str
@@ -84,7 +84,7 @@ class Cursor:
 
 
 class SnapshotSize(NamedTuple):
-    """A snapshot that can be offered: the position of its leaf, and the bytes of its buckets."""
+    """A snapshot that can be offered: the position of its leaf, and the size of its buckets."""
 
     position: int
     size_bytes: int
@@ -92,15 +92,15 @@ class SnapshotSize(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedList:
-    """What a server has of a list that the caller may have.
+    """The state of a list at a server, for a caller that may have it.
 
     Attributes:
         size: how many deltas of its log may leave.
         start: the size from which on every leaf is here.
         charter_version: the charter in force here; 0 for none.
-        snapshot: the newest that is here and may leave; None when there is none.
-        root_at: the root of the log at a size, from `start` (or 1) up to `size`.
-        measure: how many deltas there are from one position to before another, and the bytes of
+        snapshot: the newest snapshot that is here and may leave; None if there is none.
+        root_at: returns the root of the log at a size, from `start` (or 1) to `size`.
+        measure: returns the number of deltas from one position to before another, and the bytes of
             their bodies.
     """
 
@@ -114,11 +114,11 @@ class ServedList:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """What a cursor is answered.
+    """The answer to a cursor.
 
     Attributes:
         outcome: what follows.
-        snapshot: the position of the snapshot to go on from, with SNAPSHOT.
+        snapshot: the position of the snapshot to start from, with SNAPSHOT.
         reason: why, with SNAPSHOT.
         charter: whether the caller's charter is older than the one here.
     """
@@ -133,8 +133,8 @@ def answer(held: ServedList | None, cursor: Cursor) -> Reply:
     """Answer a cursor.
 
     Args:
-        held: what is here of the list; None when it is not here, or not for the caller.
-        cursor: where the caller stands.
+        held: the list; None if it is not here, or not for the caller.
+        cursor: the caller's position.
     """
     if held is None:
         return Reply(outcome=Outcome.UNAVAILABLE)
@@ -152,9 +152,9 @@ def answer(held: ServedList | None, cursor: Cursor) -> Reply:
 
 
 def without_snapshot(reason: SnapshotReason) -> Outcome:
-    """Return what follows a cursor when a snapshot that was chosen cannot be offered.
+    """Return the answer to a cursor if the chosen snapshot cannot be offered.
 
-    It has gone since, or cannot be proved to follow from the cursor.
+    The snapshot is gone, or nobody can prove that it follows from the cursor.
     """
     match reason:
         case SnapshotReason.CHEAPER:
@@ -164,7 +164,7 @@ def without_snapshot(reason: SnapshotReason) -> Outcome:
 
 
 def _outcome(held: ServedList, cursor: Cursor) -> Outcome:
-    """Return what follows a cursor, snapshots left aside."""
+    """Return the answer to a cursor without considering snapshots."""
     if cursor.size > held.size:
         return Outcome.CURSOR_AHEAD
     if 0 < cursor.size < held.start:
@@ -177,14 +177,15 @@ def _outcome(held: ServedList, cursor: Cursor) -> Outcome:
 
 
 def _snapshot_reason(held: ServedList, cursor: Cursor, outcome: Outcome) -> SnapshotReason | None:
-    """Return why a caller is to go on from a snapshot; None when it is not."""
+    """Return why a caller should start from a snapshot; None if it should not."""
     if outcome not in {Outcome.DELTAS, Outcome.CURSOR_TOO_OLD}:
         return None
     snapshot = held.snapshot
     if snapshot is None or cursor.deltas_only or snapshot.position < cursor.size:
         return None
     if outcome is Outcome.CURSOR_TOO_OLD:
-        # That an old log is the beginning of this one can be shown by who has all of it between.
+        # Only with all leaves between can it be proved that an old log is the beginning of this
+        # one.
         return None if cursor.size else SnapshotReason.NOT_RETAINED
     deltas, body_bytes = held.measure(cursor.size, snapshot.position + 1)
     cost = body_bytes + deltas * (_LEAF_BYTES + _LEAF_COST)
@@ -195,14 +196,14 @@ def _snapshot_reason(held: ServedList, cursor: Cursor, outcome: Outcome) -> Snap
 
 @dataclass(slots=True, kw_only=True)
 class StreamCursor:
-    """Where a server's stream stands in one list.
+    """The progress of a server's stream in one list.
 
     Attributes:
-        cursor: what the caller has now: moves with every frame that was sent.
+        cursor: what the caller has now; it moves with every frame that is sent.
         outcome: the last answer; None before the first.
         behind: whether there may be more to send.
         head: how many deltas there were at that answer.
-        known: where the list stood before that answer; None when it was not here.
+        known: the state of the list before that answer; None if it was not here.
     """
 
     cursor: Cursor
@@ -212,26 +213,26 @@ class StreamCursor:
     known: tuple[int, int] | None = None
 
     def look(self, now: tuple[int, int] | None) -> bool:
-        """Take note of where the list stands; say whether the cursor has to be answered again.
+        """Take note of the state of the list; return whether to answer the cursor again.
 
         Args:
-            now: size and charter version of the list; None when it is not here.
+            now: size and charter version of the list; None if it is not here.
         """
-        # A caller may follow a thousand lists, of which one has moved.
+        # A caller may follow a thousand lists, of which only one has changed.
         if self.outcome in _SETTLED and self.known == now:
             return False
         self.known = now
         return True
 
     def tell(self, outcome: Outcome, *, head: int, charter_version: int) -> bool:
-        """Take note of an answer; say whether the caller has to be told.
+        """Take note of an answer; return whether to tell the caller.
 
-        Between UP_TO_DATE and DELTAS the frames alone say how a list goes on.
+        A change between UP_TO_DATE and DELTAS is not told, as the frames say it.
 
         Args:
             outcome: the answer.
             head: how many deltas of the list may leave.
-            charter_version: that of the charter that goes with it; 0 when none does.
+            charter_version: the version of the charter in the answer; 0 if it has none.
         """
         was = self.outcome
         self._stand(outcome, head)
@@ -241,13 +242,13 @@ class StreamCursor:
         return was is not outcome and not (was in FOLLOWABLE and outcome in FOLLOWABLE)
 
     def withdraw(self, outcome: Outcome) -> None:
-        """Take note that another answer has taken the place of the last one."""
+        """Take note that another answer has replaced the last one."""
         self._stand(outcome, self.head)
 
     def advance(self, size: int, root_hash: bytes) -> None:
         """Take note that deltas up to a size were sent."""
         self.cursor = replace(self.cursor, size=size, root_hash=root_hash)
-        # What came after the answer has a wake-up of its own.
+        # Anything that came after the answer has its own wake-up.
         self.behind = size < self.head
 
     def _stand(self, outcome: Outcome, head: int) -> None:

@@ -1,6 +1,6 @@
-"""What a follower does with what comes on a stream, and how deltas join what it has.
+"""Decides what a follower does with what arrives on a stream, and adds deltas to its copy.
 
-Bytes are verified by `federation.replica`. Here it is decided which of them are looked at.
+`federation.replica` verifies bytes. This module decides which of them are read.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from federation.trust.orgroot import PinnedRoot
 
 
 class Handling(Enum):
-    """What is done with something that came."""
+    """What a follower does with something that arrived."""
 
     TAKE = "take"
-    """It is verified and kept."""
+    """Verify and keep it."""
     PASS_OVER = "pass over"  # noqa: S105  # no password
-    """It is of no use here, and no fault of the peer."""
+    """Skip it: it is of no use here, but not the peer's fault."""
     ASK_AGAIN = "ask again"
-    """It does not follow what is here now: the list needs another cursor."""
+    """Ask with another cursor: it does not follow what is here now."""
     BREAK_OFF = "break off"
-    """The peer sent what the protocol does not allow: the whole stream ends."""
+    """End the whole stream: the protocol does not allow it."""
 
 
 _NEWS: Final = {
@@ -53,10 +53,10 @@ class Following:
     Attributes:
         expected: the position that the peer should send next.
         deltas_only: whether it was asked for every delta.
-        outcome: what the peer answered last; None before it has.
+        outcome: the last answer of the peer; None before the first.
         head: how many deltas the peer said it has.
         taken: how many deltas this stream has brought.
-        dropped: whether nothing more of the list is taken on this stream.
+        dropped: whether everything further of the list is skipped on this stream.
     """
 
     expected: int
@@ -68,22 +68,22 @@ class Following:
 
     @classmethod
     def ask(cls, log: LogState, *, deltas_only: bool, from_start: bool) -> Self:
-        """Return how a list begins on a new stream.
+        """Return the initial state of a list on a new stream.
 
         Args:
-            log: where the list stands here.
-            deltas_only: whether no snapshot is wanted in the place of deltas.
-            from_start: whether it is to be compared with the peer's from the first delta on.
+            log: the state of the log here.
+            deltas_only: whether every delta is wanted, and no snapshot instead.
+            from_start: whether to compare it with the peer's copy from the first delta on.
         """
-        # What is compared from the start is compared delta by delta.
+        # A comparison from the start needs every delta.
         return cls(expected=0 if from_start else log.size, deltas_only=deltas_only or from_start)
 
     def cursor(self, origin: Origin, log: LogState, charter_version: int) -> Cursor:
-        """Return what the peer is asked.
+        """Return the cursor to send to the peer.
 
         Args:
             origin: the list.
-            log: where the list stands here, as in `ask`.
+            log: the state of the log here, as in `ask`.
             charter_version: the charter in force here; 0 for none.
         """
         return Cursor(
@@ -95,7 +95,7 @@ class Following:
         )
 
     def judge_frame(self) -> Handling:
-        """Decide about a frame that has come."""
+        """Decide about a frame that has arrived."""
         if self.dropped:
             return Handling.PASS_OVER
         if self.outcome is None:
@@ -103,15 +103,15 @@ class Following:
         return Handling.TAKE if self.outcome in FOLLOWABLE else Handling.PASS_OVER
 
     def judge_deltas(self, deltas: Sequence[SignedDelta], size: int) -> Handling:
-        """Decide about the deltas that come next, when they are about to be committed.
+        """Decide about the next deltas when they are about to be committed.
 
         Args:
-            deltas: at least one, in the order in which they came.
+            deltas: at least one, in the order of arrival.
             size: how many deltas are here.
         """
         start, self.expected = self.expected, self.expected + len(deltas)
         if size < start and _position(deltas[0]) == start:
-            # The peer goes on rightly, but what came before did not stay here.
+            # The peer continues correctly, but the deltas before these were not kept here.
             return Handling.ASK_AGAIN
         return Handling.TAKE
 
@@ -123,11 +123,11 @@ class Following:
         """
         if self.deltas_only:
             return Handling.BREAK_OFF
-        # It is proved from where the list stood: something else may have moved it on meanwhile.
+        # Its proof is for the size at the start; another source may have added deltas meanwhile.
         return Handling.TAKE if size == self.expected else Handling.ASK_AGAIN
 
     def news(self, size: int) -> News | None:
-        """Return what the peer's answer means by now; None before there is an answer.
+        """Return the news in the peer's answer at this moment; None before the first answer.
 
         Args:
             size: how many deltas are here.
@@ -136,23 +136,24 @@ class Following:
             return None
         if self.outcome not in FOLLOWABLE:
             return _NEWS[self.outcome]
-        # Both: when compared from the start, all may be here and not be compared yet.
+        # Both are needed: in a comparison from the start, all deltas may be here but not compared
+        # yet.
         if min(size, self.expected) >= self.head:
             return News.ALL_HERE
         return News.MORE_TAKEN if self.taken else News.MORE_MISSING
 
 
 def judge_recovery(outcome: Outcome, *, from_start: bool) -> Handling:
-    """Decide what follows from the answer of a peer that shows more of our own list than we have.
+    """Decide about the answer of a peer that shows more of our own list than we have.
 
     Args:
         outcome: what the peer answered.
-        from_start: whether it was asked for all of its copy.
+        from_start: whether it was asked for its whole copy.
 
     Returns:
-        TAKE: deltas follow. ASK_AGAIN, for all of its copy: the first delta that differs proves
-        that it has another history, or that it does not tell the truth. PASS_OVER: another peer
-        is asked.
+        TAKE if deltas follow. ASK_AGAIN to ask for its whole copy: the first delta that differs
+        proves that it has another history, or that it does not tell the truth. PASS_OVER to ask
+        another peer.
     """
     if outcome is Outcome.DELTAS:
         return Handling.TAKE
@@ -165,33 +166,33 @@ def judge_recovery(outcome: Outcome, *, from_start: bool) -> Handling:
 
 
 class Copy(Protocol):
-    """What a follower has of one list's log, and where deltas that verify go."""
+    """A follower's copy of one list's log, to which verified deltas are added."""
 
     @property
     def start(self) -> int:
-        """The size from which on every leaf has to be here: a snapshot went past those before."""
+        """The size from which every leaf must be here; a snapshot skipped those before."""
 
     def load_header(self, position: int) -> bytes | None:
-        """Return the signed record at a position below the size; None when it is not here."""
+        """Return the signed record at a position below the size; None if it is not here."""
 
     def require_sound(self, position: int) -> None:
-        """Raise unless the leaf that is here at a position is there and is what was signed."""
+        """Raise an error unless the stored leaf at a position exists and is what was signed."""
 
     def load_prior(self, body: Body) -> Mapping[int, Prior]:
-        """Return what is in force on the entries that a body names, by its rows."""
+        """Return the operations in force on the entries that a body names, by its rows."""
 
     def append(self, candidate: Candidate, prior: Mapping[int, Prior]) -> None:
-        """Keep a delta that was verified, at the end of the log."""
+        """Add a verified delta to the end of the log."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Taken:
-    """What became of some deltas.
+    """The result of taking some deltas.
 
     Attributes:
         deltas: how many were new and were kept.
         ops: how many operations they had.
-        error: what was wrong with the one after them; None when nothing was.
+        error: the error of the delta after them; None if there was none.
     """
 
     deltas: int
@@ -204,13 +205,12 @@ def take_deltas(
 ) -> Taken:
     """Verify deltas and add them to a copy, up to the first that does not verify.
 
-    Deltas that are here already are compared and passed over: arrival twice, or by two ways, is
-    harmless.
+    Deltas that are here already are compared and skipped, so a second arrival is harmless.
 
     Args:
-        replica: where the log stands here; it advances with each delta that is kept.
-        deltas: as they came.
-        copy: what is here of the list.
+        replica: has the state of the log here; it advances with each delta that is kept.
+        deltas: the deltas as they arrived.
+        copy: the copy of the list.
         now_ms: the time, in milliseconds since 1970-01-01T00:00:00Z.
     """
     taken = ops = 0
@@ -236,7 +236,7 @@ def _compare(replica: Replica, delta: SignedDelta, position: int, copy: Copy) ->
     if held is None:
         if position >= copy.start:
             copy.require_sound(position)
-        # A snapshot went past it: there is nothing here to compare it with.
+        # A snapshot skipped it, so there is nothing here to compare it with.
         return
     try:
         replica.receive_again(delta, held)
@@ -251,12 +251,13 @@ def open_charter(data: bytes, origin: Origin, root: PinnedRoot, *, newest: int) 
 
     Args:
         data: the serialized envelope.
-        origin: the list that it should be of.
+        origin: the list to which it should belong.
         root: the org root of the list's owner.
         newest: the version of the charter in force here; 0 for none.
 
     Raises:
-        PeerError: it is not one of this list, not signed by its owner, or older than `newest`.
+        PeerError: it belongs to another list, or is not signed by its owner, or is older than
+            `newest`.
     """
     envelope = wire.decode_envelope(data)
     return verify_charter(
@@ -277,20 +278,20 @@ def read_claim(
     root_at: Callable[[int], bytes | None],
     require_sound: Callable[[int], None],
 ) -> int:
-    """Return the size that a peer's newest checkpoint says, once it fits what is here.
+    """Return the size in a peer's newest checkpoint, if it agrees with the log here.
 
     Args:
         note: the checkpoint.
         origin: the list.
         root: the org root of the list's owner.
-        log: where the list stands here.
-        root_at: the root of the log at a size from 1 to here; None where nothing here says it, as
-            a snapshot went past that size.
+        log: the state of the log here.
+        root_at: returns the root of the log at a size from 1 to the size here; None if it is not
+            known, because a snapshot skipped that size.
         require_sound: as `Copy.require_sound`.
 
     Raises:
         PeerError: it is not signed by the list's owner.
-        ForkError: it contradicts what is here.
+        ForkError: it contradicts the log here.
     """
     checkpoint = open_checkpoint(note, str(origin), root.document.log_verifiers(origin))
     if not 0 < checkpoint.size <= log.size:

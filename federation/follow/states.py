@@ -1,7 +1,7 @@
-"""How a list that is followed stands, and what each piece of news makes of it.
+"""The states of a followed list, and how each piece of news changes them.
 
-`TRANSITIONS` is the one table of it. Every state has a row, and every row decides every piece of
-news. A list of this node's own has no row: nothing is learnt of it by following.
+`TRANSITIONS` is the one table for this. Every state has a row, and every row decides every piece of
+news. This node's own lists have no row, as nothing about them is learnt by following.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ class FollowState(StrEnum):
     """How following a list goes, as an operator sees it."""
 
     OWN = "own"
-    """Ours: nothing to follow."""
+    """It is our own, so there is nothing to follow."""
     RECOVERING = "recovering"
-    """Ours, and not signed for now: something newer of it may have been released."""
+    """It is our own, and not signed for now, as something newer of it may have been released."""
     CATCHING_UP = "catching-up"
     """Deltas are known to be missing, or the peer has not been asked yet."""
     CURRENT = "current"
-    """All that the peer has is here."""
+    """Everything that the peer has is here."""
     STALE = "stale"
-    """The peer cannot be reached, or does not have the list for us; what is here still counts."""
+    """The peer cannot be reached, or does not have the list for us. What is here still counts."""
     QUARANTINED = "quarantined"
-    """The peer sent what does not verify; nothing of it was kept."""
+    """The peer sent something that does not verify. Nothing of it was kept."""
     DESYNCHRONISED = "desynchronised"
     """The peer has less of the list than we do."""
     STOPPED = "stopped"
-    """Not followed any more; what is here still counts."""
+    """It is no longer followed. What is here still counts."""
     FORKED = "forked"
-    """The list has two signed histories; it stays where it is until a person decides."""
+    """The list has two signed histories. It stays as it is until a person decides."""
     DAMAGED = "damaged"
-    """What is stored of it is known not to be what was signed: nothing is answered from it. It is
-    never recorded in the store, which is what is damaged."""
+    """Its stored data is known to differ from what was signed, so nothing is answered from it. This
+    state is never recorded in the store, as the store is what is damaged."""
 
 
 class FollowReason(StrEnum):
-    """Why a list is not current, where no error says so. Stable words, as `errors.Reason`."""
+    """Why a list is not current, if no error says so. Stable words, as in `errors.Reason`."""
 
     UNAVAILABLE = "UNAVAILABLE"
     CURSOR_AHEAD = "CURSOR_AHEAD"
@@ -51,59 +51,59 @@ class FollowReason(StrEnum):
 
 
 class News(Enum):
-    """What a follower learns of one list."""
+    """What a follower learns about one list."""
 
     ALL_HERE = "all here"
-    """The peer has nothing that is not here."""
+    """Everything that the peer has is here."""
     MORE_TAKEN = "more taken"
-    """Some of what was missing has come on this stream; the peer has more."""
+    """Some of the missing deltas have arrived on this stream, and the peer has more."""
     MORE_MISSING = "more missing"
-    """The peer has more; nothing of it has come on this stream."""
+    """The peer has more, but nothing of it has arrived on this stream."""
     SNAPSHOT_OFFERED = "snapshot offered"
-    """A snapshot takes the place of what is missing."""
+    """A snapshot replaces the missing deltas."""
     UNAVAILABLE = "unavailable"
     """The peer does not have the list, or not for us."""
     TOO_OLD = "too old"
-    """The peer has neither the deltas that come next nor a snapshot to go on from."""
+    """The peer has neither the next deltas nor a snapshot to start from."""
     AHEAD = "ahead"
     """The peer has less than is here."""
     DIVERGED = "diverged"
-    """The peer says that it has another history: a claim, and no evidence yet."""
+    """The peer says that it has another history, which is a claim without evidence yet."""
     FORKED = "forked"
     """Two signed histories are shown."""
     EARLY = "early"
-    """Something is signed for a time that is still to come here."""
+    """Something is signed for a time that is in the future here."""
     REFUSED = "refused"
-    """Something does not verify; another peer may send what does."""
+    """Something does not verify; another peer may send something that does."""
     PUBLISHER_AT_FAULT = "publisher at fault"
-    """What the owner signed contradicts itself: no peer can send anything better."""
+    """What the owner signed contradicts itself, so no peer can send anything better."""
     MOVED_ON = "moved on"
-    """The list does not stand where the stream needs it to: another cursor is needed."""
+    """The list is not in the state that the stream expects: another cursor is needed."""
     JOINED = "joined"
-    """A snapshot was put in force: what follows it is asked for."""
+    """A snapshot was put in force, so the deltas after it are wanted now."""
     NOT_FETCHED = "not fetched"
     """The buckets of a snapshot could not be fetched for now."""
     PEER_FAILED = "peer failed"
     """The peer cannot be followed now."""
     PEER_UNKNOWN = "peer unknown"
-    """The peer that the list is followed by is not known here any more."""
+    """The peer from which the list is followed is no longer known here."""
 
 
 class Action(Enum):
     """What a follower does next with one list."""
 
     GO_ON = "go on"
-    """Take what comes next on this stream."""
+    """Take what arrives next on this stream."""
     SETTLE = "settle"
-    """As GO_ON; what went wrong before counts no more."""
+    """As GO_ON, and forget former failures."""
     ASK_AGAIN = "ask again"
     """Take nothing more on this stream, and open another one at once."""
     REST = "rest"
-    """Take nothing more on this stream; ask again later, at a time of the list's own."""
+    """Take nothing more on this stream, and ask again later, at a time for this list alone."""
     COMPARE = "compare"
-    """As REST; then ask for every delta, from the first one on."""
+    """As REST, and then ask for every delta, from the first one on."""
     RETRY = "retry"
-    """Ask again together with all other lists of the peer, once the peer is tried again."""
+    """Ask again together with all other lists of the peer, when the peer is tried again."""
     WAIT = "wait"
     """Take nothing more, and do not ask again before a person has decided."""
 
@@ -115,12 +115,12 @@ class Action(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a piece of news makes of a list.
+    """The effect of a piece of news on a list.
 
     Attributes:
         action: what is done next.
-        state: how the list stands now; None when state, reason and detail stay as they are.
-        reason: why; empty when nothing is wrong, or when the error that was the news has a reason.
+        state: the new state; None if state, reason and detail stay as they are.
+        reason: the reason; empty if nothing is wrong, or if the error itself has a reason.
     """
 
     action: Action
@@ -135,7 +135,7 @@ _FOLLOWED: Final[_Row] = {
     News.MORE_TAKEN: Step(Action.GO_ON, FollowState.CATCHING_UP),
     News.MORE_MISSING: Step(Action.GO_ON, FollowState.CATCHING_UP),
     News.SNAPSHOT_OFFERED: Step(Action.GO_ON, FollowState.CATCHING_UP),
-    # The peer says on this stream when it has more.
+    # The peer will say on this stream when it has more.
     News.UNAVAILABLE: Step(Action.GO_ON, FollowState.STALE, FollowReason.UNAVAILABLE),
     News.TOO_OLD: Step(Action.GO_ON, FollowState.DESYNCHRONISED, FollowReason.CURSOR_TOO_OLD),
     News.AHEAD: Step(Action.GO_ON, FollowState.DESYNCHRONISED, FollowReason.CURSOR_AHEAD),
@@ -155,7 +155,7 @@ _FOLLOWED: Final[_Row] = {
 
 _QUARANTINED: Final[_Row] = {
     **_FOLLOWED,
-    # What was refused is still to come: nothing says yet that it is better now.
+    # The refused part has not arrived again yet, so nothing says that it is better now.
     News.MORE_MISSING: Step(Action.GO_ON),
     News.SNAPSHOT_OFFERED: Step(Action.GO_ON),
     # What was wrong with the list stays wrong while nobody can be asked.
@@ -165,7 +165,7 @@ _QUARANTINED: Final[_Row] = {
 
 _DIVERGED: Final[_Row] = {
     **_QUARANTINED,
-    # What the peer said before is worse, and cannot be compared with this one.
+    # What the peer said before is more serious, and cannot be compared with this.
     News.TOO_OLD: Step(Action.GO_ON),
 }
 
@@ -178,7 +178,7 @@ TRANSITIONS: Final[Mapping[tuple[FollowState, str], _Row]] = {
     (FollowState.DESYNCHRONISED, ""): _FOLLOWED,
     (FollowState.QUARANTINED, ""): _QUARANTINED,
     (FollowState.QUARANTINED, FollowReason.DIVERGED): _DIVERGED,
-    # Fetching it again would not change what is wrong. Two histories would be worse.
+    # Fetching it again would not change the problem. Only two histories would be worse.
     (FollowState.QUARANTINED, Reason.OPS_ROOT_MISMATCH): {
         **_FROZEN,
         News.FORKED: Step(Action.WAIT, FollowState.FORKED),
@@ -189,23 +189,23 @@ TRANSITIONS: Final[Mapping[tuple[FollowState, str], _Row]] = {
     },
     (FollowState.STOPPED, ""): {
         **_FROZEN,
-        # What is here still counts, and is wrong.
+        # The problem remains in what is here, which still counts.
         News.PUBLISHER_AT_FAULT: Step(Action.WAIT, FollowState.QUARANTINED),
     },
     (FollowState.FORKED, ""): _FROZEN,
     (FollowState.DAMAGED, ""): _FROZEN,
 }
-"""The row of a state and its reason; that of the state with "" where the reason has none."""
+"""The row of each state and reason; a reason without a row has the row of the state with ""."""
 
 _AT_FAULT: Final = (Reason.OPS_ROOT_MISMATCH, Reason.STATE_DIGEST_MISMATCH)
 
 
 def decide(state: FollowState, reason: str, news: News) -> Step:
-    """Decide what a piece of news makes of a list.
+    """Decide the effect of a piece of news on a list.
 
     Args:
-        state: how the list stands.
-        reason: why, as it is recorded with the state.
+        state: the state of the list.
+        reason: the reason recorded with the state.
         news: what was learnt.
 
     Raises:
@@ -215,7 +215,7 @@ def decide(state: FollowState, reason: str, news: News) -> Step:
 
 
 def is_frozen(state: FollowState, reason: str) -> bool:
-    """Say whether a list waits for a person: fetching it again would not change what is wrong.
+    """Return whether a list waits for a person because fetching it again would change nothing.
 
     Raises:
         UsageError: the list is this node's own.
@@ -224,7 +224,7 @@ def is_frozen(state: FollowState, reason: str) -> bool:
 
 
 def news_of(error: FederationError) -> News:
-    """Return what it means for a list that something of it was refused."""
+    """Return the news for a list if something of it was refused."""
     if isinstance(error, ForkError):
         return News.FORKED
     if error.reason is Reason.TIME_IN_FUTURE:

@@ -1,7 +1,7 @@
 """List charters: what a list is and whom it may reach, signed by its publisher.
 
 The highest version that a node has seen is in force; a lower one is a rollback. A relay serves a
-list to whom its charter allows, and to nobody else.
+list only to those whom its charter allows.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MEDIA_TYPE: Final = "application/vnd.hashfed.list-charter.v1"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audience:
-    """Whom a list may reach. Empty means nobody.
+    """The organizations that may have a list. Empty means nobody.
 
     Attributes:
         all_peers: every peer of the owner and of its relays.
@@ -32,7 +32,7 @@ class Audience:
     orgs: tuple[OrgName, ...]
 
     def allows(self, org: str) -> bool:
-        """Say whether an organization may have the list."""
+        """Return whether an organization may have the list."""
         return self.all_peers or org in self.orgs
 
 
@@ -53,16 +53,17 @@ class Charter:
     audience: Audience
 
     def allows(self, org: str) -> bool:
-        """Say whether an organization may have the list: its owner, and whom the audience names."""
+        """Return whether an organization may have the list: the owner and the audience may."""
         return org == self.origin.org or self.audience.allows(org)
 
     def check(self) -> None:
-        """Raise unless the charter is well formed.
+        """Raise an error unless the charter is well formed.
 
         Raises:
-            MalformedError: a version or a time out of range, or an audience unsorted or of both
+            MalformedError: a version or a time is out of range, or the audience is unsorted or has
+            both
                 forms.
-            LimitError: too many organizations.
+            LimitError: there are too many organizations.
         """
         orgs = self.audience.orgs
         if not 1 <= self.version <= limits.MAX_VERSION:
@@ -76,7 +77,9 @@ class Charter:
         if any(a >= b for a, b in pairwise(orgs)):
             raise MalformedError(f"charter of {self.origin}: audience not sorted and distinct")
         if self.audience.all_peers and orgs:
-            raise MalformedError(f"charter of {self.origin}: audience of all peers and of some")
+            raise MalformedError(
+                f"charter of {self.origin}: the audience is all peers and also some by name"
+            )
 
 
 def verify_charter(
@@ -85,23 +88,25 @@ def verify_charter(
     """Check a charter that arrived and return it.
 
     Args:
-        charter: what the envelope's payload says (`federation.wire.decode_charter`).
+        charter: the content of the envelope's payload (`federation.wire.decode_charter`).
         envelope: the signed bytes.
-        origin: the list it must be of.
+        origin: the list to which it must belong.
         root: the owner's org root in force.
         newest: the version that this node holds; 0 for none.
 
     Raises:
-        MalformedError, LimitError: as `Charter.check`; FORMAT_UNSUPPORTED, another type of object.
-        SignatureError: not signed by the owner's publisher keys.
-        SequenceError: ORIGIN_MISMATCH, of another list; CHARTER_ROLLBACK, older than `newest`.
+        MalformedError, LimitError: as for `Charter.check`; FORMAT_UNSUPPORTED, it is another type.
+        SignatureError: it is not signed by the owner's publisher keys.
+        SequenceError: ORIGIN_MISMATCH, it belongs to another list; CHARTER_ROLLBACK, it is older
+            than `newest`.
     """
     charter.check()
     keys = root.roles[Role.PUBLISHER]
     envelope.verify(keys.by_id, keys.threshold, payload_type=MEDIA_TYPE)
     if charter.origin != origin:
         raise SequenceError(
-            f"charter: got one of {charter.origin}, need {origin}", reason=Reason.ORIGIN_MISMATCH
+            f"charter: it belongs to {charter.origin}, not to {origin}",
+            reason=Reason.ORIGIN_MISMATCH,
         )
     if charter.version < newest:
         raise SequenceError(

@@ -1,7 +1,7 @@
 """Org roots: which keys speak for an organization, in which role (model: TUF root metadata 1.0.34).
 
-Peers pin version 1 by its fingerprint, which two people compare. Knows nothing of how the document
-reached this node.
+Peers pin version 1 by its fingerprint, which two people compare. This module does not know how the
+document reached this node.
 """
 
 from __future__ import annotations
@@ -63,13 +63,14 @@ class OrgRoot:
     tls_certificates: tuple[bytes, ...]
 
     def check(self) -> None:
-        """Raise unless the document is one that can be trusted with a role at all.
+        """Raise an error unless the document can be trusted at all.
 
         Raises:
-            MalformedError: a bad name, a version or a time out of range, a role missing, a
-                threshold that cannot be met, a key twice.
-            KeyRefusedError: a key that must not be trusted with anything.
-            LimitError: too many keys.
+            MalformedError: a name is invalid, a version or a time is out of range, a role is
+            missing,
+                a threshold cannot be met, or a key is repeated.
+            KeyRefusedError: a key must not be trusted with anything.
+            LimitError: there are too many keys.
         """
         parse_org(self.org)
         if not 1 <= self.version <= limits.MAX_VERSION:
@@ -105,7 +106,7 @@ class OrgRoot:
         public_key = self.roles[Role.PUBLISHER].by_id.get(signer)
         if public_key is None:
             raise SignatureError(
-                f"key {signer.hex()[:16]} is no publisher key of {self.org} "
+                f"key {signer.hex()[:16]} is not a publisher key of {self.org} "
                 f"in org root version {self.version}",
                 reason=Reason.KEY_UNAUTHORISED,
             )
@@ -124,9 +125,9 @@ class PinnedRoot:
     """An org root with the envelope that it was verified from.
 
     Attributes:
-        document: what it says.
+        document: its content.
         envelope: the signed bytes.
-        hash: SHA-256 of the payload; its fingerprint, and what delta headers name.
+        hash: SHA-256 of the payload: its fingerprint, which delta headers state.
     """
 
     document: OrgRoot
@@ -149,13 +150,13 @@ def pin(document: OrgRoot, envelope: Envelope) -> PinnedRoot:
     """Pin an org root that is signed by a threshold of its own root keys.
 
     Args:
-        document: what the envelope's payload says (`federation.wire.decode_org_root`).
+        document: the content of the envelope's payload (`federation.wire.decode_org_root`).
         envelope: the signed bytes.
 
     Raises:
         MalformedError, KeyRefusedError, LimitError: as `OrgRoot.check`; FORMAT_UNSUPPORTED, another
             type of object.
-        SignatureError: fewer signatures than the threshold.
+        SignatureError: it has fewer signatures than the threshold.
     """
     document.check()
     keys = document.roles[Role.ROOT]

@@ -1,8 +1,8 @@
-"""All that is stored against what was signed.
+"""Checks everything stored against the signed bytes.
 
 Every signature, leaf, root, body, bucket, operation and index row is derived again from the signed
-bytes alone, and every damage is named. Memory does not grow with the store: one delta or bucket at
-a time.
+bytes alone, and all damage is reported. Memory does not grow with the store, as one delta or bucket
+is read at a time.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from node.store.sqlite import sqlite3
 __all__ = ["Damage", "DamageKind", "ProgressCallback", "fsck", "inspect"]
 
 ProgressCallback = Callable[[str, int, int], None]
-"""Is told (origin, leaves and buckets done, all of them)."""
+"""Called with (origin, leaves and buckets done, total)."""
 
 _SAVE_SECONDS: Final = 2.0
-"""How much of a check is done again, at most, when it is killed."""
+"""How much of a check is repeated at most after it was killed."""
 
 _LINES: Final = 100
-"""Lines that SQLite may say of one file."""
+"""The most problems that SQLite may report for one file."""
 
 
 def fsck(
@@ -46,21 +46,21 @@ def fsck(
     journal: Path | None = None,
     now_ms: int = 0,
 ) -> Iterator[Damage]:
-    """Derive everything again from the signed bytes, and yield what differs.
+    """Derive everything again from the signed bytes, and yield every difference.
 
-    Changes nothing. The newest snapshot of each list is made again.
+    It changes nothing. The newest snapshot of each list is made again.
 
     Args:
-        store: the store; others may go on writing.
-        on_progress: told (origin, leaves and buckets done, all of them) after each.
-        journal: a file that says how far an interrupted check has come: it goes on there, and
-            yields what it had found; None for a check from the beginning.
-        now_ms: the time, to be kept as when the check began.
+        store: the store; other processes may go on writing.
+        on_progress: called after each step with (origin, leaves and buckets done, total).
+        journal: the file with the progress of an interrupted check, which is continued and whose
+            findings are yielded too; None to check from the beginning.
+        now_ms: the current time, to be recorded as the start of the check.
 
     Raises:
         StoreError: the journal could not be written.
     """
-    # One version of the store: what others commit meanwhile would look like damage.
+    # Read one version of the store, as concurrent commits would look like damage.
     with store.snapshot() as connection:
         state = resume(connection, journal, now_ms)
         saved = time.monotonic()
@@ -85,12 +85,12 @@ def fsck(
 
 
 def resume(connection: sqlite3.Connection, journal: Path | None, now_ms: int) -> Journal:
-    """Return how far a check of this very store has come, or a new one."""
+    """Return the journal of an interrupted check of this same store, or a new journal."""
     try:
         incarnation = orgs.load_node(connection, "incarnation") or ""
         version = consistency.newest_version(connection)
     except sqlite3.DatabaseError:
-        # It is found by the check.
+        # The check will find the problem.
         return Journal(began_ms=now_ms)
     held = None if journal is None else Journal.load(journal)
     if held is None or held.incarnation != incarnation or held.version > version:
@@ -107,17 +107,17 @@ def inspect(
     *,
     schema: Schema = MIGRATIONS,
 ) -> Steps:
-    """Go on with a pass, in one read transaction; yield what is new, and None between two steps.
+    """Continue a pass in one read transaction; yield new damage, and None between two steps.
 
-    A caller that stops between two steps can go on later, in another transaction, with the same
+    A caller that stops between two steps can continue later in another transaction with the same
     journal.
 
     Args:
         connection: the store, in a read transaction.
-        directory: where temporary files go.
-        journal: how far the pass has come; it is kept up to date.
+        directory: the folder of temporary files.
+        journal: the progress of the pass; it is updated.
         on_progress: as `fsck`.
-        schema: what the store is expected to have.
+        schema: the expected schema of the store.
     """
     for damage in _inspect(connection, directory, journal, on_progress, schema):
         if damage is None:
@@ -136,7 +136,7 @@ def _inspect(
 ) -> Steps:
     origins: list[tuple[int, str]] = []
     try:
-        # A damaged name can be of any kind: it is text here, or empty.
+        # A damaged name can be of any type; here it is text, or empty.
         origins = [
             (number, str(name or "")) for number, name in list_store.iter_origins(connection)
         ]
@@ -156,7 +156,7 @@ def _inspect(
         yield from _guarded("", _check_file(connection))
         journal.file_checked = True
         yield None
-    # What can change rightly is compared as a whole, in this one transaction.
+    # Data that may change is compared as a whole, in this one transaction.
     names = dict(origins)
     for compare in (_compare_intervals, _compare_index, _compare_leaves):
         yield from _guarded("", compare(connection, names, journal))
@@ -168,7 +168,7 @@ def _inspect(
 def _guarded(
     origin: str, steps: Steps, journal: Journal | None = None, number: int | None = None
 ) -> Steps:
-    """Yield damages; what keeps the rest from being looked at is one too."""
+    """Yield damages; an error that prevents the rest of the check is damage too."""
     try:
         yield from steps
     except sqlite3.DatabaseError as error:
@@ -200,7 +200,7 @@ def _check_file(connection: sqlite3.Connection) -> Steps:
 def _name_spans(
     connection: sqlite3.Connection, origins: Mapping[int, str]
 ) -> tuple[dict[int, int], dict[int, str]]:
-    """Return the list of each span, and that list's name."""
+    """Return the list of each span, and the list's name."""
     lists = {row.span: row.list for row in consistency.iter_spans(connection)}
     return lists, {span: origins.get(number, "") for span, number in lists.items()}
 
@@ -208,7 +208,7 @@ def _name_spans(
 def _compare_intervals(
     connection: sqlite3.Connection, origins: Mapping[int, str], _journal: Journal
 ) -> Steps:
-    """Compare until when operations were in force with what follows from the index."""
+    """Compare the recorded ends of operations with those that follow from the index."""
     _, of_span = _name_spans(connection, origins)
     ended: Counter[int] = Counter()
     for interval in history.iter_intervals(connection):
@@ -219,7 +219,7 @@ def _compare_intervals(
                 origin=of_span.get(interval.span, ""),
                 position=interval.position,
                 row=interval.row,
-                message=f"index: until when row {interval.row} was in force is not what follows "
+                message=f"index: the recorded end of row {interval.row} is not what follows "
                 "from the operations on its entry",
             )
     found = consistency.count_by_span(connection, "superseded")
@@ -230,7 +230,7 @@ def _compare_intervals(
 def _compare_index(
     connection: sqlite3.Connection, origins: Mapping[int, str], journal: Journal
 ) -> Steps:
-    """Compare how many rows the index has with how many were looked up in it."""
+    """Compare the number of rows in the index with the number of rows that were looked up."""
     lists, of_span = _name_spans(connection, origins)
     for run, recorded, found in runs.iter_miscounted(connection):
         yield Damage(
@@ -243,7 +243,7 @@ def _compare_index(
     for span in rows.keys() | journal.spans.keys():
         cursor = journal.spans.get(span)
         if cursor is None and span in lists:
-            # Of a snapshot on its way: nothing is answered from it before it is whole.
+            # Rows of an arriving snapshot: nothing is answered from it before it is complete.
             continue
         expected = 0 if cursor is None else cursor.rows
         yield from _count(of_span.get(span, ""), "posting", rows[span], expected)
@@ -252,7 +252,7 @@ def _compare_index(
 def _compare_leaves(
     connection: sqlite3.Connection, origins: Mapping[int, str], journal: Journal
 ) -> Steps:
-    """Compare how many leaves and buckets there are with how many were checked."""
+    """Compare the number of leaves and buckets with the number of checked ones."""
     expected: Counter[int] = Counter()
     for row in consistency.iter_spans(connection):
         cursor = journal.spans.get(row.span)
@@ -267,7 +267,7 @@ def _compare_leaves(
 
 
 def _count(origin: str, table: str, found: int, expected: int | None) -> Steps:
-    """Compare a number of rows; nothing is expected where damage, named by itself, hides it."""
+    """Compare a number of rows; skip it if other damage, which is reported, hides the number."""
     if expected is not None and found != expected:
         yield Damage(
             kind=DamageKind.RECORD if table in ("delta", "body", "bucket") else DamageKind.INDEX,

@@ -1,10 +1,10 @@
-"""How far a check of the whole store has come, so that an interrupted one goes on from there.
+"""The progress of a check of the whole store, so that an interrupted check can be continued.
 
-A cursor says what was verified and what follows from it; what is behind it is not looked at again
-in the same pass. That is sound, although others commit meanwhile, because nothing behind it ever
-changes rightly: leaves, bodies, buckets and their index rows are only added. A cursor that fits no
-more (its last leaf is another one, its snapshot is gone) is dropped, with what it stood for.
-What can change is compared at the end of a pass, in one read of one version of the store.
+A cursor says what was verified and what follows from it. Data before the cursor is not read again
+in the same pass. This is sound even with concurrent commits, because that data never changes:
+leaves, bodies, buckets and their index rows are only added. A cursor that no longer fits (its last
+leaf differs, or its snapshot is gone) is dropped with its results. Data that may change is compared
+at the end of a pass, in one read of one version of the store.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _FORMAT: Final = 2
 
 @dataclass(slots=True, kw_only=True)
 class SpanCursor:
-    """How far one span was followed.
+    """The progress in one span.
 
     Attributes:
-        position: of the next leaf.
-        state: where the log stands before it; None when damage has hidden that.
-        rows: rows that the span must have in the index; None when damage has hidden that.
-        snapshot: position of the newest snapshot's leaf; None when there was none.
+        position: the position of the next leaf.
+        state: the state of the log before it; None if damage hides it.
+        rows: how many rows the span must have in the index; None if damage hides it.
+        snapshot: the position of the newest snapshot's leaf; None if there was none.
     """
 
     position: int
@@ -42,13 +42,13 @@ class SpanCursor:
 
 @dataclass(slots=True, kw_only=True)
 class SnapshotCursor:
-    """How far the buckets of one snapshot were checked.
+    """The progress in the buckets of one snapshot.
 
     Attributes:
         header: the signed record of its leaf.
-        bucket: number of the next bucket.
-        digest: state digest of the entries so far.
-        rows: as of a span.
+        bucket: the number of the next bucket.
+        digest: the state digest of the entries so far.
+        rows: as for a span.
     """
 
     header: bytes
@@ -59,12 +59,12 @@ class SnapshotCursor:
 
 @dataclass(slots=True, kw_only=True)
 class ListCursor:
-    """What else of one list was checked.
+    """The progress in the other parts of one list.
 
     Attributes:
-        fetched: position from which on deltas that were fetched by themselves are still to check.
-        rebuilt: position of the snapshot that was made again, or None.
-        lost: whether something keeps the list from being followed at all.
+        fetched: the position from which deltas that were fetched alone are still unchecked.
+        rebuilt: the position of the snapshot that was made again, or None.
+        lost: whether a problem prevents following the list at all.
     """
 
     fetched: int = 0
@@ -88,17 +88,17 @@ class _Stored(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(slots=True, kw_only=True)
 class Journal:
-    """How far a pass over the whole store has come.
+    """The progress of a pass over the whole store.
 
     Attributes:
-        incarnation: of the store that the pass is over.
-        version: the newest version of the store that it has seen.
+        incarnation: the token of the store.
+        version: the newest version of the store that was read.
         began_ms: when it began.
-        file_checked: whether SQLite's own check of the file was made.
-        damages: what was found, in order.
-        spans: by number.
-        snapshots: by number.
-        lists: by number.
+        file_checked: whether SQLite's own check of the file is done.
+        damages: the findings, in order.
+        spans: progress by span number.
+        snapshots: progress by snapshot number.
+        lists: progress by list number.
     """
 
     incarnation: str = ""
@@ -111,12 +111,12 @@ class Journal:
     lists: dict[int, ListCursor] = field(default_factory=dict)
 
     def of_list(self, number: int) -> ListCursor:
-        """Return what was checked of a list."""
+        """Return the progress in a list."""
         return self.lists.setdefault(number, ListCursor())
 
     @classmethod
     def load(cls, path: Path) -> Self | None:
-        """Return what an interrupted pass has left, or None if there is nothing of use."""
+        """Return the journal of an interrupted pass, or None if there is no usable one."""
         try:
             stored = msgspec.json.decode(path.read_bytes(), type=_Stored)
         except (OSError, msgspec.MsgspecError, FederationError, UnicodeDecodeError):
@@ -128,7 +128,7 @@ class Journal:
         return cls(**{**fields, "damages": dict.fromkeys(stored.damages)})
 
     def store(self, path: Path) -> None:
-        """Put it into a file.
+        """Write it into a file.
 
         Raises:
             StoreError: it could not be written.
@@ -141,6 +141,6 @@ class Journal:
 
 
 def forget(path: Path) -> None:
-    """Let the next pass begin from the start."""
+    """Delete a journal, so that the next pass begins at the start."""
     with suppress(OSError):
         path.unlink()

@@ -1,7 +1,7 @@
-"""The leaves of a list, span by span: every part of each, and the index rows that it made.
+"""Checks the leaves of a list, span by span: every part of each, and its index rows.
 
-Follows the log as a subscriber would. Where a subscriber refuses a leaf as a whole, every part that
-is damaged is named, and the log is followed on as far as the leaves after it tell what stood there.
+It follows the log as a subscriber would. Where a subscriber refuses a leaf as a whole, each damaged
+part is reported, and the log is followed on as far as later leaves say what the damaged part was.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class LeafCheck:
 
     Args:
         scope: the list.
-        record: what is recorded of it.
+        record: its record.
         root: the root of its owner.
-        bases: the snapshots that spans can begin with, by their numbers, as they were checked.
+        bases: the checked snapshots with which spans can begin, by number.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class LeafCheck:
         self._bases = bases
 
     def run(self, span: Span) -> Steps:
-        """Check one span from where its cursor is."""
+        """Check one span from its cursor on."""
         base = None if span.snapshot is None else self._bases.get(span.snapshot)
         start = span.start
         if span.snapshot is None:
@@ -62,11 +62,11 @@ class LeafCheck:
             yield self._scope.damage(
                 DamageKind.RECORD,
                 None,
-                f"a span is recorded to begin at size {span.start}, it begins at {start}",
+                f"a span is recorded as beginning at size {span.start}, but it begins at {start}",
             )
         if span.snapshot is not None and base is None:
             yield self._scope.damage(
-                DamageKind.SNAPSHOT, None, "the snapshot that its deltas follow cannot be told"
+                DamageKind.SNAPSHOT, None, "nobody can say which snapshot its deltas follow"
             )
         replica = Replica(self._record.origin, self._root, LogState.empty())
         cursor = self._scope.journal.spans.get(span.span)
@@ -93,7 +93,7 @@ class LeafCheck:
     def _begin(
         self, replica: Replica, span: Span, base: Snapshot | None, cursor: SpanCursor
     ) -> Steps:
-        """Check the leaf of the snapshot that a span begins with, and go on from it."""
+        """Check the leaf of the snapshot with which a span begins, and continue after it."""
         assert span.snapshot is not None  # noqa: S101  # by who calls
         known = self._scope.journal.snapshots.get(span.snapshot)
         cursor.rows = None if known is None else known.rows
@@ -112,7 +112,7 @@ class LeafCheck:
             yield self._scope.damage(
                 DamageKind.HEADER,
                 base.position,
-                "the leaf is not that of the snapshot that is here",
+                "the leaf is not that of the stored snapshot",
             )
         found = diagnose(
             replica, before, base.position, leaf._replace(header=base.offer.header), None
@@ -146,7 +146,7 @@ class LeafCheck:
                     DamageKind.HEADER, position, "the signed bytes are missing"
                 )
             elif not found.errors and before is not None and before.live_count != UNKNOWN:
-                # Well signed, each by itself, and not what may follow here.
+                # Each has a valid signature, but they may not follow here.
                 yield self._scope.damage(
                     DamageKind.HEADER, position, "it does not fit the leaf before"
                 )
@@ -175,12 +175,12 @@ class LeafCheck:
 
     @staticmethod
     def _receive(replica: Replica, before: LogState | None, leaf: SignedDelta) -> Diagnosis | None:
-        """Check a leaf as a subscriber does; None when that cannot be done or it does not pass."""
+        """Check a leaf as a subscriber does; None if that is impossible or the check fails."""
         if before is None or before.live_count == UNKNOWN:
             return None
         replica.state = before
         try:
-            # The time of arrival is not known any more: no time is in the future of itself.
+            # The time of arrival is no longer known, so the leaf's own time is used.
             candidate = replica.receive(leaf, now_ms=Header.parse(leaf.header).time_ms)
         except FederationError:
             return None
@@ -201,7 +201,7 @@ class LeafCheck:
         header: Header,
         body: Body,
     ) -> Steps:
-        """Check what a leaf signs of its operations and of the live set after it."""
+        """Check what a leaf signs about its operations and the live set after it."""
         position = header.position
         prior = index.load_superseded_by(self._scope.connection, span.span, position)
         if header.kind is LeafKind.DELTA and body.ops_root() != header.ops_root:
@@ -212,14 +212,16 @@ class LeafCheck:
             )
         if any(row >= body.count for row in prior):
             yield self._scope.damage(
-                DamageKind.INTERVAL, position, "operations that it has not are said to end others"
+                DamageKind.INTERVAL,
+                position,
+                "operations that it does not have are recorded as replacing others",
             )
         if _is_merged(before, header, body, prior):
             return
         derived = index.load_prior(self._scope.connection, span.span, body, before=position)
         counted = _is_counted(before, header, body, derived)
         if derived == dict(prior) and counted:
-            # What was superseded follows from the index: then it is what was signed that is wrong.
+            # The record agrees with the index, so the signed digest is wrong.
             yield self._scope.damage(
                 DamageKind.CLAIM, position, "the live set is not the one that was signed"
             )
@@ -239,12 +241,12 @@ class LeafCheck:
             yield self._scope.damage(
                 DamageKind.INTERVAL,
                 None,
-                f"{later} operations are said to be ended by leaves that are not here",
+                f"{later} operations are recorded as replaced by leaves that are not here",
             )
 
 
 def _octets(value: object) -> bytes:
-    """Return stored bytes; none for what damage has given another type."""
+    """Return stored bytes; empty bytes if damage has changed the type."""
     return value if isinstance(value, bytes) else b""
 
 
@@ -255,7 +257,7 @@ def _say(part: Part, leaf: SignedDelta, error: FederationError) -> str:
 
 
 def _is_counted(before: LogState, header: Header, body: Body, prior: Mapping[int, Prior]) -> bool:
-    """Say whether a delta can be merged, and leaves as many live entries as it signs."""
+    """Return whether a delta can be merged and has the number of live entries that it signs."""
     try:
         live_count = merge(body, prior, before.live_count)
     except OperationError:
@@ -264,7 +266,7 @@ def _is_counted(before: LogState, header: Header, body: Body, prior: Mapping[int
 
 
 def _is_merged(before: LogState, header: Header, body: Body, prior: Mapping[int, Prior]) -> bool:
-    """Say whether a delta leaves the live set that it signs, as far as that can be told."""
+    """Return whether a delta results in the live set that it signs, as far as it can be checked."""
     if not _is_counted(before, header, body, prior):
         return False
     digest = states.advance(before.state_digest, body, header.position, prior)

@@ -1,6 +1,6 @@
-"""One list against what its owner signed: root and charter, then each snapshot and each span.
+"""Checks one list: its owner's root and its charter, then each snapshot and each span.
 
-What is recorded of the list is compared with what its leaves make.
+The records of the list are compared with what follows from its leaves.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class ListCheck:
         self._scope = scope
 
     def run(self) -> Steps:
-        """Check what was not checked yet; what cannot even be read is raised."""
+        """Check what is not checked yet; unreadable data raises an error."""
         record = lists.load_list_by_number(self._scope.connection, self._scope.number)
         try:
             root = orgs.load_root(self._scope.connection, record.origin.org)
@@ -71,7 +71,7 @@ class ListCheck:
     def _measure(
         self, record: ListRecord, here: Sequence[SnapshotRecord], applied: Sequence[Span]
     ) -> Steps:
-        """Find out how much there is to check, and drop cursors that fit no more."""
+        """Find out how much there is to check, and drop cursors that no longer fit."""
         self._scope.total = sum(held.buckets for held in here)
         for held in here:
             cursor = self._scope.journal.snapshots.get(held.snapshot)
@@ -81,7 +81,7 @@ class ListCheck:
                 self._scope.done += min(cursor.bucket, held.buckets)
         if not any(span.span == record.span for span in applied):
             yield self._scope.damage(
-                DamageKind.RECORD, None, "the span in force is not one of the list"
+                DamageKind.RECORD, None, "the span in force does not belong to the list"
             )
         for span in applied:
             self._scope.total += max(0, self._scope.end_of(record, span) - span.start)
@@ -103,7 +103,7 @@ class ListCheck:
         if record.charter is None:
             if record.charter_version:
                 yield self._scope.damage(
-                    DamageKind.CHARTER, None, "charter: the signed bytes are gone"
+                    DamageKind.CHARTER, None, "charter: the signed bytes are missing"
                 )
             return
         try:
@@ -126,12 +126,14 @@ class ListCheck:
             )
 
     def _compare(self, record: ListRecord) -> Steps:
-        """Compare what is recorded of the list with what its leaves make."""
+        """Compare the records of the list with what follows from its leaves."""
         cursor = self._scope.journal.spans.get(record.span)
         state = None if cursor is None else cursor.state
         if state is not None and state.live_count != UNKNOWN and state != record.log:
             yield self._scope.damage(
-                DamageKind.RECORD, None, "the log's recorded state is not what its deltas make"
+                DamageKind.RECORD,
+                None,
+                "the recorded state of the log does not follow from its deltas",
             )
         if record.checked > record.log.size:
             yield self._scope.damage(

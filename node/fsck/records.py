@@ -1,8 +1,8 @@
-"""What is recorded beside the lists: organizations, peers, versions, states, and the tables.
+"""Checks the records that belong to no list: organizations, peers, versions, states, tables.
 
-Compared with what was signed where something was, and else with each other. Nobody signs when a
-delta arrived, which version it came in with, when a version was committed, and where a peer is
-called: those are taken as they stand, as long as they are in an order that can be.
+They are compared with signed bytes where there are any, and otherwise with each other. Nobody signs
+when and with which version a delta arrived, when a version was committed, and the address of a
+peer. These are accepted as they are, as long as their order is possible.
 """
 
 from __future__ import annotations
@@ -32,29 +32,31 @@ def _damage(
 def check_schema(connection: sqlite3.Connection, schema: Schema) -> Iterator[Damage]:
     """Compare the tables with those that the steps of a schema make."""
     for kind, name in consistency.iter_schema_differences(connection, schema):
-        yield _damage(DamageKind.SCHEMA, f"schema: {kind} {name} is not as this program makes it")
+        yield _damage(
+            DamageKind.SCHEMA, f"schema: {kind} {name} differs from the one that this program makes"
+        )
 
 
 def _check_numbers(connection: sqlite3.Connection) -> Iterator[Damage]:
     if not consistency.has_all_numbers(connection):
-        yield _damage(DamageKind.RECORD, f"the table of numbers is not 0 to {NUMBERS - 1}")
+        yield _damage(DamageKind.RECORD, f"the table of numbers does not have 0 to {NUMBERS - 1}")
 
 
 def _check_node(connection: sqlite3.Connection) -> Iterator[Damage]:
     org = orgs.load_node(connection, "org")
     if not consistency.is_pinned(connection, org):
-        yield _damage(DamageKind.RECORD, "whose store this is cannot be told")
+        yield _damage(DamageKind.RECORD, "the store does not say to which organization it belongs")
     token = orgs.load_node(connection, "incarnation") or ""
     try:
         whole = len(bytes.fromhex(token)) == _TOKEN_BYTES
     except ValueError:
         whole = False
     if not whole:
-        yield _damage(DamageKind.RECORD, "the token of the store is not one")
+        yield _damage(DamageKind.RECORD, "the token of the store is not valid")
 
 
 def _check_orgs(connection: sqlite3.Connection) -> Iterator[Damage]:
-    # Those with lists are looked at with their lists.
+    # Organizations with lists are checked with their lists.
     for name in consistency.iter_orgs_without_lists(connection):
         try:
             orgs.load_root(connection, name)
@@ -74,16 +76,16 @@ def _check_peers(connection: sqlite3.Connection) -> Iterator[Damage]:
             yield _damage(DamageKind.PEER, f"peer {org}: its certificate: {error}")
             continue
         if found != peer.certificate_sha256:
-            yield _damage(DamageKind.PEER, f"peer {org}: another certificate than is recorded")
+            yield _damage(DamageKind.PEER, f"peer {org}: its certificate is not the recorded one")
         try:
             root = orgs.load_root(connection, org)
         except DamageError:
-            # It is named by itself.
+            # This is reported separately.
             continue
         allowed = () if root is None else root.document.tls_certificates
         if allowed and found not in allowed:
             yield _damage(
-                DamageKind.PEER, f"peer {org}: a certificate that its organization does not name"
+                DamageKind.PEER, f"peer {org}: its organization does not name its certificate"
             )
 
 
@@ -111,9 +113,11 @@ def _check_lists(connection: sqlite3.Connection) -> Iterator[Damage]:
         row = consistency.load_list(connection, number)
         own = row.own
         if bool(own) is not (owner == org) or own not in (0, 1) or (own and row.via is not None):
-            yield _damage(DamageKind.RECORD, "whether the list is our own is not so", origin)
+            yield _damage(
+                DamageKind.RECORD, "the record of whether the list is our own is wrong", origin
+            )
         if row.state not in states:
-            yield _damage(DamageKind.RECORD, "how following the list goes is not known", origin)
+            yield _damage(DamageKind.RECORD, "the state of following the list is missing", origin)
         if row.released is not None and not (own and 0 <= row.released <= row.size):
             yield _damage(
                 DamageKind.RECORD,
@@ -124,17 +128,17 @@ def _check_lists(connection: sqlite3.Connection) -> Iterator[Damage]:
 
 
 def _check_arrivals(connection: sqlite3.Connection, number: int, origin: str) -> Iterator[Damage]:
-    """Leaves come in ascending versions, and in none that was never committed."""
+    """Check that versions of leaves ascend and were committed."""
     disordered = consistency.count_disordered(connection, number)
     if disordered:
-        yield _damage(
-            DamageKind.RECORD, f"{disordered} leaves are noted with versions that cannot be", origin
-        )
+        yield _damage(DamageKind.RECORD, f"{disordered} leaves have impossible versions", origin)
 
 
 def _check_references(connection: sqlite3.Connection) -> Iterator[Damage]:
     for table, row, parent in consistency.iter_dangling(connection):
-        yield _damage(DamageKind.RECORD, f"row {row} of {table} names a {parent} that is not there")
+        yield _damage(
+            DamageKind.RECORD, f"row {row} of {table} refers to a missing row of {parent}"
+        )
 
 
 CHECKS: Final[tuple[Callable[[sqlite3.Connection], Iterator[Damage]], ...]] = (
@@ -146,4 +150,4 @@ CHECKS: Final[tuple[Callable[[sqlite3.Connection], Iterator[Damage]], ...]] = (
     _check_lists,
     _check_references,
 )
-"""Each yields what is wrong with one thing that is recorded beside the lists."""
+"""Each yields the damage of one kind of record that belongs to no list."""

@@ -1,4 +1,4 @@
-"""What the parts of a list's check share: the list, the progress, and how damage is told."""
+"""The state that the parts of a list's check share: the list, the progress, the form of damage."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Steps = Iterator[Damage | None]
 """Damages as they are found, and None where the check can be interrupted."""
 
 _NAMED_ROWS: Final = 10
-"""Operations of one leaf that are named, at most, when the index does not have them."""
+"""The most operations of one leaf that are reported one by one as missing in the index."""
 
 
 @dataclass(slots=True)
@@ -29,10 +29,10 @@ class Scope:
     Attributes:
         connection: the store.
         number, origin: the list's number and its name.
-        directory: where temporary files go.
-        journal: how far each part has come.
-        done: leaves and buckets that were checked, in this pass.
-        total: all of them.
+        directory: the folder of temporary files.
+        journal: the progress of each part.
+        done: how many leaves and buckets were checked in this pass.
+        total: how many there are.
     """
 
     connection: sqlite3.Connection
@@ -45,7 +45,7 @@ class Scope:
 
     @property
     def cursor(self) -> ListCursor:
-        """How far the list's own part has come."""
+        """The progress in the list's own part."""
         return self.journal.of_list(self.number)
 
     def damage(
@@ -55,7 +55,7 @@ class Scope:
         return Damage(kind=kind, origin=self.origin, position=position, row=row, message=message)
 
     def name_rows(self, position: int, expected: int, missing: Sequence[int], where: str) -> Steps:
-        """Name operations of a leaf whose rows the index does not have."""
+        """Report operations of a leaf whose rows the index does not have."""
         for row in sorted(set(missing))[:_NAMED_ROWS]:
             yield self.damage(
                 DamageKind.INDEX,
@@ -65,7 +65,7 @@ class Scope:
             )
 
     def end_of(self, record: ListRecord, span: Span) -> int:
-        """Return the size at which a span ends here, whatever is recorded."""
+        """Return the size at which the stored leaves of a span end, without using its record."""
         recorded = record.log.size if span.stop is None else span.stop
         most = min(recorded, limits.MAX_TREE_SIZE)
         newest = next(log.iter_records(self.connection, self.number, 0, most, newest=True), None)

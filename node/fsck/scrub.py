@@ -1,7 +1,7 @@
-"""The background scrub: the check of `node.fsck.check`, a slice at a time, again and again.
+"""The background scrub: the check of `node.fsck.check` in slices, again and again.
 
-A slice reads one version of the store and lets go of it; the next one goes on by the journal, also
-in another process. What it finds is noted at once where everybody who answers looks.
+A slice reads one version of the store. The next slice continues by the journal, even in another
+process. New damage is added at once to the findings that every answer takes into account.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from node.store.sqlite import sqlite3
 from node.system import durable, locks
 
 _SLICE_SECONDS: Final = 0.2
-"""What is read without a pause."""
+"""Bytes that are read without a pause."""
 
 _CACHE_KIB: Final = 4_096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slice:
-    """What one slice did.
+    """The result of one slice.
 
     Attributes:
-        found: what is newly known to be damaged.
-        part: how much of the pass is done, from 0 to 1.
-        ended: whether the pass is.
+        found: the newly found damage.
+        part: the share of the pass that is done, from 0 to 1.
+        ended: whether the pass has ended.
     """
 
     found: tuple[Damage, ...]
@@ -46,7 +46,7 @@ class Slice:
 
 
 class Scrub:
-    """Checks the store of a running node. Its methods are called by one thread, but for `stop`."""
+    """Checks the store of a running node. One thread calls its methods, except `stop`."""
 
     def __init__(self, home: Home, clock: Clock) -> None:
         self._home = home
@@ -55,18 +55,18 @@ class Scrub:
         self._connection: sqlite3.Connection | None = None
 
     def stop(self) -> None:
-        """Have a slice that is under way end at once, and count for nothing."""
+        """End a running slice at once; its result does not count."""
         self._stopped = True
         connection = self._connection
         if connection is not None:
             connection.interrupt()
 
     def step(self) -> Slice | None:
-        """Check one slice; return what it did, or None when it was stopped.
+        """Check one slice; return its result, or None if it was stopped.
 
         Raises:
-            LockedError: `hashfed fsck` is at work.
-            StoreError: what was found, or how far it has come, could not be noted.
+            LockedError: `hashfed fsck` is running.
+            StoreError: the findings or the journal could not be written.
         """
         home = self._home
         path = home.store.resolve()
@@ -86,7 +86,7 @@ class Scrub:
     def _check(self, store: Store) -> Slice | None:
         path, kept = store.path, self._home.scrub_journal
         if not kept.exists():
-            # What the disk has is to be checked, and not what the system remembers of it.
+            # Check the data on the disk, not the system's cached copy of it.
             durable.forget_cached(path)
         found: list[Damage] = []
         deadline = time.monotonic() + _SLICE_SECONDS
@@ -124,7 +124,7 @@ def _file_damage(error: Exception) -> Damage:
 
 
 def _part(connection: sqlite3.Connection, journal: Journal) -> float:
-    """Return how much of a pass is done, by leaves and buckets."""
+    """Return the share of a pass that is done, in leaves and buckets."""
     try:
         parts = consistency.count_parts(connection)
     except sqlite3.DatabaseError:

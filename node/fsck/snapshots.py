@@ -1,4 +1,4 @@
-"""The snapshots of a list: what was signed of each, its buckets, and their index rows."""
+"""Checks the snapshots of a list: the signed parts of each, its buckets, and their index rows."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class SnapshotCheck:
     """Checks the snapshots of one list.
 
     Attributes:
-        bases: those that were checked as a whole, by their numbers: spans can begin with them.
+        bases: the completely checked snapshots, with which spans can begin, by number.
     """
 
     def __init__(self, scope: Scope, record: ListRecord, root: PinnedRoot) -> None:
@@ -37,7 +37,7 @@ class SnapshotCheck:
         self._root = root
 
     def run(self, held: SnapshotRecord, applied: Sequence[Span]) -> Steps:
-        """Check one snapshot that is here, given the spans in force."""
+        """Check one stored snapshot, given the spans in force."""
         yield from self._check_state(held, applied)
         yield from self._check_buckets(held)
 
@@ -45,11 +45,13 @@ class SnapshotCheck:
         in_force = held.snapshot in {span.snapshot for span in applied}
         if in_force and held.state is not SnapshotState.HELD:
             yield self._scope.damage(
-                DamageKind.RECORD, held.position, f"snapshot: in force, but noted as {held.state}"
+                DamageKind.RECORD,
+                held.position,
+                f"snapshot: in force, but recorded as {held.state}",
             )
 
     def _check_buckets(self, held: SnapshotRecord) -> Steps:
-        """Check what was signed of a snapshot, and the buckets that are here."""
+        """Check the signed parts of a snapshot, and its stored buckets."""
         replica = Replica(self._record.origin, self._root, LogState.empty())
         try:
             time_ms = Header.parse(held.offer.header).time_ms
@@ -83,7 +85,7 @@ class SnapshotCheck:
             yield None
         if any(number >= held.buckets for number in stored):
             yield self._scope.damage(
-                DamageKind.RECORD, held.position, "more buckets are here than the snapshot has"
+                DamageKind.RECORD, held.position, "there are more buckets than the snapshot has"
             )
         if not whole:
             return
@@ -123,7 +125,7 @@ class SnapshotCheck:
             yield self._scope.damage(
                 DamageKind.RECORD,
                 held.position,
-                f"bucket {number}: what is recorded of it is not in it",
+                f"bucket {number}: its record does not fit its content",
             )
         if span is not None:
             expected, missing = index.check_bucket_index(
@@ -156,7 +158,7 @@ class SnapshotCheck:
             leaf = log.load_signed(self._scope.connection, self._scope.number, newest)
             wanted = Header.parse(leaf.header).ops_root
         except (DamageError, FederationError):
-            # A body or bucket that it is made of is damaged, and named by itself.
+            # A body or bucket from which it is made is damaged, which is reported separately.
             return
         if root != wanted:
             yield self._scope.damage(

@@ -1,16 +1,16 @@
-"""Replaces a damaged store by a new one, made from what can be read of it and from peers.
+"""Replaces a damaged store with a new one, made from its readable parts and from peers.
 
 Rooms:
     repair      makes the new store and puts it in the place of the damaged one
-    records     copies what belongs to no list
-    lists       which lists there are; what is copied of a list as it was read
-    rebuild     rebuilds one list: its spans, then where it stands, then its charter
-    snapshots   the snapshot that a span begins with, and those that are served
-    leaves      the log of one list, leaf by leaf
-    peers       gets from peers what is damaged here
-    work        what the rebuilding of one list works with
-    verify      what counts as signed, stored here or sent by a peer
-    bitflips    finds the one bit that has flipped
-    salvage     reads what can be read of the damaged store
+    records     copies the records that belong to no list
+    lists       finds the lists; copies parts of a list as they were read
+    rebuild     rebuilds one list: its spans, then its state, then its charter
+    snapshots   rebuilds the snapshots that begin spans or are served
+    leaves      rebuilds the log of one list, leaf by leaf
+    peers       gets damaged parts from peers
+    work        the data and tools for rebuilding one list
+    verify      verifies parts that are stored here or come from peers
+    bitflips    finds a single flipped bit
+    salvage     reads the readable parts of the damaged store
     first_page  gives a copy of a damaged store another first page
 """

@@ -1,6 +1,6 @@
-"""Finds the one bit that has flipped in some bytes, by trying each bit.
+"""Finds a single flipped bit by trying each bit.
 
-The caller gives a check that holds for the right bytes alone, such as a signature.
+The caller provides a check that only the right bytes pass, such as a signature.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 _LONGEST: Final = 4_096
-"""Bytes in which a flipped bit is looked for: each bit may cost the check of a signature."""
+"""The most bytes in which a flipped bit is searched: each bit may need the check of a signature."""
 
 
 def correct_bit(data: bytes, holds: Callable[[bytes], bool]) -> bytes | None:
@@ -32,7 +32,7 @@ def correct_bit_of_text(text: str, holds: Callable[[str], bool]) -> str | None:
     if holds(text):
         return text
     for at, letter in enumerate(text):
-        # The replacement character stands for a byte that is not ASCII now, whatever it was.
+        # The replacement character stands for a byte that is no longer ASCII.
         codes = range(128) if letter == "\ufffd" else (ord(letter) ^ 1 << bit for bit in range(7))
         for code in codes:
             tried = f"{text[:at]}{chr(code)}{text[at + 1 :]}"

@@ -22,14 +22,14 @@ _CHANGES: Final = slice(24, 28)
 _PAGE_COUNT: Final = struct.Struct(">I")
 _PAGE_COUNT_AT: Final = 28
 _VALID_FOR: Final = slice(92, 96)
-"""Where these stand in the first page (sqlite.org/fileformat.html, section 1.3)."""
+"""The offsets of these in the first page (sqlite.org/fileformat.html, section 1.3)."""
 
 _WAL_VERSIONS: Final = b"\x02\x02"
-"""The versions by which a reader knows that a write-ahead log belongs to the file."""
+"""The versions that tell a reader that a write-ahead log belongs to the file."""
 
 
 def copy_with_new(path: Path, copy: Path, clock: Clock) -> None:
-    """Copy a store, with the first page of an empty store in the place of its own."""
+    """Copy a store, replacing its first page with that of an empty store."""
     page = _read_from_empty(copy, clock)
     shutil.copyfile(path, copy)
     copy.chmod(0o600)
@@ -38,7 +38,7 @@ def copy_with_new(path: Path, copy: Path, clock: Clock) -> None:
         shutil.copyfile(wal, Path(f"{copy}-wal"))
         page[_VERSIONS] = _WAL_VERSIONS
     with copy.open("r+b") as file:
-        # SQLite believes the page count if the change counter was the same when it was written.
+        # SQLite trusts the page count if the change counter was the same when it was written.
         pages = file.seek(0, 2) // len(page)
         _PAGE_COUNT.pack_into(page, _PAGE_COUNT_AT, max(1, pages))
         page[_VALID_FOR] = page[_CHANGES]
@@ -48,7 +48,7 @@ def copy_with_new(path: Path, copy: Path, clock: Clock) -> None:
 
 def _read_from_empty(copy: Path, clock: Clock) -> bytearray:
     """Return the first page of an empty store, which is made beside the copy."""
-    # It is removed with the copy: its name begins with the name of the copy.
+    # It is removed with the copy, as its name begins with the name of the copy.
     model = copy.with_name(f"{copy.name}.model")
     store = Store.create(model, clock)
     rebuild.complete(store)

@@ -1,8 +1,8 @@
 """Rebuilds the log of one list, leaf by leaf.
 
-The log is followed as it was when each leaf was accepted: a leaf is verified at its place, merged,
-and put in the index. A damaged leaf is taken from a peer only if it is the very one that stood
-there. The leaves and checkpoints around it tell which one that was.
+Each leaf is handled as when it was accepted: it is verified at its position, merged, and added to
+the index. A leaf from a peer replaces a damaged one only if it is the same leaf. The leaves and
+checkpoints around it say which leaf that was.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _BATCH_LEAVES: Final = 64
 """Leaves in one transaction."""
 
 _FETCHED_LEAVES: Final = 256
-"""Leaves that are asked for at once where none is stored."""
+"""Leaves that are requested at once where none is stored."""
 
 
 class LogRebuild:
     """Rebuilds the log of one list.
 
     Attributes:
-        version: the store version that the newest leaf so far came in with. Versions of leaves
+        version: the store version with which the newest leaf so far came. Versions of leaves
             never decrease.
     """
 
@@ -45,7 +45,7 @@ class LogRebuild:
         self.version = 1
         self._work = work
         self._newest_version = newest_version
-        # Where the log ends, as the damaged store says: that may be wrong.
+        # The end of the log as the damaged store says, which may be wrong.
         self._recorded = salvage.log_end(work.wreck, work.number)
         self._is_believed = _is_believable(self._recorded)
         self._newest_stored = salvage.newest_position(work.wreck, work.number)
@@ -55,12 +55,12 @@ class LogRebuild:
 
         Args:
             span: the number of the span.
-            state: the log where the span begins.
-            stop: the size at which the span ends; None for the last span, which goes on to the
-                end of the log.
+            state: the log at the start of the span.
+            stop: the size at which the span ends; None for the last span, which reaches to the end
+                of the log.
 
         Returns:
-            The log where the span ends.
+            The log at the end of the span.
 
         Raises:
             UnrepairableError: a leaf is damaged, and no peer has it.
@@ -78,7 +78,7 @@ class LogRebuild:
         return replica.state
 
     def put_snapshot_leaf(self, base: Snapshot) -> None:
-        """Store the leaf of the snapshot that a span begins with."""
+        """Store the leaf of the snapshot with which a span begins."""
         position = base.position
         stored = self._stored(position)
         leaf = SignedDelta(base.offer.header, b"", base.offer.checkpoint)
@@ -94,19 +94,20 @@ class LogRebuild:
         if not self._is_believed:
             return position > self._newest_stored
         if position < self._recorded.size:
-            # The size may be too large: then the log ends with the leaf that is recorded as last.
+            # The size may be too large. Then the log ends with the leaf that is recorded as the
+            # last.
             return (
                 position > self._newest_stored
                 and replica.state.last_leaf == self._recorded.last_leaf
             )
         stored = self._stored(position)
-        # A leaf that is well signed and follows is kept, whatever size is recorded.
+        # A leaf with a valid signature that follows is kept, even beyond the recorded size.
         return stored is None or open_leaf(replica, stored.signed) is None
 
     # --- one leaf -----------------------------------------------------------------------------
 
     def _rebuild_next(self, connection: sqlite3.Connection, span: int, replica: Replica) -> None:
-        """Find the next leaf, store it, merge it and put it in the index."""
+        """Find the next leaf, store it, merge it and add it to the index."""
         position = replica.state.size
         stored = self._stored(position)
         candidate = None if stored is None else open_leaf(replica, stored.signed)
@@ -132,14 +133,14 @@ class LogRebuild:
         stored: SalvagedLeaf | None,
         peer: OrgName | None,
     ) -> Transaction:
-        """Store a leaf with the version, the time and the peer that it came with, if known.
+        """Store a leaf with its version, its arrival time and its peer, if known.
 
         Args:
             connection: the new store.
             position: the position of the leaf.
             leaf: its verified bytes.
             stored: the leaf in the damaged store.
-            peer: the peer that it comes from now; None when it is the stored one.
+            peer: the peer that sent it now; None if it is the stored one.
         """
         work = self._work
         if stored is not None:
@@ -161,7 +162,7 @@ class LogRebuild:
     # --- a damaged leaf -----------------------------------------------------------------------
 
     def _fetch(self, replica: Replica, stored: SalvagedLeaf | None) -> tuple[Candidate, OrgName]:
-        """Return the leaf that stood at a position, and the peer that has it.
+        """Return the leaf at a position, and the peer that has it.
 
         Raises:
             UnrepairableError: no peer has it.
@@ -173,7 +174,7 @@ class LogRebuild:
         )
 
     def _expected_hash(self, replica: Replica, stored: SalvagedLeaf | None) -> bytes | None:
-        """Return the hash of the next leaf, if what is signed here tells it."""
+        """Return the hash of the next leaf, if signed bytes here say it."""
         position = replica.state.size
         if stored is not None:
             with suppress(FederationError):
@@ -186,7 +187,7 @@ class LogRebuild:
         )
 
     def _count_missing(self, position: int) -> int:
-        """Return how many leaves from a position on are not stored; at least 1."""
+        """Return how many leaves in a row are missing from a position on; at least 1."""
         count = 1
         while count < _FETCHED_LEAVES and self._stored(position + count) is None:
             count += 1
@@ -194,7 +195,7 @@ class LogRebuild:
 
 
 def _is_believable(recorded: salvage.LogEnd) -> bool:
-    """Say whether the recorded end of a log can be the end of one."""
+    """Return whether the recorded end of the log is possible."""
     try:
         CompactRange.decode(recorded.size, recorded.frontier)
     except FederationError:

@@ -1,4 +1,4 @@
-"""The lists of a damaged store: which there are, and what is copied of one as it was read."""
+"""Finds the lists of a damaged store, and copies the parts of a list that need no rebuilding."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from node.store import fetched, lists, orgs, rebuild, snapshots, trees
 from node.store.connection import Store
 
 _NAMED_LEAVES: Final = 1_000
-"""Leaves that are tried until one says what the hash of the list's name is."""
+"""The most leaves that are read to find the hash of the list's name."""
 
 _FOLLOW_STATES: Final = frozenset(map(str, FollowState))
 
@@ -29,7 +29,7 @@ class DamagedList:
 
     Attributes:
         number: its number.
-        origin: its name; if a bit of it had flipped, it is corrected.
+        origin: its name; a flipped bit in it was corrected.
         own: whether it is ours.
     """
 
@@ -42,12 +42,12 @@ class DamagedList:
 
 
 def iter_lists(wreck: Wreck, store: Store, org: OrgName) -> Iterator[DamagedList]:
-    """Put every list into the new store, empty, and yield it.
+    """Add every list to the new store, empty, and yield it.
 
     Args:
         wreck: the damaged store.
         store: the new one, with all organizations.
-        org: whose node it is.
+        org: the organization of this node.
     """
     for found in list(salvage.list_names(wreck)):
         owner = rebuild.load_org(store.connection, found.org)
@@ -81,7 +81,7 @@ def _parse(org: OrgName, name: str) -> Origin | None:
 
 
 def _find_origin_hash(wreck: Wreck, number: int) -> bytes | None:
-    """Return the hash of a list's name as its leaves sign it; None if no leaf can be read."""
+    """Return the hash of a list's name that its leaves sign; None if no leaf can be read."""
     for position in range(_NAMED_LEAVES):
         header = salvage.leaf_header(wreck, number, position)
         if header is None:
@@ -108,9 +108,9 @@ def _copy_follow_state(wreck: Wreck, store: Store, number: int, *, own: bool) ->
 
 
 def copy_fetched(wreck: Wreck, store: Store, damaged: DamagedList) -> None:
-    """Copy the deltas that were fetched by themselves, if they verify.
+    """Copy the deltas that were fetched alone, if they verify.
 
-    The others can be fetched again. The list must have been rebuilt.
+    The others can be fetched again. The list must be rebuilt before.
     """
     for row in salvage.fetched(wreck, damaged.number):
         with store.update_status() as writer:
@@ -142,9 +142,9 @@ def _find_sound(store: Store, damaged: DamagedList) -> set[int]:
 
 
 def carry_over(wreck: Wreck, store: Store, damaged: DamagedList) -> None:
-    """Copy what can be read of a list that could not be rebuilt.
+    """Copy the readable parts of a list that could not be rebuilt.
 
-    Its index is not copied: nothing is answered from the list before it is repaired.
+    Its index is not copied, since nothing is answered from the list before it is repaired.
     """
     number = damaged.number
     with store.update_status() as connection:

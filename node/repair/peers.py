@@ -1,7 +1,6 @@
-"""Gets signed bytes that are damaged here from peers, and verifies what they send.
+"""Gets signed bytes that are damaged here from peers, and verifies them.
 
-One peer after the other is asked. What a peer sends is taken only if it verifies, as if it were
-stored here.
+Peers are asked one after the other. Their bytes must verify in the same way as stored ones.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ _log = get_logger()
 
 
 class UnrepairableError(NodeError):
-    """Signed bytes are damaged here, and no peer that could be asked has them."""
+    """Signed bytes are damaged here, and no reachable peer has them."""
 
 
 class RepairSource(Protocol):
@@ -35,15 +34,15 @@ class RepairSource(Protocol):
     def deltas(
         self, origin: Origin, cursor: Cursor, count: int
     ) -> Iterator[tuple[OrgName, Sequence[SignedDelta]]]:
-        """Yield, for each peer that has them, up to `count` deltas after a cursor, not verified."""
+        """Yield up to `count` unverified deltas after a cursor, from each peer that has them."""
 
     def buckets(
         self, origin: Origin, position: int, numbers: Sequence[int]
     ) -> Iterator[tuple[OrgName, Sequence[tuple[int, bytes]]]]:
-        """Yield, for each peer that has them, buckets of the snapshot at a position."""
+        """Yield buckets of the snapshot at a position, from each peer that has them."""
 
     def charters(self, origin: Origin) -> Iterator[tuple[OrgName, bytes]]:
-        """Yield, for each peer that has one, the envelope of a list's charter."""
+        """Yield the envelope of a list's charter, from each peer that has one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,8 +66,8 @@ class PartsFromPeers:
     """Gets the parts of one list.
 
     Attributes:
-        fetched: what came from peers, and verified.
-        refused: what peers sent that does not verify, in a sentence each.
+        fetched: the verified parts from peers.
+        refused: a sentence for each part from a peer that did not verify.
     """
 
     def __init__(self, origin: Origin, root: PinnedRoot, source: RepairSource) -> None:
@@ -77,13 +76,13 @@ class PartsFromPeers:
         self._origin = origin
         self._root = root
         self._source = source
-        # Leaves, by position, that came in one answer with one that was asked for.
+        # Further leaves by position, which came with a requested one.
         self._spare: dict[int, tuple[SignedDelta, OrgName]] = {}
 
     def take_spare_leaf(
         self, replica: Replica, expected: bytes | None
     ) -> tuple[Candidate, OrgName] | None:
-        """Return the next leaf of a log, if it came with an earlier one, and the peer it is from.
+        """Return the next leaf of a log and its peer, if it came with an earlier one.
 
         Args:
             replica: the log before the leaf.
@@ -102,12 +101,12 @@ class PartsFromPeers:
     def fetch_leaf(
         self, replica: Replica, expected: bytes | None, count: int
     ) -> tuple[Candidate, OrgName]:
-        """Return the next leaf of a log, from the first peer that has it, and that peer.
+        """Return the next leaf of a log from the first peer that has it, and that peer.
 
         Args:
             replica: the log before the leaf.
             expected: the hash of the leaf; None when it is not known.
-            count: leaves to ask for, as the ones after it are missing too.
+            count: how many leaves to ask for, as the ones after it may be missing too.
 
         Raises:
             UnrepairableError: no peer has it.

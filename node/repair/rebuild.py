@@ -1,7 +1,7 @@
-"""Rebuilds one list in the new store, from its signed bytes as they are stored or at peers.
+"""Rebuilds one list in the new store from its signed bytes, stored here or at peers.
 
-First the spans are found. Each is rebuilt from the snapshot that it begins with, if any, and from
-its leaves. At the end the list is told where its log stands, and its charter is put in force.
+First the spans are found. Each is rebuilt from its snapshot, if any, and from its leaves. At the
+end the state of the log is recorded and the charter is put in force.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class _Span:
 
     Attributes:
         number: its number, in both stores.
-        snapshot: the number of the snapshot that it begins with; None when with nothing.
-        stop: the size at which it ended, as recorded; 0 if that is not recorded.
+        snapshot: the number of the snapshot with which it begins; None if it begins empty.
+        stop: the recorded size at which it ended; 0 if it is not recorded.
     """
 
     number: int
@@ -79,7 +79,7 @@ def _find_spans(work: ListWork) -> list[_Span]:
             )
             for row in applied
         ]
-    # No span can be read. The log began with a snapshot if its first leaf is not stored.
+    # No span can be read. If its first leaf is not stored, the log began with a snapshot.
     snapshot = None
     if not salvage.has_leaf(work.wreck, work.number, 0):
         snapshot = salvage.oldest_held_snapshot(work.wreck, work.number)
@@ -89,7 +89,7 @@ def _find_spans(work: ListWork) -> list[_Span]:
 def _rebuild_span(
     work: ListWork, log: LogRebuild, span: _Span, following: _Span | None
 ) -> LogState:
-    """Rebuild one span, and return the log where it ends.
+    """Rebuild one span, and return the log at its end.
 
     Raises:
         UnrepairableError: a part of it is damaged, and no peer has it.
@@ -112,7 +112,7 @@ def _rebuild_span(
 
 
 def _begin_span(work: ListWork, span: _Span, start: int, base: Snapshot | None) -> None:
-    """Record a span and the snapshot that it begins with, still without buckets."""
+    """Record a span and its snapshot, still without buckets."""
     snapshot = None
     if base is not None:
         snapshot = SnapshotRow(
@@ -134,14 +134,14 @@ def _begin_span(work: ListWork, span: _Span, start: int, base: Snapshot | None) 
 
 
 def _find_stop(work: ListWork, span: _Span, start: int, following: _Span) -> int:
-    """Return the size at which a span ended, when the snapshot of the next one took its place.
+    """Return the size at which a span ended because the snapshot of the next one replaced it.
 
     Raises:
-        UnrepairableError: it is not recorded which snapshot that was.
+        UnrepairableError: that snapshot is not recorded.
     """
     if following.snapshot is None:
         raise UnrepairableError(
-            f"the snapshot that took the place of the deltas from position {start} on is lost"
+            f"the snapshot that replaced the deltas from position {start} on is lost"
         )
     limit = limits.MAX_TREE_SIZE
     with suppress(FederationError):
@@ -158,7 +158,7 @@ def _find_stop(work: ListWork, span: _Span, start: int, following: _Span) -> int
 
 
 def _put_in_force(work: ListWork, state: LogState, version: int) -> None:
-    """Record where the list stands, and put its charter in force.
+    """Record the state of the list, and put its charter in force.
 
     Raises:
         UnrepairableError: the charter is damaged, and no peer has it.
@@ -196,5 +196,5 @@ def _find_charter(work: ListWork) -> tuple[bytes | None, int]:
     version = open_charter(work.origin, work.root, stored, least_version=0)
     if version is not None:
         return stored, version
-    # An older one could allow more than the one that is in force.
+    # An older charter could allow more than the one in force.
     return work.peers.fetch_charter(least_version=recorded)

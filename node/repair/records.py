@@ -1,7 +1,7 @@
-"""Copies what belongs to no list from a damaged store into a new one.
+"""Copies the records that belong to no list from a damaged store into a new one.
 
-What was signed is verified; what nobody signs is taken as it stands. A single flipped bit in bytes
-that no peer can give back (pinned keys, certificates, names) is corrected: only the right bytes
+Signed records are verified; unsigned records are copied as they are. A single flipped bit in bytes
+that no peer can replace (pinned keys, certificates, names) is corrected, as only the right bytes
 verify.
 """
 
@@ -29,7 +29,7 @@ _INCARNATION: Final = "incarnation"
 _INCARNATION_DIGITS: Final = 32
 
 _MOST_LOST: Final = 1 << 20
-"""Versions that can be lost between two that are not: a number beyond that is damaged."""
+"""The most versions that can be lost in a row; a number beyond that is damaged."""
 
 
 def copy_records(wreck: Wreck, store: Store, org: OrgName) -> None:
@@ -38,7 +38,7 @@ def copy_records(wreck: Wreck, store: Store, org: OrgName) -> None:
     Args:
         wreck: the damaged store.
         store: the new one.
-        org: whose node it is.
+        org: the organization of this node.
 
     Raises:
         StoreError: the new store could not be written.
@@ -53,8 +53,8 @@ def copy_records(wreck: Wreck, store: Store, org: OrgName) -> None:
 def _copy_node(wreck: Wreck, connection: sqlite3.Connection, org: OrgName) -> None:
     rebuild.store_node(connection, ORG_KEY, org)
     for key, value in salvage.node_facts(wreck):
-        # Without the old token, the new store has its own: then our lists are signed again only
-        # when peers have been asked.
+        # Without the old token, the new store has its own. Then our lists are only signed after
+        # peers have been asked.
         if key == _INCARNATION and _is_incarnation(value):
             rebuild.store_node(connection, key, value)
 
@@ -72,11 +72,11 @@ def _copy_orgs(wreck: Wreck, connection: sqlite3.Connection) -> None:
 
 
 def _correct_org(row: OrgRow) -> OrgRow:
-    """Return an organization with the bit corrected that has flipped in its root or its name."""
+    """Return an organization, with a flipped bit in its root or its name corrected."""
     root = correct_bit(row.root, lambda tried: _is_root_of(tried, row.name))
     if root is not None:
         return row._replace(root=root)
-    # Perhaps only the name is damaged: the root states it too.
+    # Perhaps only the name is damaged, which is also in the root.
     opened = _open(row.root)
     return row if opened is None else row._replace(name=opened.document.org)
 
@@ -101,16 +101,16 @@ def _copy_peers(wreck: Wreck, connection: sqlite3.Connection) -> None:
         org = rebuild.load_org(connection, row.org)
         root = None if org is None else _open(org[1])
         named = set() if root is None else set(root.document.tls_certificates)
-        # A root that names no certificate leaves the digest that was recorded.
+        # If the root names no certificate, only the recorded digest is left.
         rebuild.add_if_possible(connection, _correct_peer(row, named or {row.certificate_sha256}))
 
 
 def _correct_peer(row: PeerRow, digests: set[bytes]) -> PeerRow:
-    """Return a peer with the bit corrected that has flipped in its certificate or the digest.
+    """Return a peer, with a flipped bit in its certificate or the digest corrected.
 
     Args:
         row: the peer as it was read.
-        digests: the digests that its certificate may have.
+        digests: the possible digests of its certificate.
     """
     pem = correct_bit_of_text(row.certificate, lambda tried: _digest(tried) in digests)
     return row if pem is None else row._replace(certificate=pem, certificate_sha256=_digest(pem))
@@ -132,7 +132,7 @@ class _Times:
 
     Attributes:
         newest: the time of the newest version.
-        earlier: the time that the versions before it do not exceed.
+        earlier: an upper bound of the times of the versions before it.
     """
 
     newest: int = 0
@@ -140,7 +140,7 @@ class _Times:
 
 
 def _copy_versions(wreck: Wreck, connection: sqlite3.Connection) -> None:
-    """Copy the versions; one that is lost is recorded as lost, and times never decrease."""
+    """Copy the versions. A lost one is recorded as lost, and times never decrease."""
     times = _Times()
     known = 0
     for row in salvage.versions(wreck):
@@ -151,7 +151,7 @@ def _copy_versions(wreck: Wreck, connection: sqlite3.Connection) -> None:
         if row.committed_ms >= times.newest:
             times = _Times(newest=row.committed_ms, earlier=times.newest)
         elif row.committed_ms >= times.earlier:
-            # The version before this one has a time that is too late.
+            # The time of the version before this one is too late.
             rebuild.store_committed(connection, row.version - 1, times.earlier)
             times.newest = row.committed_ms
         else:

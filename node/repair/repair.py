@@ -1,9 +1,9 @@
-"""Repairs a store: a new one is made from the signed bytes of the damaged one, and takes its place.
+"""Repairs a store by replacing it with a new one that is made from its signed bytes.
 
-What is derived is derived again, by the code that does it when deltas are accepted. Signed bytes
-that are damaged come from peers, and are verified before they are kept. The old store stays as it
-is, under another name. Every damage is repaired in this one way, whatever page it is on. Nothing in
-the old file is believed until it is verified, except what nobody signs.
+Derived data is derived again, by the same code as when deltas are accepted. Damaged signed bytes
+come from peers and are verified before they are kept. The old store is kept unchanged under another
+name. All damage is repaired in this one way, on any page. Nothing in the old file is trusted before
+it is verified, except unsigned data.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ __all__ = ["FetchedPart", "RepairSource", "Repaired", "repair"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repaired:
-    """What a repair did.
+    """The result of a repair.
 
     Attributes:
-        damages: what was damaged.
-        fetched: what came from peers.
-        refused: what peers sent that does not verify, in a sentence each.
-        failed: why a list could not be rebuilt, in a sentence each.
-        left: what is still damaged.
-        aside: the old store, under its new name. None when nothing was changed, because nothing
+        damages: the damage before the repair.
+        fetched: the parts that came from peers.
+        refused: a sentence for each part from a peer that did not verify.
+        failed: a sentence for each list that could not be rebuilt.
+        left: the damage after the repair.
+        aside: the old store, under its new name; None if nothing was changed, because nothing
             is damaged or nothing could be repaired.
     """
 
@@ -73,18 +73,18 @@ def repair(
 
     Args:
         home: the node's folder.
-        org: whose node it is.
-        connect: given the peers that the store knows, returns what asks them for signed bytes
+        org: the organization of this node.
+        connect: returns a source of signed bytes, given the peers in the store
             (`node.sync.repair_source.PeerSource`).
         clock: tells the time.
-        on_progress: told (what, done, of how much).
+        on_progress: called with (activity, done, total).
 
     Raises:
         StoreError: the new store could not be written; nothing was changed.
     """
     store = home.store.resolve()
     put_back(store)
-    # Even when nothing is left to repair: the last repair may have been killed after it was done.
+    # Even if there is nothing to repair, as the last repair may have been killed after it was done.
     remove_copies(store, "repairing", "wreck")
     damages = _check(store, clock, on_progress)
     if all(damage.kind is DamageKind.CLAIM for damage in damages):
@@ -117,7 +117,7 @@ def repair(
 def _check(
     path: Path, clock: Clock, on_progress: Callable[[str, int, int], None]
 ) -> tuple[Damage, ...]:
-    """Return all that is damaged in a store."""
+    """Return all damage in a store."""
     try:
         store = Store.open_reader(path, clock)
     except DamageError as error:
@@ -129,7 +129,7 @@ def _check(
 
 
 def _is_better(before: Sequence[Damage], after: Sequence[Damage]) -> bool:
-    """Say whether at least one list, or what belongs to no list, became sound."""
+    """Return whether at least one list, or the records that belong to no list, became sound."""
     bad = {damage.origin for damage in before if damage.kind is not DamageKind.CLAIM}
     return bool(bad - {damage.origin for damage in after if damage.kind is not DamageKind.CLAIM})
 
@@ -186,7 +186,7 @@ class _Repair:
         rebuild.complete(store)
 
     def _fill_list(self, store: Store, source: RepairSource, damaged: DamagedList) -> None:
-        """Rebuild a list, or carry it over as it is."""
+        """Rebuild a list, or copy it as it is."""
         origin = damaged.origin
         try:
             root = orgs.load_root(store.connection, origin.org)
@@ -215,7 +215,7 @@ class _Repair:
             carry_over(self._wreck, store, damaged)
         else:
             copy_fetched(self._wreck, store, damaged)
-            # A snapshot that is served beside the deltas and is damaged is built from them again.
+            # A damaged snapshot that is served beside the deltas is built again from them.
             with suppress(NodeError, FederationError):
                 snapshot.rebuild(store, lists.load_list_by_number(store.connection, damaged.number))
         finally:

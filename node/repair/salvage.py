@@ -1,12 +1,11 @@
-"""Reads what can be read of a store that may be damaged anywhere.
+"""Reads the readable parts of a store that may be damaged anywhere.
 
-The file itself is never written. When SQLite cannot even open it, a copy is opened that has another
-first page (`node.repair.first_page`).
+The file itself is never written. If SQLite cannot even open it, a copy with another first page is
+opened (`node.repair.first_page`).
 
-A value of a damaged row may be of any type. What is a number, bytes or text here was made one by
-`as_int`, `as_number`, `as_bytes` or `as_text`; what is an `object` stands as it was read. Some
-values of a row may be readable and others not: so no function reads a large value that it does not
-need.
+A value of a damaged row may be of any type. `as_int`, `as_number`, `as_bytes` and `as_text` convert
+it; a field of type `object` has the value as it was read. Some values of a row may be readable and
+others not, so no function reads a large value that it does not need.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ _HELD: Final = "list = ? AND state = 'held'"
 
 
 class Wreck:
-    """A store of which some rows cannot be read."""
+    """A store with rows that may be unreadable."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -65,15 +64,15 @@ class Wreck:
         return found
 
     def of_list(self, table: str, columns: Sequence[str], number: int) -> tuple[object, ...] | None:
-        """Return the row of a list in a table that has one for each list, or None."""
+        """Return the row of a list in a table that has one row for each list, or None."""
         return self.row(f"SELECT {', '.join(columns)} FROM {table} WHERE list = ?", number)  # noqa: S608
 
     def rows(
         self, table: str, columns: Sequence[str], where: str = "1", *values: object
     ) -> Iterator[tuple[object, ...]]:
-        """Yield the rows of a table that can be read, each once.
+        """Yield the readable rows of a table, each once.
 
-        Where a row in between cannot be read, the table is read from its other end too.
+        If a row in the middle cannot be read, the table is also read from its other end.
         """
         chosen = ", ".join(columns)
         last, stopped = -(1 << 63), False
@@ -103,23 +102,23 @@ class Wreck:
 
 
 def as_bytes(value: object) -> bytes:
-    """Return bytes that were stored; empty ones for anything else."""
+    """Return stored bytes; empty bytes for anything else."""
     return value if isinstance(value, bytes) else b""
 
 
 def as_int(value: object, default: int = 0, *, most: int = (1 << 63) - 1) -> int:
-    """Return a number from 0 to `most` that was stored; `default` for anything else."""
+    """Return a stored number from 0 to `most`; `default` for anything else."""
     return value if isinstance(value, int) and 0 <= value <= most else default
 
 
 def as_number(value: object) -> int:
-    """Return the number of a list or a snapshot that was stored; 0, which none has, otherwise."""
-    # The rows of a number end where those of the next begin, and that one has to be one too.
+    """Return the stored number of a list or a snapshot; 0, which none has, for anything else."""
+    # The rows of a number end where those of the next one begin, so the next one must be valid too.
     return as_int(value, most=MAX_NUMBER - 1)
 
 
 def as_text(value: object) -> str:
-    """Return a text that was stored; an empty one for anything else."""
+    """Return a stored text; an empty text for anything else."""
     return value if isinstance(value, str) else ""
 
 
@@ -127,13 +126,13 @@ def as_text(value: object) -> str:
 
 
 class ListName(NamedTuple):
-    """What names a list, and where it is fetched from.
+    """The name of a list, and the peer from which it is fetched.
 
     Attributes:
         list: its number.
         org: the number of its organization.
         name: its name without the organization.
-        via: the number of the peer that it is fetched from; 0 for none.
+        via: the number of the peer from which it is fetched; 0 for none.
     """
 
     list: int
@@ -194,20 +193,20 @@ def list_names(wreck: Wreck) -> Iterator[ListName]:
 
 
 def list_state(wreck: Wreck, number: int) -> ListStateRow | None:
-    """Return where a list stands, or None if any of it cannot be read."""
+    """Return the state of a list, or None if a part of it cannot be read."""
     row = wreck.of_list("list", ListStateRow._fields, number)
     return None if row is None else ListStateRow._make(row)
 
 
 def span_in_force(wreck: Wreck, number: int) -> object:
-    """Return the number of the span that a list names; None if it cannot be read."""
+    """Return the number of the span in force of a list; None if it cannot be read."""
     row = wreck.of_list("list", ("span",), number)
     return None if row is None else row[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogEnd:
-    """Where the log of a list ends, as it is recorded.
+    """The recorded end of the log of a list.
 
     Attributes:
         size: how many leaves it has.
@@ -221,7 +220,7 @@ class LogEnd:
 
 
 def log_end(wreck: Wreck, number: int) -> LogEnd:
-    """Return where the log of a list ends; of size 0 if that cannot be read."""
+    """Return the recorded end of the log of a list; with size 0 if it cannot be read."""
     row = wreck.of_list("list", ("size", "frontier", "last_leaf"), number)
     size, frontier, last_leaf = (None, None, None) if row is None else row
     return LogEnd(
@@ -232,7 +231,7 @@ def log_end(wreck: Wreck, number: int) -> LogEnd:
 
 
 def charter(wreck: Wreck, number: int) -> tuple[bytes | None, int]:
-    """Return the charter of a list and its version; None and 0 for what is not recorded."""
+    """Return the charter of a list and its version; None and 0 if they are not recorded."""
     row = wreck.of_list("list", ("charter", "charter_version"), number)
     envelope, version = (None, None) if row is None else row
     return None if envelope is None else as_bytes(envelope), as_int(version)
@@ -240,12 +239,12 @@ def charter(wreck: Wreck, number: int) -> tuple[bytes | None, int]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListFacts:
-    """What is recorded of a list that nobody signs.
+    """The unsigned facts about a list.
 
     Attributes:
-        checked: how many deltas had their ops tree and state digest checked.
-        deltas_only: 1 when no snapshot is wanted in the place of deltas, else 0.
-        since_snapshot: what was published since the newest snapshot.
+        checked: for how many deltas the ops tree and the state digest were checked.
+        deltas_only: 1 if every delta is wanted and no snapshot instead, else 0.
+        since_snapshot: how much was published since the newest snapshot.
     """
 
     checked: int
@@ -254,7 +253,7 @@ class ListFacts:
 
 
 def list_facts(wreck: Wreck, number: int) -> ListFacts:
-    """Return what nobody signs of a list; zeros if it cannot be read."""
+    """Return the unsigned facts about a list; zeros if they cannot be read."""
     row = wreck.of_list("list", ("checked", "deltas_only", "since_snapshot"), number)
     checked, deltas_only, since_snapshot = (None, None, None) if row is None else row
     return ListFacts(
@@ -265,7 +264,7 @@ def list_facts(wreck: Wreck, number: int) -> ListFacts:
 
 
 def follow_state(wreck: Wreck, number: int) -> FollowStateRow:
-    """Return how following a list goes; empty if it cannot be read."""
+    """Return the status of following a list; empty if it cannot be read."""
     read = wreck.of_list("follow_state", FollowStateRow._fields, number)
     if read is None:
         return FollowStateRow(number, "", "", "", 0, 0, 0)
@@ -282,13 +281,13 @@ def follow_state(wreck: Wreck, number: int) -> FollowStateRow:
 
 
 def signed_extent(wreck: Wreck, number: int) -> SignedExtentRow | None:
-    """Return what was signed last of what is staged for a list, or None."""
+    """Return the newest signed part of a list's staged changes, or None."""
     row = wreck.of_list("signed_extent", SignedExtentRow._fields, number)
     return None if row is None else SignedExtentRow._make(row)
 
 
 def released(wreck: Wreck, number: int) -> ReleasedRow | None:
-    """Return how much of a list of ours may leave this machine, or None."""
+    """Return how much of one of our lists may leave this machine, or None."""
     row = wreck.of_list("released", ReleasedRow._fields, number)
     return None if row is None else ReleasedRow(list=number, size=row[1])
 
@@ -308,13 +307,13 @@ def fetched(wreck: Wreck, number: int) -> Iterator[FetchedRow]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SalvagedLeaf:
-    """A leaf as it is stored, and how it came.
+    """A leaf as it is stored, and how it arrived.
 
     Attributes:
-        signed: its bytes; a part that is missing or cannot be read is empty.
-        version: the store version that it came in with; 0 if that cannot be read.
-        received_ms: when it came; 0 if that cannot be read.
-        via: the number of the peer that it came from; 0 for none.
+        signed: its bytes; a missing or unreadable part is empty.
+        version: the store version with which it came; 0 if unreadable.
+        received_ms: when it arrived; 0 if unreadable.
+        via: the number of the peer that sent it; 0 for none.
     """
 
     signed: SignedDelta
@@ -352,12 +351,12 @@ def leaf_header(wreck: Wreck, number: int, position: int) -> bytes | None:
 
 
 def has_leaf(wreck: Wreck, number: int, position: int) -> bool:
-    """Say whether a leaf is stored at a position, readable or not."""
+    """Return whether a leaf is stored at a position, readable or not."""
     return wreck.row("SELECT 1 FROM delta WHERE id = ?", delta_id(number, position)) is not None
 
 
 def newest_position(wreck: Wreck, number: int) -> int:
-    """Return the newest position of which a leaf is stored; -1 for none."""
+    """Return the newest position with a stored leaf; -1 if there is none."""
     row = wreck.row(f"SELECT max(id) FROM delta WHERE {_IDS}", *_ids(number))  # noqa: S608
     newest = None if row is None else row[0]
     return as_int(newest) - delta_id(number, 0) if isinstance(newest, int) else -1
@@ -386,7 +385,7 @@ class SalvagedSnapshot:
     """A snapshot without its buckets, as it is stored.
 
     Attributes:
-        offer: its bytes; a part that cannot be read is empty.
+        offer: its bytes; an unreadable part is empty.
         position: the position of its leaf.
     """
 
@@ -419,7 +418,7 @@ def snapshot_header(wreck: Wreck, number: int) -> bytes:
 
 
 def oldest_held_snapshot(wreck: Wreck, number: int) -> int | None:
-    """Return the number of the oldest snapshot of a list of which all is here, or None."""
+    """Return the number of the oldest complete snapshot of a list, or None."""
     row = wreck.row(
         "SELECT snapshot FROM snapshot WHERE list = ? AND state = 'held' ORDER BY position LIMIT 1",
         number,
@@ -428,12 +427,12 @@ def oldest_held_snapshot(wreck: Wreck, number: int) -> int | None:
 
 
 def held_snapshot_numbers(wreck: Wreck, number: int) -> list[int]:
-    """Return the numbers of the snapshots of a list of which all is here."""
+    """Return the numbers of the complete snapshots of a list."""
     return [as_number(held) for (held,) in wreck.rows("snapshot", ("snapshot",), _HELD, number)]
 
 
 def held_snapshots(wreck: Wreck, number: int) -> Iterator[SnapshotRow]:
-    """Yield the snapshots of a list of which all is here."""
+    """Yield the complete snapshots of a list."""
     yield from map(SnapshotRow._make, wreck.rows("snapshot", SnapshotRow._fields, _HELD, number))
 
 
@@ -457,7 +456,7 @@ def open_wreck(path: Path, clock: Clock) -> Iterator[Wreck]:
     """Open a damaged store for reading.
 
     Raises:
-        StoreError: the copy that is needed cannot be written.
+        StoreError: a copy is needed and cannot be written.
     """
     connection = _connect(path)
     if connection is not None:
@@ -484,7 +483,7 @@ def _connect(path: Path) -> sqlite3.Connection | None:
         return None
     try:
         connection.text_factory = _decode
-        # Lets SQLite read on when the file is shorter than its first page says.
+        # Lets SQLite go on reading if the file is shorter than its first page says.
         connection.execute("PRAGMA writable_schema = ON")
         connection.execute("PRAGMA query_only = ON")
         names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}

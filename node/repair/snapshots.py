@@ -1,7 +1,8 @@
 """Rebuilds the snapshots of one list.
 
-A span that begins with a snapshot needs it: what is damaged of it is taken from where it stands a
-second time, or from peers. A snapshot that is only served beside the deltas is kept if it is sound.
+A span that begins with a snapshot needs it, so its damaged parts are taken from their second place
+in the store, or from peers. A snapshot that is only served beside the deltas is kept if it is
+sound.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def load_signed(work: ListWork, number: int) -> Snapshot:
     """
     stored = salvage.snapshot(work.wreck, number)
     if stored is None:
-        raise UnrepairableError(f"snapshot {number}, which the list begins with, is lost")
+        raise UnrepairableError(f"snapshot {number}, with which the list begins, is lost")
     offers = _combine(work, number, stored)
     for offer in offers:
         opened = open_snapshot(work.origin, work.root, offer)
@@ -55,9 +56,9 @@ def load_signed(work: ListWork, number: int) -> Snapshot:
 
 
 def _combine(work: ListWork, number: int, stored: salvage.SalvagedSnapshot) -> list[SnapshotOffer]:
-    """Return what a snapshot may be, as its parts stand in two places each.
+    """Return the possible contents of a snapshot, as most of its parts are stored in two places.
 
-    The header and the checkpoint stand in its leaf too, and the hashes follow from the buckets.
+    The header and the checkpoint are in its leaf too, and the hashes follow from the buckets.
     """
     headers, checkpoints = [stored.offer.header], [stored.offer.checkpoint]
     leaf = salvage.leaf(work.wreck, work.number, stored.position)
@@ -74,7 +75,7 @@ def _combine(work: ListWork, number: int, stored: salvage.SalvagedSnapshot) -> l
 
 
 def _hash_buckets(work: ListWork, snapshot: int) -> bytes:
-    """Return the hashes of the buckets that are stored, up to the first that is missing."""
+    """Return the hashes of the stored buckets, up to the first missing one."""
     hashes: list[bytes] = []
     for number in count():
         data = salvage.bucket(work.wreck, snapshot, number)
@@ -85,7 +86,7 @@ def _hash_buckets(work: ListWork, snapshot: int) -> bytes:
 
 
 def _correct_frontier(work: ListWork, offer: SnapshotOffer) -> Snapshot | None:
-    """Return a snapshot of which one bit of the frontier has flipped: that stands nowhere else."""
+    """Return a snapshot with a flipped bit of its frontier corrected: no copy of that exists."""
 
     def opens(frontier: bytes) -> Snapshot | None:
         return open_snapshot(work.origin, work.root, offer._replace(frontier=frontier))
@@ -95,14 +96,14 @@ def _correct_frontier(work: ListWork, offer: SnapshotOffer) -> Snapshot | None:
 
 
 def put_buckets(work: ListWork, span: int, snapshot: int, base: Snapshot, version: int) -> LogState:
-    """Store the buckets of the snapshot that a span begins with, and put them in the index.
+    """Store the buckets of the snapshot with which a span begins, and add them to the index.
 
     Args:
         work: the list.
         span: the number of the span.
         snapshot: the number of the snapshot, which is recorded in the new store.
         base: the snapshot.
-        version: the store version to put in the index.
+        version: the store version for the index.
 
     Returns:
         The log right after the snapshot's leaf.
@@ -131,7 +132,7 @@ def put_buckets(work: ListWork, span: int, snapshot: int, base: Snapshot, versio
 def _find_bucket(
     work: ListWork, opened: Snapshot, snapshot: int, number: int
 ) -> tuple[bytes, Bucket]:
-    """Return one bucket as it is stored, or from the first peer that has it.
+    """Return one stored bucket, or the bucket from the first peer that has it.
 
     Raises:
         UnrepairableError: it is damaged, and no peer has it.
@@ -146,9 +147,9 @@ def _find_bucket(
 
 
 def keep_others(work: ListWork, size: int) -> None:
-    """Keep the other snapshots that are stored, if all of one is sound.
+    """Keep each other stored snapshot if all of it is sound.
 
-    A snapshot can be built from the deltas at any time. So no peer is asked for it.
+    A snapshot can be built from the deltas at any time, so no peer is asked for it.
 
     Args:
         work: the list.

@@ -1,7 +1,7 @@
-"""What counts as signed, whether it is stored here or came from a peer.
+"""Verifies signed parts that are stored here or came from a peer.
 
-Each function returns None for what does not verify. When a part arrived is not known any more. So
-it is checked as if it arrived at the time that it states: no time counts as in the future.
+Each function returns None if the part does not verify. The time of arrival is no longer known, so a
+part is checked as if it arrived at its own time: no time counts as in the future.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from federation.trust.orgroot import PinnedRoot
 
 
 def open_leaf(replica: Replica, leaf: SignedDelta) -> Candidate | None:
-    """Return a leaf that follows on the log as the replica has it."""
+    """Return a leaf that follows the replica's log."""
     try:
         return replica.receive(leaf, now_ms=Header.parse(leaf.header).time_ms)
     except FederationError:
@@ -36,7 +36,7 @@ def open_snapshot(origin: Origin, root: PinnedRoot, offer: SnapshotOffer) -> Sna
 def open_charter(
     origin: Origin, root: PinnedRoot, envelope: bytes, *, least_version: int
 ) -> int | None:
-    """Return the version of a list's charter, which is at least `least_version`."""
+    """Return the version of a list's charter, which must be at least `least_version`."""
     try:
         opened = wire.decode_envelope(envelope)
         charter = verify_charter(

@@ -1,4 +1,4 @@
-"""What the rebuilding of one list works with."""
+"""The data and tools for rebuilding one list."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from node.store.connection import Store
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListWork:
-    """One list, where it is read from and where it is rebuilt.
+    """One list, with its damaged store and its new store.
 
     Attributes:
         wreck: the damaged store.
         store: the new one. It has the list's organization, and the list is empty.
-        number: the list's number, in both.
+        number: the list's number in both stores.
         origin: the list.
         own: whether it is ours.
         root: its owner's keys.
-        peers: gets from peers what is damaged here.
-        now_ms: the time that counts as the arrival of what comes from peers.
-        on_progress: told (leaves or buckets done, of how many).
+        peers: gets damaged parts from peers.
+        now_ms: the arrival time of parts from peers.
+        on_progress: called with (leaves or buckets done, total).
     """
 
     wreck: Wreck

@@ -4,11 +4,11 @@ Rooms:
     import_file  a file or a command becomes staged changes
     source       opens what is imported and cuts it between lines
     parse        reads pieces of a file of changes
-    templates    lines that are alike but for their hashes, many at a time
-    batches      operations on their way to staging, in the order of their entries
-    reconcile    an import against what is staged and what is in force
-    rows         a staged operation as a row that sorts and compares; many as a body
-    edit         an edit of staged changes: rows, blocks, and the rule between them
-    file         what the next publish will sign
-    commitments  what the headers of the next deltas commit to, computed ahead
+    templates    reads many lines at a time that differ only in their hashes
+    batches      operations on their way to staging, ordered by entry
+    reconcile    compares an import with what is staged and in force
+    rows         a staged operation as a row; many as a body
+    edit         an edit of staged changes: its rows and blocks
+    file         the staged changes, which the next publish will sign
+    commitments  computes ahead what the next headers commit to
 """

@@ -1,8 +1,8 @@
-"""Operations on their way to be settled, in the order of their entries.
+"""Operations on their way to staging, ordered by entry.
 
 On the way an operation is an item: its row's key, its number (8 bytes), its row's content. Items
-sort by entry, and on one entry by number, which is the order in which they were said. Knows nothing
-of what is staged and what is in force.
+sort by entry, and for one entry by number, which is their order in the input. This module does not
+know what is staged and what is in force.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ NUMBER_BYTES: Final = 8
 """Bytes of an operation's number."""
 
 BATCH_OPS: Final = limits.MAX_BODY_OPS
-"""Entries in one batch: those of one delta."""
+"""Entries in one batch: as many as in one delta."""
 
 BATCH_BYTES: Final = limits.MAX_BODY_BYTES
 """Bytes of the items of one batch. A body of them is smaller."""
 
 _MAX_RECORD_BYTES: Final = limits.MAX_BODY_BYTES - 32 * 1024
-"""Bytes of one operation: it has to fit in a body, with what a body has around it."""
+"""Largest size of one operation, so that it fits in a body with the parts around it."""
 
 
 def to_item(packed: PackedOp, number: int) -> bytes:
@@ -39,7 +39,7 @@ def to_item(packed: PackedOp, number: int) -> bytes:
 
     Args:
         packed: the operation, well formed.
-        number: greater for what is said later.
+        number: greater for a later operation.
 
     Raises:
         LimitError: the operation alone is too large for a body.
@@ -60,7 +60,7 @@ class PileBatch:
 
     Attributes:
         prefix: what the entries' keys begin with (`node.staging.rows.key_prefix`).
-        names: what follows in the keys, ascending; repeated where an entry has several operations.
+        names: the rest of the keys, ascending; repeated if an entry has several operations.
         items: the operations, in the same order.
         is_distinct: whether no name is repeated.
     """
@@ -83,7 +83,7 @@ class PileBatch:
 
     @property
     def kinds(self) -> bytes:
-        """What the operations do, a byte for each."""
+        """The kinds of the operations, a byte for each."""
         at = self._number_at + NUMBER_BYTES
         return bytes([item[at] for item in self.items])
 
@@ -93,7 +93,7 @@ class PileBatch:
         return self.prefix[: self.prefix.index(0)].decode()
 
     def with_items(self, items: list[bytes]) -> PileBatch:
-        """Return a batch of some of these entries' operations, at most one for each entry."""
+        """Return a batch with some of these operations, at most one for each entry."""
         if items is self.items:
             return self
         start, stop = len(self.prefix), self._number_at
@@ -119,23 +119,23 @@ class PileBatch:
 
 
 class Pile:
-    """Operations that are gathered to be settled together.
+    """Operations that are collected and then staged together.
 
     Use it in a `with` statement, which frees its temporary file.
 
     Attributes:
-        directory: where its temporary file goes if it becomes large.
-        merge_repeats: assertions of one entry add up their labels.
-        sorter: where their items go.
-        collapsed: operations that repeat the one before, of those that were read.
+        directory: the folder of its temporary file, if it becomes large.
+        merge_repeats: whether the labels of one entry's assertions are merged.
+        sorter: sorts their items.
+        collapsed: how many of the operations read so far repeat the one before.
     """
 
     def __init__(self, directory: Path, *, merge_repeats: bool = False) -> None:
         """Start with nothing.
 
         Args:
-            directory: where a temporary file goes if it becomes large.
-            merge_repeats: assertions of one entry add up their labels, as the rows of a CSV do.
+            directory: the folder of its temporary file, if it becomes large.
+            merge_repeats: whether the labels of one entry's assertions are merged, as for a CSV.
         """
         self.directory = directory
         self.merge_repeats = merge_repeats
@@ -152,8 +152,8 @@ class Pile:
     def iter_batches(self) -> Iterator[PileBatch]:
         """Yield the operations by ascending key.
 
-        All operations of one entry are in one batch. One that says just what the one before it on
-        that entry said is left out, and counted in `collapsed`.
+        All operations of one entry are in one batch. An operation that repeats the one before it on
+        that entry is left out, and counted in `collapsed`.
         """
         for block in self.sorter.iter_blocks():
             for prefix, items in _by_prefix(block):
@@ -172,7 +172,7 @@ class Pile:
         self._is_distinct = True
 
     def _gather(self, items: list[bytes]) -> None:
-        """Add items with the prefix of what is gathered already."""
+        """Add items with the same prefix as the collected ones."""
         start = len(self._prefix)
         stop = start + int.from_bytes(self._prefix[-4:])
         before = self._names[-1:]
@@ -187,7 +187,7 @@ class Pile:
     def _collapse(
         self, names: list[bytes], items: list[bytes], at: int
     ) -> tuple[list[bytes], list[bytes]]:
-        """Leave out what says again what the operation before it on the same entry said."""
+        """Leave out operations that repeat the one before on the same entry."""
         kept_names: list[bytes] = []
         kept: list[bytes] = []
         name, content = (self._names[-1], self._items[-1][at:]) if self._names else (None, b"")
@@ -208,7 +208,7 @@ class Pile:
                 sizes = list(accumulate(map(len, self._items[:count])))
                 count = max(1, bisect_right(sizes, BATCH_BYTES))
             if not self._is_distinct:
-                # Where the last entry ends; if that is not known yet, where it begins.
+                # The end of the last entry, or its start if the end is not known yet.
                 name = self._names[count - 1]
                 count = bisect_right(self._names, name)
                 if count == len(self._names):
@@ -218,7 +218,7 @@ class Pile:
             yield self._take(count)
 
     def _take_all(self) -> Iterator[PileBatch]:
-        """Yield all that is left."""
+        """Yield everything that is left."""
         yield from self._take_full()
         if self._names:
             yield self._take(len(self._names))

@@ -1,7 +1,7 @@
-"""Commitments to the next deltas of a list, computed ahead of their signatures by two processes.
+"""Commitments to the next deltas of a list, computed by two processes before they are signed.
 
-Most of it can be computed before it is known at which position a body will be signed: the roots of
-the ops trees, as soon as there are bodies.
+Most of the work, the roots of the ops trees, can be done as soon as there are bodies, before their
+positions are known.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from federation.commitment import Commitment, commit, find_ops_root
 from node.system.worker import Pair
 
 SLOTS: Final = 8
-"""Bodies that wait for the second process: as many as keep it at work while a transaction is
-committed."""
+"""Bodies that wait for the second process: enough to keep it busy during a commit."""
 
 _AT: Final = Struct(">Q32s?")  # position, ops root, whether it is known
 _COMMITMENT: Final = Struct(">32sQ32s32s")
@@ -25,10 +24,10 @@ _COMMITMENT: Final = Struct(">32sQ32s32s")
 def commit_all(
     bodies: Iterable[tuple[bytes, bytes | None]], position: int, pair: Pair
 ) -> Generator[Commitment, None, None]:
-    """Yield the commitments to bodies that follow each other in one log.
+    """Yield the commitments to consecutive bodies of one log.
 
     Args:
-        bodies: each body's bytes, and the root of its ops tree if it is known; read some way ahead.
+        bodies: each body's bytes, and the root of its ops tree if known; they are read ahead.
         position: the position of the first.
         pair: the processes that compute them.
 
@@ -45,13 +44,13 @@ def commit_all(
 
 
 def answer(question: bytes) -> bytes:
-    """Compute one commitment: of what `commit_all` asks, to its fields end to end."""
+    """Compute one commitment: from a request of `commit_all` to the fields, end to end."""
     position, root, is_known = _AT.unpack_from(question)
     return _COMMITMENT.pack(*commit(question[_AT.size :], position, root if is_known else None))
 
 
 def find_roots(bodies: Iterable[bytes], pair: Pair) -> Generator[bytes, None, None]:
-    """Yield the roots of the ops trees of bodies, which are read some way ahead.
+    """Yield the roots of the ops trees of bodies, which are read ahead.
 
     Raises:
         NodeError, StoreFullError: as `node.system.worker.Pair.answer_all`.

@@ -1,11 +1,11 @@
 """An open edit of staged changes: rows, blocks, and the rule between them.
 
 A staged operation is a row, or one of many in a block: a body as it will be signed. No row and no
-other block has a key between the first and the last one of a block; an edit that would change that
-turns the block into rows first. So an import of millions writes some hundred blocks, while a change
-of what is staged costs no more than before, beyond the block that it falls into.
+other block has a key between the first and the last key of a block. An edit that would break this
+rule turns the block into rows first. So an import of millions of entries writes some hundred
+blocks, and a later change costs at most one block more than a row.
 
-Knows nothing of transactions, of numbers of edits, and of what is in force in the store.
+This module does not know transactions, the numbers of edits, or what is in force in the store.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from node.staging.rows import Row, iter_rows, to_body
 RootFinder = Callable[[Iterable[bytes]], Iterable[bytes]]
 """Computes the root of the ops tree of each of some bodies, which it may read ahead."""
 
-IF_DAMAGED: Final = "what was staged there is lost: remove the file and import again"
+IF_DAMAGED: Final = "the changes staged there are lost: remove the file and import again"
 """What to do about a damaged file of staged changes."""
 
 LEAST_BLOCK: Final = 2_000
-"""Operations from which on a block is made: each becomes a delta of its own."""
+"""A block has at least this many operations, since each block becomes a delta of its own."""
 
 BLOCK_KINDS: Final = (OpKind.ASSERT, OpKind.RETRACT, OpKind.PURGE)
-"""Kinds of operations in the order of a block's numbers of them."""
+"""Kinds of operations, in the order in which a block counts them."""
 
 
 class SortedRows(NamedTuple):
     """Operations on entries whose names are of one type and width.
 
     Attributes:
-        prefix: what all keys begin with (`node.staging.rows.key_prefix`).
-        names: what follows in each key, strictly ascending.
+        prefix: the start of all keys (`node.staging.rows.key_prefix`).
+        names: the rest of each key, strictly ascending.
         contents: the contents of the same rows.
     """
 
@@ -52,14 +52,14 @@ class SortedRows(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Many staged operations that lie in the file as one body.
+    """Many staged operations that are in the file as one body.
 
     Attributes:
         first: the key of the first.
         last: the key of the last.
         edit: the number of the edit that staged them.
         data: the serialized body.
-        ops_root: the root of its ops tree; None in what an earlier version has staged.
+        ops_root: the root of its ops tree; None if an earlier version staged it.
         seal: the SHA-256 of root and body; None without a root.
     """
 
@@ -74,10 +74,10 @@ class Block(NamedTuple):
         """Return the body.
 
         Raises:
-            DamageError: body or root are not what was written.
+            DamageError: the body or the root is not what was written.
         """
         try:
-            # A root is signed as it is: nothing after this would notice a wrong one.
+            # The root is signed as it is: no later step would notice a wrong one.
             if self.ops_root is not None and _seal(self.data, self.ops_root) != self.seal:
                 raise MalformedError("it is not what was written")
             return wire.decode_body(self.data)
@@ -95,25 +95,25 @@ class Tables(Protocol):
     """The tables that an edit reads and writes."""
 
     def insert_rows(self, rows: Sequence[Row], edit: int) -> None:
-        """Write rows of an edit; fast if their keys ascend."""
+        """Write rows of an edit; this is fast if their keys ascend."""
 
     def delete_rows(self, keys: Iterable[bytes]) -> None:
         """Remove the rows of these keys."""
 
     def has_rows(self, first: bytes, last: bytes) -> bool:
-        """Say whether there is a row from one key to another."""
+        """Return whether there is a row between two keys, including both."""
 
     def insert_block(self, block: Block, counts: Mapping[OpKind, int]) -> None:
-        """Write a block that has so many operations of each kind."""
+        """Write a block, with its number of operations of each kind."""
 
     def delete_block(self, first: bytes) -> None:
         """Remove the block that begins with a key."""
 
     def load_block(self, first: bytes) -> Block:
-        """Return the block that begins with a key, which must be there."""
+        """Return the block that begins with a key, which must exist."""
 
     def overlapping(self, first: bytes, last: bytes) -> list[tuple[bytes, bytes]]:
-        """Return (first, last) of the blocks that have a part of a range of keys, ascending."""
+        """Return (first, last) of the blocks that overlap a range of keys, ascending."""
 
 
 class Edit:
@@ -121,8 +121,8 @@ class Edit:
 
     Attributes:
         number: its number.
-        tally: by how many it changes the number of staged operations of each kind.
-        keep: whether it is kept at the end; set it to False to undo it all.
+        tally: the change in the number of staged operations of each kind.
+        keep: whether it is kept at the end; set it to False to undo all of it.
     """
 
     def __init__(self, tables: Tables, number: int) -> None:
@@ -141,7 +141,7 @@ class Edit:
         """Stage operations on entries on which nothing is staged; many of them fast.
 
         Args:
-            runs: the operations. No run has a key between the first and the last one of another.
+            runs: the operations. No run has a key between the first and the last key of another.
             find_roots: computes the roots of the ops trees of bodies, given their bytes.
         """
         waiting: deque[tuple[Block, Counter[OpKind]]] = deque()
@@ -162,9 +162,9 @@ class Edit:
             self.tally.update(counts)
 
     def _make_block(self, run: SortedRows) -> tuple[Block, Counter[OpKind]] | None:
-        """Return a run as a block, with how many operations it has of each kind.
+        """Return a run as a block, with its number of operations of each kind.
 
-        None if it has to be rows: it is short, or does not fit in a body or where it belongs.
+        None if it has to become rows: it is short, or does not fit in a body, or overlaps others.
         """
         prefix, names, contents = run
         first, last = prefix + names[0], prefix + names[-1]
@@ -182,7 +182,7 @@ class Edit:
         return Block(first, last, self.number, data), counts
 
     def drop(self, rows: Sequence[Row]) -> None:
-        """Let go of staged operations."""
+        """Remove staged operations."""
         for row in rows:
             self.tally[row.kind] -= 1
         keys = [row.key for row in rows]
@@ -190,18 +190,18 @@ class Edit:
         self._tables.delete_rows(keys)
 
     def _is_free(self, first: bytes, last: bytes) -> bool:
-        """Say whether nothing is staged from one key to another."""
+        """Return whether nothing is staged between two keys, including both."""
         return not self._tables.has_rows(first, last) and not self._tables.overlapping(first, last)
 
     def _open_blocks(self, keys: Iterable[bytes]) -> None:
-        """Turn every block in which a key would lie into rows."""
+        """Turn every block whose range includes one of these keys into rows."""
         for block in blocks_with(self._tables, keys):
             self._tables.delete_block(block.first)
             self._tables.insert_rows(list(iter_rows(block.open())), block.edit)
 
 
 def blocks_with(tables: Tables, keys: Iterable[bytes]) -> Iterator[Block]:
-    """Yield the blocks in which at least one of these keys would lie."""
+    """Yield the blocks whose range includes at least one of these keys."""
     ordered = sorted(keys)
     ranges = tables.overlapping(ordered[0], ordered[-1]) if ordered else []
     starts = [first for first, _ in ranges]

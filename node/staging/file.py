@@ -1,11 +1,11 @@
-"""Staged changes of one of our own lists: what the next publish will sign.
+"""The staged changes of one of our own lists, which the next publish will sign.
 
-They lie in a file of their own, so that a big import never blocks the store. An entry has at most
-one staged operation. An edit comes as a whole or not at all, also when the process is killed.
-Operations come out in the order of their entries' names, so that the deltas of a big import have
-disjoint, ascending ranges of keys. Knows nothing of what is in force in the store.
+They are in a file of their own, so that a big import never blocks the store. An entry has at most
+one staged operation. An edit is kept as a whole or not at all, even if the process is killed.
+Operations are read in the order of their entries' names, so that the deltas of a big import have
+disjoint, ascending ranges of keys. This module does not know what is in force in the store.
 
-All SQL on this file stands here, which makes the module long; `node.staging.edit` has the rules.
+All SQL for this file is here, which makes the module long; `node.staging.edit` has the rules.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from node.store.sqlite import sqlite3, sqlite_errors
 _BUSY_SECONDS: Final = 30.0
 _FORMAT: Final = 3
 _BEFORE: Final = 2
-"""The format that is brought up to this one: its blocks have no roots."""
+"""The older format that is converted to this one: its blocks have no roots."""
 
 _PAGE_ROWS: Final = 1_000
 _PAGE_BYTES: Final = 4 * 1024 * 1024
 _CODE_BYTES: Final = 2
-"""Bytes that each operation takes in a body to name its annotation."""
+"""Bytes that each operation needs in a body to refer to its annotation."""
 
 _ANNOTATION_OVERHEAD: Final = 16
-"""Bytes that an annotation takes in a body beside its canonical ones."""
+"""Bytes that an annotation needs in a body besides its canonical form."""
 
 _PRAGMAS: Final = (
     "PRAGMA journal_mode = WAL",
@@ -53,21 +53,21 @@ _PRAGMAS: Final = (
     "PRAGMA journal_size_limit = 4194304",
 )
 _NUMBERS: Final = 10_000
-"""Rows of the table `number`: as many keys can be cut out of one column by SQL."""
+"""Rows of the table `number`: SQL can cut this many keys out of one column."""
 
 _BLOCK_COLUMNS: Final = "first, last, edit, body, ops_root, seal"
 """The columns of a `Block`."""
 
 _SCHEMA: Final = (
-    # See `Row`. `edit` is the number of the edit that staged it: a row that was read and then
-    # replaced is another row.
+    # See `Row`. `edit` is the number of the edit that staged it, so a row that was replaced after
+    # it was read can be told from the one that was read.
     """CREATE TABLE staged (
         key BLOB PRIMARY KEY,
         edit INTEGER NOT NULL,
         content BLOB NOT NULL
     ) STRICT, WITHOUT ROWID""",
-    # `body` is a serialized delta body; the rest says what is in it. `ops_root` is the root of its
-    # ops tree, and `seal` is the SHA-256 of both; null in files from before they were kept.
+    # `body` is a serialized delta body; other columns describe its content. `ops_root` is the root
+    # of its ops tree, and `seal` is the SHA-256 of both; null in files of the older format.
     """CREATE TABLE block (
         first BLOB PRIMARY KEY,
         last BLOB NOT NULL,
@@ -81,10 +81,10 @@ _SCHEMA: Final = (
     ) STRICT, WITHOUT ROWID""",
     # 0, 1, 2 ...: lets SQL cut columns into rows, several times faster than binding each row.
     "CREATE TABLE number (n INTEGER PRIMARY KEY) STRICT",
-    # How many operations are staged, by kind: counting them would read them all.
+    # The number of staged operations by kind, as counting them would read all of them.
     "CREATE TABLE tally (kind INTEGER PRIMARY KEY, staged INTEGER NOT NULL) STRICT",
     "CREATE TABLE edit (edit INTEGER PRIMARY KEY) STRICT",
-    # Tells this file from one that took its place: edits are numbered from 1 in each.
+    # Tells this file from one that replaced it, as edits are numbered from 1 in each.
     "CREATE TABLE identity (identity BLOB NOT NULL) STRICT",
 )
 _IDENTITY_BYTES: Final = 16
@@ -98,12 +98,12 @@ _INSERT_NUMBERS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class StagedRange:
-    """Names staged operations: all between two keys that edits up to one had staged.
+    """A range of staged operations: all between two keys that were staged by edits up to some edit.
 
-    What was staged later, or took the place of one of them, is not among them.
+    Operations that were staged later, or replaced one of these, do not belong to it.
 
     Attributes:
-        staging: which file of staged changes it is about (`Staging.identity`).
+        staging: the identity of the file of staged changes (`Staging.identity`).
         first: the key of the first.
         last: the key of the last.
         edit: the number of the newest edit that counts.
@@ -115,18 +115,18 @@ class StagedRange:
     edit: int
 
     def through(self, later: StagedRange) -> StagedRange:
-        """Return the extent from the start of this one to the end of a later one."""
+        """Return the range from the start of this one to the end of a later one."""
         return StagedRange(self.staging, self.first, later.last, self.edit)
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Staged operations that were taken.
+    """Staged operations that were read to be signed.
 
     Attributes:
-        operations: a body of them, or each of them by ascending key.
-        extent: what they are called.
-        ops_root: the root of the body's ops tree, if it is known.
+        operations: a body of them, or the operations by ascending key.
+        extent: the range that they are.
+        ops_root: the root of the body's ops tree, if known.
     """
 
     operations: Body | list[PackedOp]
@@ -135,7 +135,7 @@ class Batch:
 
     @property
     def count(self) -> int:
-        """How many operations there are."""
+        """The number of operations."""
         taken = self.operations
         return taken.count if isinstance(taken, Body) else len(taken)
 
@@ -215,7 +215,7 @@ class Staging:
 
     Attributes:
         path: the file.
-        identity: random bytes that tell it from any other file of staged changes.
+        identity: random bytes that no other file of staged changes has.
     """
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
@@ -225,10 +225,10 @@ class Staging:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Open the file of a list's staged changes; make it if there is none.
+        """Open the file of a list's staged changes; create it if there is none.
 
         Raises:
-            DamageError: the file is no such file.
+            DamageError: the file is not a file of staged changes.
             StoreError: it is from a newer version, or cannot be opened.
             LockedError: another process is writing to it and does not come to an end.
         """
@@ -254,10 +254,10 @@ class Staging:
         self._connection.close()
 
     def claim(self, origin: str) -> None:
-        """Take the file for the changes of one list, which it is for from then on.
+        """Reserve the file for the changes of one list; from then on it belongs to that list.
 
         Raises:
-            StoreError: FOREIGN, it is for another list.
+            StoreError: FOREIGN, it belongs to another list.
         """
         connection = self._connection
         with sqlite_errors(self.path, IF_DAMAGED):
@@ -269,7 +269,7 @@ class Staging:
             (owner,) = connection.execute("SELECT origin FROM owner").fetchone()
         if owner != origin:
             raise StoreError(
-                f"{self.path}: what is in it was staged for {owner}, not for {origin}",
+                f"{self.path}: its changes were staged for {owner}, not for {origin}",
                 hint="nothing was changed; put the right file back, or move it away",
                 reason="FOREIGN",
             )
@@ -286,13 +286,13 @@ class Staging:
             )
 
     def count_by_kind(self) -> dict[OpKind, int]:
-        """Return how many operations of each kind are staged; kinds without any are left out."""
+        """Return how many operations of each kind are staged, without kinds that have none."""
         with sqlite_errors(self.path, IF_DAMAGED):
             rows = self._connection.execute("SELECT kind, staged FROM tally WHERE staged > 0")
             return {OpKind(kind): count for kind, count in rows}
 
     def load(self, keys: Iterable[bytes]) -> dict[bytes, Row]:
-        """Return the staged operations on the entries of these keys, by key."""
+        """Return the staged operations on the entries with these keys, by key."""
         found = {}
         wanted = set(keys)
         with sqlite_errors(self.path, IF_DAMAGED):
@@ -310,13 +310,13 @@ class Staging:
     def iter_batches(self, max_ops: int, max_bytes: int) -> Iterator[Batch]:
         """Yield staged operations by ascending key, in batches; they stay staged.
 
-        What was yielded may be removed while this goes on. What is staged while this goes on waits
-        for the next time: else a batch could not be named by where it begins and ends.
+        Yielded operations may be removed during the iteration. Operations staged during the
+        iteration are left for the next one; otherwise a range could not identify a batch.
 
         Args:
-            max_ops: at most so many in one batch of rows. A block is a batch by itself.
-            max_bytes: at most so many bytes as a body has them: records, annotation codes and each
-                annotation once. A batch has at least one operation, whatever its size.
+            max_ops: the most operations in one batch of rows. A block is a batch by itself.
+            max_bytes: the most bytes of a batch, counted as in a body: records, annotation codes,
+                and each annotation once. A batch has at least one operation, even a larger one.
         """
         with sqlite_errors(self.path, IF_DAMAGED):
             (newest,) = self._connection.execute("SELECT max(edit) FROM edit").fetchone()
@@ -336,10 +336,10 @@ class Staging:
                 after = block.last
 
     def remove(self, extent: StagedRange) -> int:
-        """Let go of operations that were taken; return how many there were.
+        """Remove operations that were read; return how many there were.
 
-        One that was replaced since it was taken stays: its edit is a later one. Of another file's
-        extent, there are none.
+        An operation that was replaced since it was read stays, because its edit is later. The range
+        of another file removes nothing.
         """
         if extent.staging != self.identity:
             return 0
@@ -355,12 +355,12 @@ class Staging:
                 edit.tally.subtract(dict(zip(BLOCK_KINDS, counts, strict=True)))
             self._connection.execute(f"DELETE {_TAKEN_ROWS}", taken)
             self._connection.execute(f"DELETE {_TAKEN_BLOCKS}", taken)
-            # Usually all is gone already: nothing has to be synced then.
+            # Usually all of them are gone already, and then nothing has to be synced.
             edit.keep = bool(edit.tally.total())
         return -edit.tally.total()
 
     def clear(self) -> int:
-        """Let go of everything; return how many operations there were."""
+        """Remove everything; return how many operations there were."""
         with self.edit() as edit:
             before = self.count_by_kind()
             self._connection.execute("DELETE FROM staged")
@@ -370,7 +370,7 @@ class Staging:
 
     @contextmanager
     def edit(self) -> Iterator[Edit]:
-        """Run a block as one edit: all of it is kept, or, after an exception, nothing.
+        """Run a block as one edit: all of it is kept, or nothing after an exception.
 
         Raises:
             LockedError: another process is writing and does not come to an end.
@@ -402,7 +402,7 @@ class Staging:
                 raise
 
     def _next_block(self, after: bytes, newest: int) -> Block | None:
-        """Return the first block behind a key, of edits up to `newest`."""
+        """Return the first block after a key, from edits up to `newest`."""
         with sqlite_errors(self.path, IF_DAMAGED):
             found = self._connection.execute(
                 f"""SELECT {_BLOCK_COLUMNS} FROM block WHERE first > ? AND edit <= ?
@@ -412,11 +412,11 @@ class Staging:
         return None if found is None else Block(*found)
 
     def _iter_pages(self, after: bytes, before: bytes | None, newest: int) -> Iterator[list[Row]]:
-        """Yield the rows of edits up to `newest`, in pages: no lock is held between.
+        """Yield the rows of edits up to `newest`, in pages; no lock is held between pages.
 
         Args:
-            after: behind this key.
-            before: before this key; None for all.
+            after: rows after this key.
+            before: rows before this key; None for all.
             newest: the last edit that counts.
         """
         while page := self._read_page(after, before, newest):
@@ -458,14 +458,14 @@ class _Filling:
         self._first = self._last = b""
 
     def take(self) -> Iterator[Batch]:
-        """Yield the batch, if there is anything in it, and begin another."""
+        """Yield the batch, if it has operations, and begin another."""
         if self._packed:
             extent = StagedRange(self._staging, self._first, self._last, self._edit)
             yield Batch(self._packed, extent)
             self._clear()
 
     def add(self, row: Row) -> Iterator[Batch]:
-        """Add a row; yield the batch before it, if that is full."""
+        """Add a row; yield the batch before it if that is full."""
         packed = from_row(row)
         record = len(packed.record) + _CODE_BYTES
         annotation = len(packed.annotation.canonical()) + _ANNOTATION_OVERHEAD
@@ -519,7 +519,7 @@ def _make_schema(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _iter_columns(keys: Iterable[bytes]) -> Iterator[tuple[int, list[bytes]]]:
-    """Yield keys by their width, as many at a time as there are numbers."""
+    """Yield keys by their width, at most as many at a time as there are numbers."""
     by_width: dict[int, list[bytes]] = {}
     for key in keys:
         by_width.setdefault(len(key), []).append(key)

@@ -1,7 +1,7 @@
 """Imports changes of one of our own lists into its staged changes, to be published later.
 
-All or nothing: a file with one bad row, a damaged file or a killed process leaves what was staged
-before. The store is only read, so that sync and lookups go on meanwhile.
+It imports all or nothing: after a file with one bad row, a damaged file or a killed process, the
+staged changes are as before. The store is only read, so sync and lookups go on meanwhile.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ _PIECE_SLOTS: Final = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportReport:
-    """What an import found and did.
+    """The result of an import.
 
     Attributes:
-        rows: rows read, empty lines and a header aside.
-        effect: what the rows change against what is published. Zeroes when a row could not be
-            read, since nothing was compared then.
+        rows: rows read, without empty lines and a header.
+        effect: what the rows change in the published list; zeros if a row could not be read, since
+            nothing was compared then.
         errors: the first bad rows.
         error_count: how many bad rows there are.
-        staged: whether the changes are staged now; not after an error or a dry run.
+        staged: whether the changes are staged now; False after an error or a dry run.
     """
 
     rows: int
@@ -59,7 +59,7 @@ class ImportReport:
 
 
 ProgressCallback = Callable[[int, int | None, int], None]
-"""Is told bytes read, bytes in all or None, and rows read."""
+"""Called with bytes read, total bytes or None, and rows read."""
 
 
 @dataclass(slots=True)
@@ -70,7 +70,7 @@ class _Errors:
     first: list[LineError] = field(default_factory=list)
 
     def add(self, count: int, first: Iterable[LineError]) -> None:
-        """Add bad rows, of which the first are named."""
+        """Add bad rows; the first ones are reported in full."""
         self.count += count
         room = MAX_ERRORS - len(self.first)
         self.first += [error._replace(value=_shorten(error.value)) for error in islice(first, room)]
@@ -86,19 +86,19 @@ def import_changes(
     dry_run: bool = False,
     on_progress: ProgressCallback = lambda _read, _total, _rows: None,
 ) -> ImportReport:
-    """Stage the changes that a file says.
+    """Stage the changes in a file.
 
     Args:
-        store: where to compare with what is in force.
-        record: the list, one of our own.
+        store: has the operations in force, for comparison.
+        record: the list, which must be our own.
         staging: its staged changes.
-        source: a file, `-` for standard input, or an open one; may be compressed with gzip.
-        file_format: which text form it has; None to tell by its first character.
+        source: a path, `-` for standard input, or an open file; may be compressed with gzip.
+        file_format: its text format; None to detect it by its first character.
         dry_run: only report.
-        on_progress: told how far reading is, a few times a second.
+        on_progress: called with the progress of reading, a few times a second.
 
     Raises:
-        CommandError: the list is not ours; the file is not there, empty, damaged or cut off.
+        CommandError: the list is not ours; the file is missing, empty, damaged or truncated.
         ConfigError: no permission to read the file.
         StoreError: the staged changes cannot be written; nothing of the file is staged.
     """
@@ -159,7 +159,7 @@ def _read_rows(
         try:
             columns = CsvReader.open(header).columns
         except FederationError as error:
-            # Without its header, no row of a CSV can be read.
+            # Without a header, no row of a CSV can be read.
             errors.add(1, [LineError.of(number, header, error)])
             return 0
     rows = 0
@@ -185,7 +185,7 @@ def _number_lines(chunks: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
 def _take_header(
     pieces: Iterator[tuple[int, bytes]],
 ) -> tuple[int, bytes, Iterator[tuple[int, bytes]]]:
-    """Return number and text of the first line that is not empty, and what stands behind it."""
+    """Return number and text of the first line that is not empty, and the text after it."""
     for first, lines in pieces:
         at = 0
         for number, line in enumerate(lines.split(b"\n"), first):
@@ -199,7 +199,7 @@ def _take_header(
 def stage_operations(
     store: Store, record: ListRecord, staging: Staging, operations: Iterable[Operation]
 ) -> Effect:
-    """Stage operations that a command names; all of them or none.
+    """Stage operations from a command; all of them or none.
 
     Raises:
         CommandError: the list is not ours, or its entries do not allow one of them.
@@ -227,7 +227,7 @@ def stage_operations(
 def _require_own(record: ListRecord) -> None:
     if not record.own:
         raise CommandError(
-            f"{record.origin} is a list of another organization: only its owner changes it",
+            f"{record.origin} is a list of another organization: only its owner can change it",
             hint="run 'hashfed list' to see which lists are this node's own",
         )
 
@@ -237,12 +237,12 @@ def _require_own(record: ListRecord) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StagedRetraction:
-    """What `stage_retraction` did.
+    """The result of `stage_retraction`.
 
     Attributes:
-        entry: the entry that it was about.
+        entry: the retracted entry.
         effect: what it changes.
-        others: live entries that have the fingerprint too, when the target named one entry by it.
+        others: other live entries that have the fingerprint, if the target was a fingerprint.
     """
 
     entry: EntryId
@@ -259,19 +259,20 @@ def stage_retraction(
     *,
     reason: str = "",
 ) -> StagedRetraction:
-    """Stage the retraction of one entry, or take it back if it is only staged.
+    """Stage the retraction of one entry, or unstage the entry if it is only staged.
 
     Args:
         store: where the entry is looked up.
         record: the list, one of our own.
         staging: its staged changes.
-        target: an entry id, or a fingerprint that one live entry has. An entry of exactly that id
-            comes before entries that merely have the fingerprint.
-        cause: why.
-        reason: the same in a sentence, or empty.
+        target: an entry id, or a fingerprint that exactly one live entry has. An entry with
+            exactly that id has precedence over entries that have the fingerprint.
+        cause: the cause.
+        reason: the reason in a sentence, or empty.
 
     Raises:
-        CommandError: the list is not ours, no entry or several are meant, or the reason cannot be.
+        CommandError: the list is not ours, the target is not exactly one entry, or the reason is
+            invalid.
         StoreError: the staged changes cannot be written.
     """
     _require_own(record)
@@ -285,8 +286,8 @@ def stage_retraction(
     entry = named if named is not None else next(iter(having), None)
     if entry is None:
         raise CommandError(
-            f"{_shorten(target)} is no live entry of {record.origin}, is not staged, and no live "
-            "entry has it as a fingerprint",
+            f"{_shorten(target)} is not a live entry of {record.origin}, is not staged, and no "
+            "live entry has it as a fingerprint",
             hint="run 'hashfed lookup' to see which lists have it",
             reason="RETRACT_OF_ABSENT",
         )
@@ -302,7 +303,7 @@ def stage_retraction(
 def _find_targets(
     store: Store, record: ListRecord, staging: Staging, target: str
 ) -> tuple[EntryId | None, list[EntryId]]:
-    """Return the entry of exactly that id, if any, and the live entries with that fingerprint."""
+    """Return the entry with exactly that id, if any, and the live entries with that fingerprint."""
     problem: FederationError | None = None
     try:
         ids = [EntryId.parse(target)]
@@ -319,12 +320,12 @@ def _find_targets(
     having = {
         entry for fingerprint in fingerprints for entry in _entries_with(store, record, fingerprint)
     }
-    # Digits without a type can be several fingerprints, and so name several entries.
+    # Digits without a type can mean several fingerprints, and so several entries.
     return (named[0], sorted(having)) if len(named) == 1 else (None, sorted({*having, *named}))
 
 
 def _is_here(store: Store, record: ListRecord, staging: Staging, entry: EntryId) -> bool:
-    """Tell whether an entry is live or staged to be."""
+    """Return whether an entry is live, or staged to become live."""
     in_force = index.load_in_force(store.connection, record.span, entry)
     if in_force is not None and in_force.kind is OpKind.ASSERT:
         return True
@@ -340,7 +341,7 @@ def _entries_with(store: Store, record: ListRecord, fingerprint: Fingerprint) ->
         if place.span != record.span:
             continue
         operation = contents.operation(place)
-        # Long digests are found by their SHA-256.
+        # Long digests are in the index by their SHA-256.
         if fingerprint in operation.fingerprints:
             yield operation.entry
 

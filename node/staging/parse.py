@@ -1,4 +1,4 @@
-"""Reads pieces of a file of changes: a pure function, so that two processes can share a file."""
+"""Reads pieces of a file of changes: pure functions, so that two processes can share a file."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from node.staging.templates import Template
 from node.system.external_sort import encode_run
 
 MAX_ERRORS: Final = 100
-"""Bad lines of one piece that are named; all are counted."""
+"""Bad lines of one piece that are reported; all are counted."""
 
 _BLOCK_LINES: Final = 4_096
-"""Lines that are looked at together: enough that it pays, few enough for the processor's cache."""
+"""Lines that are processed together: enough to be fast, few enough for the processor's cache."""
 
 _FIRST_LINES: Final = 16
-"""Lines of a block that are parsed before the others are compared with what was learnt."""
+"""Lines of a block that are parsed before the others are compared with the templates."""
 
 _MAX_TEMPLATES: Final = 16
-"""Templates that are learnt from one piece: every one is a look at what the others have left."""
+"""Templates that are learnt from one piece; each scans the lines that the others have left."""
 
 _SHOWN_BYTES: Final = 480
 """Bytes of a bad line that are kept."""
@@ -38,7 +38,7 @@ class LineError(NamedTuple):
 
     Attributes:
         line: its number, from 1.
-        value: what stands there, shortened.
+        value: the text of the line, shortened.
         reason: the stable word for what is wrong.
         message: the same in a sentence.
     """
@@ -50,7 +50,7 @@ class LineError(NamedTuple):
 
     @classmethod
     def of(cls, number: int, line: bytes, error: FederationError) -> LineError:
-        """Say of a line what was wrong with it."""
+        """Return the error for a line."""
         value = line[:_SHOWN_BYTES].decode(errors="replace")
         return cls(number, value, error.reason.value, str(error))
 
@@ -66,19 +66,19 @@ class RowReader(Protocol):
         """
 
     def find_layout(self, line: bytes) -> Layout | None:
-        """Say where the hashes stand in a line that `parse` accepts; None if it is not common."""
+        """Return where the hashes are in a line that `parse` accepts; None for an unusual line."""
 
 
 @dataclass(slots=True)
 class Piece:
-    """Some lines of a file that follow each other, read.
+    """Consecutive lines of a file, and the result of reading them.
 
     Attributes:
-        reader: how lines are read.
+        reader: reads single lines.
         rows: lines that are not empty.
         items: their operations, for a `node.staging.batches.Pile`.
-        errors: the first that cannot be read.
-        error_count: how many those are.
+        errors: errors of the first lines that cannot be read.
+        error_count: how many lines cannot be read.
     """
 
     reader: RowReader
@@ -109,7 +109,7 @@ class Piece:
                     break
             taken = len(self.items) - before
             self.rows += taken
-            # More each time, while what is left is unlike all that was learnt.
+            # More lines each time, while the rest fits no template.
             count = max(_FIRST_LINES, 4 * count if taken < count else count)
             for at, line in zip(numbers[:count], lines[:count], strict=True):
                 self._read_line(at, line)
@@ -146,13 +146,13 @@ class Piece:
 
 
 class Reading(NamedTuple):
-    """What is known of a piece that was read, perhaps in another process.
+    """The result of reading a piece, perhaps in another process.
 
     Attributes:
         rows: lines that are not empty.
         error_count: how many of them cannot be read.
-        errors: the first of these.
-        run: the operations, sorted, for `Sorter.add_run`; none if there are errors.
+        errors: errors of the first of these.
+        run: the sorted operations, for `Sorter.add_run`; empty if there are errors.
     """
 
     rows: int
@@ -162,7 +162,7 @@ class Reading(NamedTuple):
 
 
 def encode_piece(columns: Sequence[str] | None, number: int, lines: bytes) -> bytes:
-    """Return what to ask `answer`.
+    """Return the request for `answer`.
 
     Args:
         columns: the columns of a CSV; None for JSON Lines.
@@ -174,7 +174,7 @@ def encode_piece(columns: Sequence[str] | None, number: int, lines: bytes) -> by
 
 def answer(question: bytes) -> bytes:
     """Read the piece that `encode_piece` has encoded."""
-    # What is loaded here and below, this program has dumped.
+    # This program itself has dumped what is loaded here and below.
     columns, number, lines = marshal.loads(question)  # noqa: S302
     piece = Piece(ChangeReader() if columns is None else CsvReader(columns))
     piece.read(number, lines.split(b"\n"))

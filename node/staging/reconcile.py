@@ -1,18 +1,19 @@
-"""Settles what an import or a command says against what is staged and what is in force.
+"""Reconciles an import or a command with the operations that are staged and in force.
 
-Rules, for each entry, over the operations on it in the order in which they were said:
+The rules for the operations on one entry, in their order in the input:
 
-1. The last one counts. An assertion takes the place of whatever is staged.
-2. A retraction of an entry that is live takes the place of whatever is staged. Of one that is only
-   staged, it takes back what is staged. Of one that is neither, it is an error.
-3. A purge is the same for an entry that the list has had and not purged. The protocol allows it for
-   any entry; here all that the list had is known, and another entry is most likely a slip.
-4. An assertion of exactly what is in force is not staged, and takes back what is staged.
+1. The last one counts. An assertion replaces what is staged.
+2. A retraction of a live entry replaces what is staged. A retraction of an entry that is only
+   staged unstages it. A retraction of any other entry is an error.
+3. The same holds for a purge, where the entry need not be live: it is enough that the list has had
+   and not purged it. The protocol allows a purge of any entry; but everything that an own list had
+   is known here, so a purge of another entry is most likely a mistake.
+4. An assertion that equals the one in force is not staged, and unstages what is staged.
 
 Everything is done in sorted batches, so that memory does not grow with the number of operations and
 the store is asked about many entries at once. Assertions of live entries are set apart and compared
-in the order in which what is in force lies in the log: each body is read once. What comes of them
-is put between the others again before anything is staged, so that it becomes blocks, too.
+in log order of the assertions in force, so that each body is read once. Their results are sorted in
+between the others before anything is staged, so that they become blocks, too.
 """
 
 from __future__ import annotations
@@ -48,15 +49,15 @@ from node.system.external_sort import Sorter
 from node.system.worker import Pair
 
 _PLACE: Final = Struct(">QI")
-"""Position and row of the assertion in force, before the item that is compared with it."""
+"""Position and row of the assertion in force; they precede the item that is compared with it."""
 
 
 class Refusal(NamedTuple):
     """An operation that cannot be staged.
 
     Attributes:
-        number: which, as it was numbered when it was added.
-        entry: the entry it names.
+        number: the number under which it was added.
+        entry: the entry that it is about.
         error: why.
     """
 
@@ -67,17 +68,16 @@ class Refusal(NamedTuple):
 
 @dataclass(slots=True, kw_only=True)
 class Effect:
-    """What the operations would change, by entries.
+    """What the operations would change, in numbers of entries.
 
     Attributes:
         new: entries that become live.
-        revised: live entries that say something else.
-        unchanged: assertions of what is in force already.
+        revised: live entries with a changed content.
+        unchanged: assertions that equal the ones in force.
         retracted: live entries that are retracted.
         purged: entries that are purged.
-        unstaged: entries of which nothing remains staged, because a retraction or purge took back
-            what was.
-        duplicates: operations that another one on the same entry, said later, made void.
+        unstaged: entries with nothing staged any more, because a retraction or purge unstaged them.
+        duplicates: operations that a later one on the same entry overrides.
     """
 
     new: int = 0
@@ -91,12 +91,12 @@ class Effect:
 
 @dataclass(slots=True)
 class _Plan:
-    """What one batch does to the staged changes, as items of a pile.
+    """The changes that one batch makes to the staged changes, as items of a pile.
 
     Attributes:
         put: what to stage.
-        compared: assertions of live entries, each behind the place of the one in force.
-        drop: staged rows to let go of, among them those that others take the place of.
+        compared: assertions of live entries, each preceded by the place of the one in force.
+        drop: staged rows to remove, among them those that are replaced.
     """
 
     put: list[bytes] = field(default_factory=list)
@@ -105,7 +105,7 @@ class _Plan:
 
 
 class Settlement:
-    """Settles one pile. One use."""
+    """Stages one pile. For one use."""
 
     def __init__(
         self,
@@ -127,21 +127,21 @@ class Settlement:
         self._any_staged = True
 
     def run(self, edit: Edit) -> None:
-        """Stage what has to be; refusals are told one by one, and leave it to the caller to undo.
+        """Stage the operations. Refusals are reported one by one; the caller then undoes the edit.
 
         Raises:
             StoreError: the store or the staged changes cannot be read or written.
         """
         self._any_staged = not self._staging.is_empty
         with self._store.snapshot() as connection:
-            # As it is now: something may have been published while the operations were read.
+            # The list as it is now: changes may have been published while the operations were read.
             self._record = lists.load_list_by_number(connection, self._record.list)
             with closing(self._iter_settled(edit)) as settled:
                 edit.put_runs(map(_run_of, settled), partial(find_roots, pair=self._pair))
         self.effect.duplicates += self._pile.collapsed
 
     def _iter_settled(self, edit: Edit) -> Generator[PileBatch, None, None]:
-        """Yield what is to be staged, by ascending key; let go of what it takes the place of."""
+        """Yield the operations to stage, by ascending key; remove those that they replace."""
         directory = self._staging.path.parent
         with Sorter(directory) as revisions, Pile(directory) as waiting:
             is_waiting = False
@@ -149,7 +149,7 @@ class Settlement:
                 plan = self._settle_batch(batch)
                 edit.drop(plan.drop)
                 revisions.extend(plan.compared)
-                # From the first comparison on: what comes of it belongs between all that follows.
+                # After the first comparison, its results must be merged with all that follows.
                 is_waiting = is_waiting or bool(plan.compared)
                 if is_waiting:
                     waiting.sorter.extend(plan.put)
@@ -172,7 +172,7 @@ class Settlement:
     def _load_prior(self, batch: PileBatch) -> dict[int, Prior]:
         """Return the operation in force on each entry that the list has known.
 
-        The keys are which entry of the batch it is.
+        The keys are the indexes of the entries in the batch.
         """
         names = batch.names if batch.is_distinct else list(dict.fromkeys(batch.names))
         return entry_index.load_prior_by_name(
@@ -180,7 +180,7 @@ class Settlement:
         )
 
     def _settle_apart(self, batch: PileBatch, prior: Mapping[int, Prior]) -> _Plan:
-        """Settle operations of which no two name one entry, on entries with nothing staged."""
+        """Handle operations on distinct entries with nothing staged."""
         kinds = batch.kinds
         compared = [
             index
@@ -211,7 +211,7 @@ class Settlement:
         prior: Prior | None,
         plan: _Plan,
     ) -> None:
-        """Settle the operations on one entry."""
+        """Handle the operations on one entry."""
         count = len(said)
         if self._pile.merge_repeats and count > 1:
             merged = self._merge(said)
@@ -229,7 +229,7 @@ class Settlement:
         if outcome is None:
             self.effect.unstaged += 1
             return
-        # It is the last one that counts: its number tells nothing any more.
+        # The last operation counts, so its number no longer matters.
         item = outcome.key + bytes(NUMBER_BYTES) + outcome.content
         if prior is not None and before is OpKind.ASSERT and outcome.kind is OpKind.ASSERT:
             plan.compared.append(_locate(prior) + item)
@@ -238,23 +238,23 @@ class Settlement:
             self._count(outcome.content[:1])
 
     def _count(self, kinds: bytes) -> None:
-        """Count operations that are staged without a comparison, by kind."""
+        """Count by kind the operations that are staged without a comparison."""
         self.effect.new += kinds.count(OpKind.ASSERT)
         self.effect.retracted += kinds.count(OpKind.RETRACT)
         self.effect.purged += kinds.count(OpKind.PURGE)
 
     def _merge(self, said: list[tuple[int, Row]]) -> tuple[int, list[tuple[int, Row]]] | None:
-        """Make one assertion of several with the same fingerprint; count those that add no label.
+        """Merge several assertions with the same fingerprint; count those that add no label.
 
         Returns:
-            One more than the number of rows that add nothing, and the one assertion; None if it was
-            refused.
+            One more than the number of rows that add nothing, and the merged assertion; None if it
+            was refused.
         """
         seen: set[str] = set()
         useful = 0
         annotations = []
         for _, row in said:
-            # A row of a CSV has one fingerprint: there is nothing before the annotation.
+            # A row of a CSV has one fingerprint, so nothing precedes the annotation.
             annotation = parse_annotation(row.content[form_width(row.content) :])
             useful += bool(set(annotation.labels) - seen)
             seen.update(annotation.labels)
@@ -273,18 +273,18 @@ class Settlement:
         entry = EntryId(row.key[: at - 5].decode(), row.key[at:])
         if error is None and row.kind is OpKind.PURGE:
             error = OperationError(
-                f"{entry} is not in the list and never was, or is purged already",
+                f"{entry} is not in the list and never was, or it is already purged",
                 reason=Reason.PURGE_OF_ABSENT,
             )
         elif error is None:
             error = OperationError(
-                f"{entry} is no live entry of the list and is not staged either",
+                f"{entry} is not a live entry of the list and is not staged either",
                 reason=Reason.RETRACT_OF_ABSENT,
             )
         self._on_refusal(Refusal(number, entry, error))
 
     def _settle_revisions(self, revisions: Sorter, waiting: Pile) -> None:
-        """Compare assertions of live entries with what is in force, each body read once."""
+        """Compare assertions of live entries with the ones in force; each body is read once."""
         for block in revisions.iter_blocks():
             items = [item[_PLACE.size :] for item in block]
             places = [(self._record.list, *_PLACE.unpack_from(item)) for item in block]
@@ -308,7 +308,7 @@ def _run_of(batch: PileBatch) -> SortedRows:
 
 
 def _applies(kind: int, before: OpKind | None) -> bool:
-    """Say whether an operation can follow what is in force on its entry; None is nothing."""
+    """Return whether an operation can follow the one in force on its entry (None for none)."""
     match kind:
         case OpKind.RETRACT:
             return before is OpKind.ASSERT
@@ -320,19 +320,19 @@ def _applies(kind: int, before: OpKind | None) -> bool:
 def _fold(
     said: list[tuple[int, Row]], staged: Row | None, before: OpKind | None
 ) -> tuple[Row | None, tuple[int, Row] | None]:
-    """Apply what is said about one entry, in order.
+    """Apply the operations on one entry, in order.
 
     Args:
         said: operations with their numbers.
-        staged: what is staged on the entry.
-        before: what the operation in force on it did; None if the list never had it.
+        staged: the operation staged on the entry.
+        before: the kind of the operation in force on it; None if the list never had it.
 
     Returns:
-        What is to be staged, or None; and the operation that cannot be, or None.
+        The operation to stage, or None; and the operation that is not allowed, or None.
     """
     outcome = staged
     for number, row in said:
-        # What is staged to be purged is not there to be retracted.
+        # An entry whose purge is staged cannot be retracted.
         is_gone = row.kind is OpKind.RETRACT and _is(outcome, OpKind.PURGE)
         if _applies(row.kind, before) and not is_gone:
             outcome = row

@@ -1,14 +1,14 @@
-"""Staged operations: one as a row, many as the body of a delta, and the one form from the other.
+"""Staged operations: one as a row, many as the body of a delta, and the conversion between both.
 
-A row has a key, which sorts by entry, and content, which says all the rest:
+A row has a key, which sorts by entry, and content, which has everything else:
 
     key      hash type of the name || NUL || length of the name u32 || digest or id
     content  form || digests that do not name the entry || canonical bytes of the annotation
     form     kind u8 || number of those digests u8 || for each: length u8 || hash type || bytes u32
 
-Rows are equal exactly when operations are. No form begins with another one, so contents that begin
-alike can be taken apart alike: many at a time. Pure functions of bytes; knows nothing of the file
-that rows and bodies lie in.
+Rows are equal exactly when operations are. No form is the start of another one, so contents that
+begin with the same form can be decoded together. These are pure functions of bytes, which do not
+know the file of the rows and bodies.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from federation.body import Body, Group, PackedOp, Shape
 from federation.entry import Annotation, OpKind
 
 _MAX_FORMS: Final = 32
-"""Forms that `to_body` takes apart: each costs a look at every row."""
+"""The most forms that `to_body` handles: each needs a scan of every row."""
 
 
 class Row(NamedTuple):
-    """An operation as rows are compared and kept.
+    """An operation in the form in which it is compared and stored.
 
     Attributes:
         key: the entry's name.
-        content: what the operation says of it.
+        content: the rest of the operation.
     """
 
     key: bytes
@@ -44,12 +44,12 @@ class Row(NamedTuple):
 
 
 def key_prefix(shape: Shape) -> bytes:
-    """Return what stands before the digest or id in the keys of a shape's entries."""
+    """Return the part of the keys of a shape's entries before the digest or id."""
     return shape.key_type.encode() + b"\0" + shape.key_width.to_bytes(4)
 
 
 def form_of(shape: Shape) -> bytes:
-    """Return what the contents of a shape's operations begin with."""
+    """Return the start of the contents of a shape's operations."""
     further = shape.columns[1:] if shape.named else shape.columns
     parts = [shape.kind.to_bytes(), len(further).to_bytes()]
     for type_name, width in further:
@@ -58,7 +58,7 @@ def form_of(shape: Shape) -> bytes:
 
 
 def form_width(content: bytes) -> int:
-    """Return how many bytes, at the start of `content`, are its form."""
+    """Return the width of the form at the start of `content`, in bytes."""
     at = 2
     for _ in range(content[1]):
         at += 1 + content[at] + 4
@@ -67,7 +67,7 @@ def form_width(content: bytes) -> int:
 
 @lru_cache(maxsize=1024)
 def shape_of(prefix: bytes, form: bytes) -> Shape:
-    """Return the shape of the operations whose keys and contents begin with these bytes."""
+    """Return the shape of operations, given the starts of their keys and contents."""
     key_type, width = prefix[:-5].decode(), int.from_bytes(prefix[-4:])
     columns = [(key_type, width)] if key_type else []
     at = 2
@@ -79,12 +79,12 @@ def shape_of(prefix: bytes, form: bytes) -> Shape:
 
 
 def prefix_width(data: bytes) -> int:
-    """Return how many bytes, at the start of `data`, are a key's part before the digest or id."""
+    """Return the width of the part of a key before the digest or id, at the start of `data`."""
     return data.index(0) + 5
 
 
 def key_width(data: bytes) -> int:
-    """Return how many bytes, at the start of `data`, are a key."""
+    """Return the width of the key at the start of `data`, in bytes."""
     start = prefix_width(data)
     return start + int.from_bytes(data[start - 4 : start])
 
@@ -115,8 +115,8 @@ def from_row(row: Row) -> PackedOp:
 
 
 def contents_of(packed: Sequence[PackedOp]) -> list[bytes]:
-    """Return the contents of the rows of operations, fast if they share shapes and annotations."""
-    # Told apart by identity: hashing them for each row would cost more than all else here.
+    """Return the contents of the rows of operations; fast if they share shapes and annotations."""
+    # Distinguished by identity: hashing them for each row would be the largest cost here.
     shapes = {id(each.shape): each.shape for each in packed}
     annotations = {id(each.annotation): each.annotation for each in packed}
     forms = {at: (form_of(shape), shape.key_width) for at, shape in shapes.items()}
@@ -130,7 +130,7 @@ def contents_of(packed: Sequence[PackedOp]) -> list[bytes]:
 
 @lru_cache(maxsize=4096)
 def parse_annotation(data: bytes) -> Annotation:
-    """Parse what `Annotation.canonical` returned; of most lists, a few are parsed over and over."""
+    """Parse what `Annotation.canonical` returned; most lists have few, which recur all the time."""
     return Annotation.parse(data)
 
 
@@ -140,18 +140,18 @@ def parse_annotation(data: bytes) -> Annotation:
 def to_body(
     prefix: bytes, names: Sequence[bytes], contents: Sequence[bytes], salt_seed: bytes
 ) -> Body | None:
-    """Make a body of rows: what `federation.body.build_body` would make, many times faster.
+    """Make a body from rows: the same as `federation.body.build_body` makes, but many times faster.
 
-    Nothing of it is checked: the signer does that.
+    It checks nothing, as the signer does that.
 
     Args:
-        prefix: what all keys begin with (`key_prefix`).
-        names: what follows in each, strictly ascending.
+        prefix: the start of all keys (`key_prefix`).
+        names: the rest of each key, strictly ascending.
         contents: the contents of the same rows.
         salt_seed: the seed of the body's salts.
 
     Returns:
-        The body; None for rows of too many forms, which are not fit to be columns.
+        The body; None if the rows have too many forms to be columns.
     """
     parts = list(islice(_by_form(names, contents), _MAX_FORMS + 1))
     if len(parts) > _MAX_FORMS:
@@ -185,7 +185,7 @@ def _by_form(
 
 
 class _Columns:
-    """Rows of one form, taken apart.
+    """The columns of rows of one form.
 
     Attributes:
         shape: their shape.
@@ -205,7 +205,7 @@ class _Columns:
         self.annotations = [content[at:] for content in contents]
 
     def group(self, first_row: int, code_of: Mapping[bytes, int]) -> Group:
-        """Return the group that they are in a body."""
+        """Return their group in a body."""
         codes = list(map(code_of.__getitem__, self.annotations))
         return Group(self.shape, first_row, self._count, self._ids, tuple(self._columns), codes)
 

@@ -1,7 +1,7 @@
-"""Opens what is imported and cuts it between lines: a file, a pipe, plain or compressed with gzip.
+"""Opens the input of an import and cuts it between lines: a file or a pipe, plain or gzip.
 
-Memory is bounded by what is read at a time, whatever the file holds or unpacks to. Knows nothing
-of what a line says.
+Memory is bounded by the size of one read, even if a small file unpacks to a huge one. This module
+does not know the meaning of a line.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import BinaryIO, Final
 from node.errors import CommandError, ConfigError
 
 MAX_LINE_BYTES: Final = 1024 * 1024
-"""Bytes of one line: more than one operation can have."""
+"""The most bytes of one line: more than an operation can have."""
 
 STDIN: Final = Path("-")
 """The path that stands for standard input."""
@@ -26,7 +26,7 @@ STDIN: Final = Path("-")
 _BLOCK_BYTES: Final = 256 * 1024
 _BLOCK_SHARE: Final = 10
 _MAX_BLOCK_BYTES: Final = 4 * 1024 * 1024
-"""Bytes that are read at a time: a share of what has been read already, within bounds."""
+"""Bytes of one read: a share of what was read so far, within bounds."""
 
 _GZIP: Final = b"\x1f\x8b"
 _BOM: Final = b"\xef\xbb\xbf"
@@ -34,7 +34,7 @@ _WIDE_BOMS: Final = (b"\xff\xfe", b"\xfe\xff")
 
 
 class _Counted(io.RawIOBase):
-    """Passes reads on and counts their bytes."""
+    """Forwards reads and counts their bytes."""
 
     def __init__(self, inner: BinaryIO) -> None:
         self._inner = inner
@@ -54,8 +54,8 @@ class Source:
     """Lines of one input.
 
     Attributes:
-        name: what to call it in messages.
-        total_bytes: its size as it lies there; None for a pipe.
+        name: its name in messages.
+        total_bytes: its size as stored; None for a pipe.
     """
 
     def __init__(self, inner: BinaryIO, name: str, total_bytes: int | None) -> None:
@@ -74,28 +74,28 @@ class Source:
 
     @property
     def bytes_read(self) -> int:
-        """How much of it has been read, as it lies there."""
+        """How many stored bytes have been read."""
         return self._counted.count
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing in it, before any of it is taken."""
+        """Whether it is empty; call this before reading."""
         return not self._first
 
     @property
     def first_byte(self) -> bytes:
-        """The first byte that is no white space, after unpacking; empty if there is none."""
+        """The first byte after unpacking that is not white space; empty if there is none."""
         return self._first.lstrip()[:1]
 
     def iter_chunks(self) -> Iterator[bytes]:
         """Yield all lines, as pieces of whole lines with line feeds between them.
 
-        The pieces grow with what has been read: small inputs come in several, large ones in few. Of
-        a line longer than `MAX_LINE_BYTES`, at least `MAX_LINE_BYTES` + 1 bytes come; the rest of
-        it may be passed over.
+        The pieces grow with what has been read: small inputs have several pieces, large ones few.
+        Of a line longer than `MAX_LINE_BYTES`, at least `MAX_LINE_BYTES` + 1 bytes are returned;
+        the rest of it may be skipped.
 
         Raises:
-            CommandError: it cannot be read to its end, or unpacked.
+            CommandError: it cannot be read to its end, or cannot be unpacked.
         """
         rest, skipping = b"", False
         block, self._first = self._first, b""
@@ -122,7 +122,7 @@ class Source:
             block = self._data.read(size)
         except EOFError as error:
             raise CommandError(
-                f"{self.name} is cut off: its gzip data does not end",
+                f"{self.name} is incomplete: its gzip data has no end",
                 hint="fetch it again and compare its size",
             ) from error
         except (gzip.BadGzipFile, zlib.error) as error:
@@ -137,10 +137,10 @@ class Source:
 
 @contextmanager
 def open_source(source: Path | BinaryIO) -> Iterator[Source]:
-    """Open what is to be imported; `-` is standard input. An open file stays open.
+    """Open the input of an import; `-` is standard input. A file that was given open stays open.
 
     Raises:
-        CommandError: no such file, a directory, UTF-16, or not to be read or unpacked.
+        CommandError: there is no such file, or it is a directory, UTF-16, or unreadable.
         ConfigError: no permission to read it.
     """
     if not isinstance(source, Path):

@@ -1,13 +1,13 @@
-"""Lines that are alike but for their hashes, taken apart many at a time.
+"""Reads many lines at a time that differ only in their hashes.
 
-Of most files, nearly all lines differ in their hashes and ids alone, and in one of a few endings
-(labels and what else is said). Such a line is read by its format's own parser once. What that has
-understood is remembered as a *template*: the text around the hashes, and what each ending says.
-Lines that fit a template to the byte are then known to say the same of other hashes, so that only
-these have to be looked at, and they can be looked at as a column. Everything else goes to the
-parser. So a template never decides otherwise than the parser, nor says what is wrong with a line.
+In most files, nearly all lines differ only in their hashes and ids, and in one of a few endings
+(labels and the like). Such a line is read once by the parser of its format. The result is kept as a
+*template*: the text around the hashes, and the meaning of each ending. A line that fits a template
+to the byte says the same of other hashes, so only its hashes must be read, and the hashes of many
+lines can be read as a column. All other lines go to the parser. So a template never decides
+otherwise than the parser, and never reports an error.
 
-Knows nothing of formats: where the hashes of a line stand, its format says (`Layout`).
+This module does not know formats: the format says where the hashes of a line are (`Layout`).
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ from node.staging.batches import NUMBER_BYTES
 from node.staging.rows import form_of, key_prefix
 
 MAX_ENDS: Final = 4096
-"""Endings that a template remembers: lists have few distinct ones, or as many as lines."""
+"""The most endings of a template: lists have few distinct ones, or as many as lines."""
 
 _LEAST_LINES: Final = 64
-"""Lines from which on looking for those that do not fit is worth it."""
+"""From this many lines on, it is worth looking for those that do not fit."""
 
-# Of ids that are not the text of a fingerprint, those that are common.
+# The common ids among those that are not the text of a fingerprint.
 _PLAIN_IDS: Final = re.compile(rb"[ !#-\[\]-~]*")
 _TYPE_NAMES: Final = frozenset(name.encode() for name in HASH_TYPES)
 
 
 class Template:
-    """The text around the hashes of lines that are alike, and what their endings say.
+    """The text around the hashes of similar lines, and the meaning of their endings.
 
     Attributes:
-        layout: where the hashes stand.
-        ends: for each ending that is known, the canonical bytes of the annotation.
+        layout: where the hashes are.
+        ends: for each known ending, the canonical bytes of the annotation.
     """
 
     def __init__(self, layout: Layout, line: bytes, shape: Shape) -> None:
-        """Make the template of a line; `shape` is what the parser has understood."""
+        """Make the template of a line; `shape` is the parser's result."""
         self.layout = layout
         bounds = [0, *(at for slot in layout.slots for at in slot[:2]), layout.end]
         pieces = list(pairwise(bounds))[::2]
@@ -61,22 +61,22 @@ class Template:
 
     @classmethod
     def learn(cls, layout: Layout, line: bytes, packed: PackedOp) -> Template | None:
-        """Make the template of a line, or None if it cannot be told apart as its layout says.
+        """Make the template of a line, or None if the line does not match its layout.
 
         Args:
-            layout: where its hashes stand.
+            layout: where its hashes are.
             line: the line.
-            packed: what the parser has understood.
+            packed: the parser's result.
         """
         template = cls(layout, line, packed.shape)
         return template if template.remember(line, packed) else None
 
     def fits(self, line: bytes) -> bool:
-        """Say whether a line has the text of this template around its hashes."""
+        """Return whether a line has the text of this template around its hashes."""
         return all(line[start:stop] == piece for start, stop, piece in self._pieces)
 
     def remember(self, line: bytes, packed: PackedOp) -> bool:
-        """Remember what the ending of a line says; say whether it was as it should be."""
+        """Remember the meaning of a line's ending; return whether the line fits the template."""
         columns = self._cut([line])
         if packed.shape != self._shape or columns is None:
             return False
@@ -90,15 +90,15 @@ class Template:
     def take(
         self, numbers: Sequence[int], lines: Sequence[bytes], items: list[bytes]
     ) -> tuple[Sequence[int], Sequence[bytes]]:
-        """Take the lines that fit, as items for a `node.staging.batches.Pile`.
+        """Convert the lines that fit to items for a `node.staging.batches.Pile`.
 
         Args:
             numbers: the lines' numbers, ascending.
             lines: the lines.
-            items: where the items are added.
+            items: the list to which the items are added.
 
         Returns:
-            Numbers and lines of what does not fit.
+            Numbers and texts of the lines that do not fit.
         """
         left: tuple[list[int], list[bytes]] = [], []
         for start, stop, piece in self._pieces:
@@ -117,12 +117,12 @@ class Template:
             encoded = cut(struct.pack(f">{len(lines)}Q", *numbers), NUMBER_BYTES)
             names, *further = columns
             parts = [repeat(self._prefix), names, encoded, repeat(self._form), *further, said]
-            # Not strict: what is repeated has no end. The columns have one length.
+            # Not strict, because `repeat` has no end. The columns have the same length.
             items += map(b"".join, zip(*parts, strict=False))
         elif len(lines) < _LEAST_LINES:
             _divide(numbers, lines, [False] * len(lines), left)
         else:
-            # Some text among them is not a hash. All others are taken.
+            # Some of the texts are not hashes. All others are taken.
             half = len(lines) // 2
             for some in (slice(half), slice(half, None)):
                 unfit_numbers, unfit = self.take(numbers[some], lines[some], items)
@@ -131,7 +131,7 @@ class Template:
         return left
 
     def _cut(self, lines: Sequence[bytes]) -> list[list[bytes]] | None:
-        """Return the parts of the lines' records, each for all lines: the names first.
+        """Return the columns of the lines' records, names first.
 
         None if a list may not carry one of the hashes, or an id is not a plain one.
         """
@@ -159,7 +159,7 @@ def _divide(
     fits: Sequence[bool],
     left: tuple[list[int], list[bytes]],
 ) -> tuple[list[int], list[bytes]]:
-    """Return the numbers and lines that fit; add the others to what is left."""
+    """Return the numbers and lines that fit; add the others to the rest."""
     unfit = list(map(not_, fits))
     left[0].extend(compress(numbers, unfit))
     left[1].extend(compress(lines, unfit))
@@ -170,12 +170,12 @@ def _read_digests(type_name: bytes, text_width: int, texts: Sequence[bytes]) -> 
     """Read hashes of one type, in hex or in base64 without padding.
 
     Raises:
-        EncodingError: one of them is not of that form.
-        FingerprintError: one that no list may carry.
+        EncodingError: one of them does not have that form.
+        FingerprintError: no list may carry one of them.
     """
     text = b"".join(texts)
     width = WIDTHS.get(type_name, 0)
-    # A text that is too short, at the end of its line, cannot be made up for by another one.
+    # The total length alone does not suffice: a short text and a long one could add up.
     if not width or len(text) != text_width * len(texts):
         raise EncodingError
     if text_width == 2 * width:
@@ -192,7 +192,7 @@ def _read_ids(width: int, ids: list[bytes]) -> list[bytes]:
     """Return ids if they are plain ones.
 
     Raises:
-        EncodingError: one is not: it may be the text of a fingerprint, or no id at all.
+        EncodingError: one is not plain: it may be the text of a fingerprint, or not an id at all.
     """
     text = b"".join(ids)
     if len(text) != width * len(ids) or _PLAIN_IDS.fullmatch(text) is None:

@@ -32,7 +32,7 @@ _PRAGMAS: Final = (
     "PRAGMA cache_size = -65536",
     "PRAGMA synchronous = FULL",
 )
-# Before all that reads the file: so its locks are taken at once, and kept.
+# This comes before anything reads the file, so that its locks are taken at once and kept.
 _ALONE: Final = ("PRAGMA busy_timeout = 2000", "PRAGMA locking_mode = EXCLUSIVE")
 
 
@@ -43,7 +43,7 @@ class Transaction:
     Attributes:
         connection: where to execute.
         version: the store version that it will be.
-        now_ms: the time it is committed at, in milliseconds since 1970.
+        now_ms: the time of its commit, in milliseconds since 1970.
         abandoned: whether it is to be rolled back at its end.
     """
 
@@ -53,7 +53,7 @@ class Transaction:
     abandoned: bool = False
 
     def abandon(self) -> None:
-        """Let nothing of it be kept: it turned out to change nothing."""
+        """Discard the transaction at its end: it turned out to change nothing."""
         self.abandoned = True
 
 
@@ -78,15 +78,15 @@ class Store:
         """Create the store of a new node.
 
         Raises:
-            StoreError: something is at that path already, or SQLite is too old.
+            StoreError: there is a file at that path already, or SQLite is too old.
         """
         if path.exists():
             raise StoreError(f"{path} exists already")
         # Nobody else on this machine may read a list.
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         with cls._connected(path, clock) as store:
-            # Nothing is vacuumed. But so the file knows of each page what it follows on, and a part
-            # of a body is read without all the pages before it (docs/adr/0013).
+            # Nothing is vacuumed. But in this mode the file records what each page continues, so a
+            # part of a body can be read without all the pages before it (docs/adr/0013).
             store.connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             store.connection.execute("PRAGMA journal_mode = WAL")
             store.migrate()
@@ -100,19 +100,19 @@ class Store:
             StoreError: there is none, it is from another hashfed, or SQLite is too old.
             DamageError: the file is no store of this program.
         """
-        # A transaction whose commit failed may stand there as if it had not.
+        # A transaction whose commit failed may be in the file as if it had succeeded.
         durable.forget_cached(Path(f"{path}-wal"))
         with cls._connected(path, clock) as store:
             store.schema = schema
             store.check_schema()
-            # A backup is one file without a log: put back, it would make readers and writers wait
+            # A backup is one file without a log. As it is, it would make readers and writers wait
             # for each other.
             store.connection.execute("PRAGMA journal_mode = WAL")
         return store
 
     @classmethod
     def open_reader(cls, path: Path, clock: Clock, *, schema: Schema = MIGRATIONS) -> Self:
-        """Open an existing store for reading alone; sees what was committed before each query.
+        """Open an existing store for reading only; each query sees what was committed before it.
 
         Raises:
             StoreError: there is none, it is from another hashfed, or SQLite is too old.
@@ -128,10 +128,10 @@ class Store:
     def open_alone(cls, path: Path, clock: Clock, *, schema: Schema = MIGRATIONS) -> Self:
         """Open a store that may be from an older hashfed, to migrate it.
 
-        As long as it is open nobody else reads or writes it.
+        While it is open, nobody else can read or write it.
 
         Raises:
-            LockedError: somebody else has it open.
+            LockedError: another process has it open.
             StoreError: there is none, it is from a newer hashfed, or SQLite is too old.
             DamageError: the file is no store of this program.
         """
@@ -161,9 +161,9 @@ class Store:
         if not path.exists():
             if replaced := list_replaced(path):
                 raise StoreError(
-                    f"there is no store at {path}: what was to replace it did not come to that",
-                    hint="run again what was cut off, 'hashfed restore BACKUP' or 'hashfed fsck "
-                    f"--repair'; the store that was there is {replaced[-1]}",
+                    f"there is no store at {path}: its replacement was interrupted",
+                    hint="run that command again: 'hashfed restore BACKUP' or 'hashfed fsck "
+                    f"--repair'; the former store is {replaced[-1]}",
                 )
             raise StoreError(
                 f"there is no store at {path}",
@@ -186,11 +186,11 @@ class Store:
                 raise
 
     def check_schema(self) -> None:
-        """Raise unless the schema is this program's.
+        """Raise an error unless the schema is this program's.
 
         Raises:
             DamageError: the file is no store of this program.
-            StoreError: it is from a newer hashfed, or OLDER: from an older one.
+            StoreError: it is from a newer hashfed; OLDER if it is from an older one.
         """
         if missing := self.missing_steps():
             raise StoreError(
@@ -218,9 +218,7 @@ class Store:
         if not taken or any(
             _differ_by_a_bit(name, other) for name in taken for other in self.schema
         ):
-            raise DamageError(
-                f"{self.path}: what its schema is cannot be told", hint="run 'hashfed fsck'"
-            )
+            raise DamageError(f"{self.path}: its schema cannot be read", hint="run 'hashfed fsck'")
         if newer := taken - self.schema.keys():
             raise StoreError(
                 f"{self.path} is from a newer hashfed ({', '.join(sorted(newer))})",
@@ -230,7 +228,7 @@ class Store:
         return [name for name in self.schema if name not in taken]
 
     def migrate(self) -> None:
-        """Take the steps that the schema lacks. For a file that nobody else has open."""
+        """Take the steps that the schema lacks. Nobody else may have the file open."""
         from node.store.migrations import migrate  # noqa: PLC0415  # rarely needed, slow to import
 
         with sqlite_errors(self.path):
@@ -245,8 +243,8 @@ class Store:
 
     def close(self) -> None:
         """Close the connection."""
-        # Closing the last connection folds the log back: after a failure of the disk, nothing more
-        # is written by a process that does not know what is there.
+        # Closing the last connection writes the log into the file. After a disk failure nothing
+        # may be written by a process that does not know what the disk holds.
         if not self._failed:
             self.connection.close()
 
@@ -263,7 +261,7 @@ class Store:
         return int(version)
 
     def limit_cache(self, kib: int) -> None:
-        """Use at most so many KiB for pages of the file."""
+        """Use at most this many KiB for pages of the file."""
         self.connection.execute(f"PRAGMA cache_size = -{int(kib)}")
 
     @contextmanager
@@ -271,13 +269,13 @@ class Store:
         """Run a block as one transaction, which becomes the next version of the store.
 
         Args:
-            kind: what the change is: `publish`, `sync`, `peer`, `list`, ...
-            detail: what it is about, for people.
+            kind: the kind of change: `publish`, `sync`, `peer`, `list`, ...
+            detail: what the change is about, for people.
 
         Raises:
             LockedError: another process is writing and does not come to an end.
             StoreFullError: no room left. Nothing of the block is kept.
-            DiskError: the disk failed, now or before: whether the block is kept is not known.
+            DiskError: the disk failed, now or before. Nobody knows whether the block is kept.
             StoreError: the database could not be written.
         """
         with self._transaction() as connection:
@@ -285,7 +283,7 @@ class Store:
                 "SELECT version, committed_ms FROM version ORDER BY version DESC LIMIT 1"
             ).fetchone()
             version, before = newest if newest is not None else (0, 0)
-            # Times of versions never decrease, so that a time names one version.
+            # Times of versions never decrease, so that a time identifies one version.
             transaction = Transaction(connection, version + 1, max(before, self._clock.now_ms()))
             yield transaction
             if transaction.abandoned:
@@ -306,7 +304,7 @@ class Store:
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """Run a block from BEGIN to COMMIT; after a failure of the disk, never again."""
         if self._failed:
-            raise DiskError(f"{self.path}: the disk failed before, nothing more is written")
+            raise DiskError(f"{self.path}: the disk failed before, so nothing more is written")
         connection = self.connection
         with sqlite_errors(self.path):
             try:
@@ -316,7 +314,7 @@ class Store:
                     connection.execute("COMMIT")
             except BaseException as error:
                 if is_disk_failure(error):
-                    # It may be on the disk all the same: no ROLLBACK, as if it were not.
+                    # The commit may be on the disk nevertheless: no ROLLBACK, which would deny it.
                     self._failed = True
                     raise DiskError(f"{self.path}: {error}") from error
                 if connection.in_transaction and not self._failed:
@@ -335,7 +333,7 @@ class Store:
 
 
 def _differ_by_a_bit(name: str, other: str) -> bool:
-    """Say whether a name is another one with one bit flipped."""
+    """Return whether two names differ in exactly one bit."""
     if len(name) != len(other):
         return False
     flipped = [ord(here) ^ ord(there) for here, there in zip(name, other, strict=True)]

@@ -1,7 +1,6 @@
-"""What the tables of a store say of themselves and of each other, for a check of all of it.
+"""Reads the tables of a store for a check of whether they are consistent.
 
-Answers are compared by `node.fsck`; nothing is judged here. A damaged page can give any column any
-value.
+`node.fsck` judges the results. A damaged page can give any column any value.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ _SCHEMA: Final = (
     "WHERE name NOT LIKE 'sqlite%' AND name NOT LIKE '_sqlite%' ORDER BY type, name"
 )
 _MOST_REFERENCES: Final = 20
-"""Rows that name a missing one, of those that are told: one is enough to know."""
+"""How many dangling rows are reported at most: one is enough to prove damage."""
 
 
 class PeerRow(NamedTuple):
-    """What is recorded of a peer; of an organization that is missing, its number alone."""
+    """The record of a peer. If its organization is missing, only the number is known."""
 
     number: int
     org: str | None
@@ -32,7 +31,7 @@ class PeerRow(NamedTuple):
 
 
 class ListRow(NamedTuple):
-    """What is recorded of a list: whose it is, its size, peer and state, what is released."""
+    """The record of a list: ownership, size, peer, state, and how much is released."""
 
     own: int
     size: int
@@ -42,7 +41,7 @@ class ListRow(NamedTuple):
 
 
 class SpanRow(NamedTuple):
-    """What is recorded of a span."""
+    """The record of a span."""
 
     span: int
     list: int
@@ -51,7 +50,7 @@ class SpanRow(NamedTuple):
 
 
 class Versions(NamedTuple):
-    """How many versions are recorded, the first, the newest, and how many go back in time."""
+    """The number of versions, the first, the newest, and how many go back in time."""
 
     rows: int
     first: int
@@ -63,7 +62,7 @@ class Versions(NamedTuple):
 
 
 def iter_file_problems(connection: sqlite3.Connection, most: int) -> Iterator[str]:
-    """Yield what SQLite's own check finds wrong with the file, at most so many lines."""
+    """Yield what SQLite's own check finds wrong with the file, at most `most` lines."""
     for (line,) in connection.execute(f"PRAGMA integrity_check({int(most)})"):
         if line != "ok":
             yield str(line)
@@ -72,7 +71,7 @@ def iter_file_problems(connection: sqlite3.Connection, most: int) -> Iterator[st
 def iter_schema_differences(
     connection: sqlite3.Connection, schema: Schema
 ) -> Iterator[tuple[str, str]]:
-    """Yield kind and name of what is not as the steps of a schema make it."""
+    """Yield kind and name of everything that differs from what the schema's steps make."""
     from node.store import migrations  # noqa: PLC0415  # slow to import, and only needed here
 
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as made:
@@ -84,13 +83,13 @@ def iter_schema_differences(
 
 
 def has_all_numbers(connection: sqlite3.Connection) -> bool:
-    """Say whether the table of numbers is what it was made as."""
+    """Return whether the table of numbers is complete."""
     found = connection.execute("SELECT count(*), min(n), max(n) FROM number").fetchone()
     return bool(found == (NUMBERS, 0, NUMBERS - 1))
 
 
 def iter_dangling(connection: sqlite3.Connection) -> Iterator[tuple[str, int, str]]:
-    """Yield table, row and parent table of rows that name one that is not there, not all."""
+    """Yield table, row and parent table of some rows that refer to a missing row."""
     rows = connection.execute("PRAGMA foreign_key_check").fetchmany(_MOST_REFERENCES)
     for table, row, parent, _ in rows:
         yield table, row, parent
@@ -113,7 +112,7 @@ def iter_orgs_without_lists(connection: sqlite3.Connection) -> Iterator[str]:
 
 
 def iter_peers(connection: sqlite3.Connection) -> Iterator[PeerRow]:
-    """Yield what is recorded of each peer, in the order of their numbers."""
+    """Yield the record of each peer, by number."""
     for (number,) in connection.execute("SELECT org FROM peer ORDER BY org").fetchall():
         row = connection.execute(
             "SELECT p.org, o.name, p.certificate, p.certificate_sha256 "
@@ -130,7 +129,7 @@ def newest_version(connection: sqlite3.Connection) -> int:
 
 
 def measure_versions(connection: sqlite3.Connection) -> Versions:
-    """Return what is recorded of versions."""
+    """Return a summary of the recorded versions."""
     rows, first, newest = connection.execute(
         "SELECT count(*), coalesce(min(version), 1), coalesce(max(version), 0) FROM version"
     ).fetchone()
@@ -142,7 +141,7 @@ def measure_versions(connection: sqlite3.Connection) -> Versions:
 
 
 def load_list(connection: sqlite3.Connection, number: int) -> ListRow:
-    """Return what is recorded of a list, which must be there."""
+    """Return the record of a list, which must exist."""
     return ListRow(
         *connection.execute(
             """SELECT l.own, l.size, l.via, f.state, r.size FROM list AS l
@@ -154,7 +153,7 @@ def load_list(connection: sqlite3.Connection, number: int) -> ListRow:
 
 
 def count_disordered(connection: sqlite3.Connection, number: int) -> int:
-    """Return how many leaves of a list have a version before an earlier leaf's, or no real one."""
+    """Return how many leaves of a list have a lower version than an earlier leaf, or none."""
     (disordered,) = connection.execute(
         """SELECT count(*) FROM (
             SELECT version, lag(version, 1, 0) OVER (ORDER BY id) AS earlier FROM delta
@@ -169,7 +168,7 @@ def count_disordered(connection: sqlite3.Connection, number: int) -> int:
 
 
 def iter_spans(connection: sqlite3.Connection) -> Iterator[SpanRow]:
-    """Yield what is recorded of each span."""
+    """Yield the record of each span."""
     for row in connection.execute("SELECT span, list, start, snapshot FROM span").fetchall():
         yield SpanRow(*row)
 
@@ -197,7 +196,7 @@ def count_by_list(
 
 
 def count_stray_buckets(connection: sqlite3.Connection) -> int:
-    """Return how many buckets are of a snapshot that is not there."""
+    """Return how many buckets belong to a missing snapshot."""
     (strays,) = connection.execute(
         "SELECT count(*) FROM bucket WHERE id >> ? NOT IN (SELECT snapshot FROM snapshot)",
         (POSITION_BITS,),
@@ -206,7 +205,7 @@ def count_stray_buckets(connection: sqlite3.Connection) -> int:
 
 
 def count_ended_later(connection: sqlite3.Connection, span: int, end: int) -> int:
-    """Return how many operations of a span are said to end at a position from `end` on."""
+    """Return how many operations of a span are recorded as ended at position `end` or later."""
     (later,) = connection.execute(
         "SELECT count(*) FROM superseded WHERE span = ? AND by_position >= ?", (span, end)
     ).fetchone()

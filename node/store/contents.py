@@ -1,4 +1,4 @@
-"""What an operation says: read from the signed bytes that it came with, a body or a bucket."""
+"""Reads operations from the signed bytes that they came with: a body or a bucket."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from node.store.index import NO_BUCKET, Place
 from node.store.sqlite import sqlite3
 
 _HELD: Final = 16
-"""Buckets that are held decoded: who asks for many entries asks for neighbours."""
+"""Decoded buckets that are kept: a caller that asks for many entries asks for neighbours."""
 
 
 class SpanSource(NamedTuple):
@@ -32,7 +32,7 @@ class SpanSource(NamedTuple):
 
 
 class Contents:
-    """Reads operations at their places, and holds the last few buckets."""
+    """Reads operations by their places, and keeps the last few buckets."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -56,10 +56,10 @@ class Contents:
         return source
 
     def operation(self, place: Place) -> Operation:
-        """Return the operation at a place, reading no more than that takes.
+        """Return the operation at a place; reads no more than necessary.
 
         Raises:
-            DamageError: what it came with is missing or damaged.
+            DamageError: its body or bucket is missing or damaged.
         """
         bucket = NO_BUCKET if place.bucket is None else place.bucket
         (packed,) = self.iter_packed([(place.span, bucket, place.position, place.row)])
@@ -68,13 +68,13 @@ class Contents:
     def iter_packed(
         self, places: Iterable[tuple[int, int, int, int, *tuple[object, ...]]]
     ) -> Iterator[PackedOp]:
-        """Yield operations as they were packed; bodies and buckets are read once for neighbours.
+        """Yield packed operations; neighbours share one read of their body or bucket.
 
         Args:
             places: (span, bucket or `NO_BUCKET`, position, row, anything) of each.
 
         Raises:
-            DamageError: what one came with is missing or damaged.
+            DamageError: a body or bucket is missing or damaged.
         """
         for (span, number), some in groupby(places, key=itemgetter(0, 1)):
             source = self.source(span)
@@ -103,7 +103,7 @@ def _entry_at(bucket: Bucket, number: int, position: int, row: int) -> PackedOp:
     index = bucket.find(position, row)
     if index is None:
         raise DamageError(
-            f"bucket {number} has no entry of position {position}, row {row}",
+            f"bucket {number} has no entry from position {position}, row {row}",
             hint="run 'hashfed fsck'",
         )
     return bucket.body.packed(index)

@@ -1,7 +1,7 @@
-"""What is known to be damaged in a store, in a small file beside it.
+"""Known damage of a store, in a small file beside it.
 
-The file lies outside of the database, whose damage it tells of. Who answers from the store asks it
-first. `hashfed fsck` and the background scrub write it.
+The file is not in the database, because it describes the damage of the database. Everything that
+answers from the store asks it first. `hashfed fsck` and the background scrub write it.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class DamageKind(StrEnum):
     BODY = "body"
     """The operations that a leaf signs."""
     SNAPSHOT = "snapshot"
-    """What is signed of a snapshot beside its buckets, and the tree before it."""
+    """The signed bytes of a snapshot except its buckets, and the tree of the log before it."""
     BUCKET = "bucket"
     """A bucket of a snapshot."""
     FETCHED = "fetched"
-    """A delta that was fetched by itself, or its proof."""
+    """A delta that was fetched alone, or its proof."""
     CHARTER = "charter"
     """The signed audience of a list."""
     ROOT = "root"
@@ -45,21 +45,21 @@ class DamageKind(StrEnum):
     PEER = "peer"
     """A peer's certificate."""
     INDEX = "index"
-    """Where fingerprints and names are found: derived."""
+    """The index of fingerprints and names, which is derived."""
     INTERVAL = "interval"
-    """Until when an operation was in force: derived."""
+    """How long an operation was in force, which is derived."""
     RECORD = "record"
-    """What is recorded of lists, spans, snapshots, runs and versions: derived, or noted here."""
+    """The records of lists, spans, snapshots, runs and versions: derived, or unsigned notes."""
     SCHEMA = "schema"
     """The tables themselves."""
     FILE = "file"
     """The database file: SQLite cannot read a part of it."""
     CLAIM = "claim"
-    """Nothing here: what a list's owner signed contradicts itself."""
+    """Not damage of this store: what the list's owner signed contradicts itself."""
 
 
 _HARMLESS: Final = frozenset({DamageKind.CLAIM, DamageKind.PEER, DamageKind.ROOT})
-"""Of no list: what the entries of a list are does not depend on it."""
+"""Kinds of damage that concern no list: the entries of a list do not depend on them."""
 
 _OF_PARTS: Final = frozenset(
     {
@@ -73,18 +73,18 @@ _OF_PARTS: Final = frozenset(
         DamageKind.INTERVAL,
     }
 )
-"""Of single parts of a list, or derived from them: the other parts are what they are."""
+"""Damage to single parts of a list, or to what is derived from them. Other parts are sound."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Damage:
-    """Something stored that is not what was signed, or what follows from that.
+    """Something stored that differs from what was signed, or from what follows from that.
 
     Attributes:
-        kind: what it is.
-        origin: the list, as text; empty when it concerns the store.
-        position: the leaf's position; None when it concerns the list or the store.
-        row: the operation's row in that leaf; None when it concerns no single one.
+        kind: the kind of damage.
+        origin: the list, as text; empty if it concerns the store.
+        position: the leaf's position; None if it concerns the whole list or the store.
+        row: the operation's row in that leaf; None if it concerns no single operation.
         message: what is wrong.
     """
 
@@ -95,7 +95,7 @@ class Damage:
     message: str
 
     def describe(self) -> dict[str, object]:
-        """Return it as the JSON object that commands print."""
+        """Return the damage as the JSON object that commands print."""
         return {
             "kind": str(self.kind),
             "list": self.origin or None,
@@ -106,7 +106,7 @@ class Damage:
 
 
 class StoredDamage(msgspec.Struct, frozen=True):
-    """A damage as files beside the store have it: the form of `Damage.describe`."""
+    """One damage in the form of `Damage.describe`, as the files beside the store hold it."""
 
     kind: DamageKind
     list: str | None
@@ -132,22 +132,22 @@ class _StoredFindings(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Findings:
-    """What the checks of a store have found.
+    """The findings of all checks of a store.
 
     Attributes:
-        ended_ms: when the last whole check ended; None when none has.
-        damages: what was found and is not known to be repaired.
+        ended_ms: when the last complete check ended; None if none has.
+        damages: the damage that was found and is not known to be repaired.
     """
 
     ended_ms: int | None = None
     damages: tuple[Damage, ...] = ()
 
     def of(self, origin: str) -> Damage | None:
-        """Return a damage for which nothing may be answered from a list, or None."""
+        """Return a damage that forbids answers from a list, or None."""
         return next(self._iter_of(origin), None)
 
     def concern_parts_alone(self, origin: str) -> bool:
-        """Say whether all that is damaged of a list are parts that say nothing of its others."""
+        """Return whether only parts of a list are damaged that do not affect its other parts."""
         return all(damage.kind in _OF_PARTS for damage in self._iter_of(origin))
 
     def _iter_of(self, origin: str) -> Iterator[Damage]:
@@ -163,15 +163,15 @@ _UNREADABLE: Final = Damage(
     kind=DamageKind.RECORD,
     origin="",
     position=None,
-    message="the file of what was found to be damaged cannot be read",
+    message="the file of known damage cannot be read",
 )
 
 
 def require_sound(store: Path, origin: str) -> None:
-    """Raise if a list is known to be damaged in the store at a path: it answers nothing.
+    """Raise an error if a list is known to be damaged, since nothing may be answered from it.
 
     Raises:
-        DamageError: it is.
+        DamageError: it is damaged.
     """
     damage = load(store).of(origin)
     if damage is not None:
@@ -184,7 +184,7 @@ def require_sound(store: Path, origin: str) -> None:
 
 @lru_cache(maxsize=64)
 def path_of(store: Path) -> Path:
-    """Return the file of a store's findings: beside the file itself, whatever link leads there."""
+    """Return the path of a store's findings: beside the file itself, even if a link leads there."""
     found = store.resolve()
     return found.with_name(f"{found.name}.findings")
 
@@ -195,13 +195,13 @@ _read: dict[Path, tuple[_Stamp, Findings]] = {}  # Guarded by _lock.
 
 
 def load(store: Path) -> Findings:
-    """Return what was found in a store; asked before each answer, so it costs one look."""
+    """Return the findings of a store. Called before each answer, so it only does one stat."""
     path = path_of(store)
     try:
         stat = path.stat()
     except OSError:
         return Findings()
-    # It is replaced as a whole: another content is another file.
+    # The file is replaced as a whole, so other content means another file.
     stamp = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
     with _lock:
         known = _read.get(path)
@@ -222,7 +222,7 @@ def _parse(path: Path) -> Findings:
 
 
 def store(path: Path, findings: Findings) -> None:
-    """Replace what is known of the store at a path.
+    """Replace the findings of a store.
 
     Raises:
         StoreError: it could not be written.
@@ -239,7 +239,7 @@ def store(path: Path, findings: Findings) -> None:
 
 
 def add(path: Path, damages: Iterable[Damage]) -> None:
-    """Add to what is known of the store at a path, at once: from now on nothing hides it.
+    """Add to the findings of a store; from then on every answer takes them into account.
 
     Raises:
         StoreError: it could not be written.

@@ -1,7 +1,6 @@
-"""Deltas of the part of a log that a snapshot went past, fetched one by one to be looked at.
+"""Deltas that a snapshot skipped, fetched one by one so that people can look at them.
 
-Each is kept with the proof that it is in the log that was held then. Nothing else is derived from
-them.
+Each is kept with the proof that it is in the log that was held then. Nothing is derived from them.
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ _HASH_BYTES = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchedDelta:
-    """A delta that was fetched by itself.
+    """A delta that was fetched alone.
 
     Attributes:
         position: its position.
         delta: its exact bytes.
         inclusion: the proof that it is in the log of `size`.
         size: the size of the log that was held when it was fetched.
-        received_ms: when.
-        via: from which peer.
+        received_ms: when it arrived.
+        via: the peer that sent it.
     """
 
     position: int

@@ -15,10 +15,10 @@ class FollowStatus:
     """How following a list goes.
 
     Attributes:
-        state: in one word.
-        reason: the stable word of what went wrong, or empty.
+        state: the state in one word.
+        reason: the stable word for what went wrong, or empty.
         detail: the same in a sentence.
-        since_ms: since when it is in this state.
+        since_ms: when this state began.
         contact_ms: when the peer last answered for it; 0 for never.
         head: the largest size that the peer said it has.
     """
@@ -49,7 +49,7 @@ def load_follow_status(connection: sqlite3.Connection, list_number: int) -> Foll
 
 
 def with_damage(status: FollowStatus, damage: Damage | None) -> FollowStatus:
-    """Return how a list stands, given what is known to be damaged of it (`node.store.damage`)."""
+    """Return the status of a list, given its known damage (`node.store.damage`)."""
     if damage is None:
         return status
     at = "" if damage.position is None else f" at position {damage.position}"

@@ -1,4 +1,4 @@
-"""What a list said at a position, and what changed between two."""
+"""The content of a list at a position, and the changes between two positions."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from node.store.sqlite import select, sqlite3
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What became of one entry between two positions.
+    """The change of one entry between two positions.
 
     Attributes:
         before: the assertion that was in force, or None.
-        after: the assertion that is, or None.
-        by: the operation that made the difference; None when the delta that it stands in is not
-            here, as a snapshot went past it.
-        position: that operation's position; of the snapshot, when the delta is not here.
+        after: the assertion that is in force now, or None.
+        by: the operation that made the change; None if its delta is not here because a snapshot
+            skipped it.
+        position: that operation's position, or the snapshot's if the delta is not here.
     """
 
     before: Operation | None
@@ -47,11 +47,11 @@ def iter_live_packed(
 ) -> Iterator[LiveEntry]:
     """Yield every entry live after the first `size` deltas of a list, packed, with its place.
 
-    What came with a snapshot by the order of names, then all else by place; one body or bucket in
-    memory at a time.
+    Entries that came with a snapshot come first, by name; then all others, by place. One body or
+    bucket is in memory at a time.
 
     Raises:
-        DamageError: the span of that size is not here, or something of it is missing.
+        DamageError: the span of that size is not here, or a part of it is missing.
     """
     span = spans.at(connection, list_number, size)
     if span is None:
@@ -92,7 +92,7 @@ def _iter_base(
 def _superseded_rows(
     connection: sqlite3.Connection, span: int, position: int, before: int
 ) -> set[int]:
-    """Return the rows of a position that deltas before another position have taken the place of."""
+    """Return the rows of a position that deltas before another position have replaced."""
     return {
         row
         for (row,) in connection.execute(
@@ -121,9 +121,9 @@ def load_versions(
 ) -> list[Version]:
     """Return every operation on an entry that is known here of a list, oldest first.
 
-    An assertion that a snapshot says too is there once, as it came first. What was no longer in
-    force in a snapshot ended in the part of the log that it went past, at its position at the
-    latest.
+    An assertion that is also in a snapshot is returned once, as it came first. An operation that
+    a snapshot no longer has ended in the part of the log that the snapshot skipped, at its
+    position at the latest.
     """
     known: list[Version] = []
     for span in spans.iter_applied(connection, list_number):
@@ -144,9 +144,9 @@ def _at(version: Version) -> tuple[int, int]:
 def iter_changes(
     connection: sqlite3.Connection, span: Span, start: int, stop: int
 ) -> Iterator[Change]:
-    """Yield what became of each entry that the deltas from `start` to before `stop` name.
+    """Yield the change of each entry that the deltas from `start` to before `stop` name.
 
-    An entry that is as it was, having changed and changed back, is left out.
+    An entry that changed and changed back is left out.
 
     Args:
         connection: where to read.
@@ -210,7 +210,7 @@ class Interval:
         position: the operation's position.
         row: its row.
         recorded: whether an end is recorded.
-        holds: whether that is what follows from the operations on the same entry.
+        holds: whether the record agrees with the operations on the same entry.
     """
 
     span: int
@@ -221,8 +221,8 @@ class Interval:
 
 
 def iter_intervals(connection: sqlite3.Connection) -> Iterator[Interval]:
-    """Yield, for all spans, every operation that is or should be no longer in force."""
-    # In the order of the index, so that little is sorted: what is not in the main run.
+    """Yield every operation of all spans that is no longer in force, or should not be."""
+    # In the order of the index, so that only the rows outside the main run must be sorted.
     for row in select(connection, _INTERVALS, {"main": runs.MAIN}):
         yield Interval(
             span=row["span"],

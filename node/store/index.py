@@ -1,7 +1,7 @@
 """The index of fingerprints and entry names, and which operations are in force.
 
-It is derived: `hashfed fsck` makes it again from the signed bytes and compares. The
-module is long because writing and looking up have to cut names into the same keys.
+The index is derived: `hashfed fsck` computes it again from the signed bytes and compares. The
+module is long because writing and looking up must cut names into the same keys.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from node.store.sqlite import sqlite3
 
 _ID_TYPE: Final = 0
 LONGEST_KEY: Final = 64
-"""Bytes of the longest digest that stands in the index itself."""
+"""Bytes of the longest digest that is in the index itself."""
 
 _LONG_TAG: Final = bytes(33)
 _LOOK_ALONG: Final = 6
-"""Rows to look along for each key, at most, rather than to look each key up."""
+"""At most this many rows for each key are scanned; otherwise each key is looked up."""
 _SPARSE: Final = 4
-"""Rows of the main run for each new one, at most, where new ones still go straight into it."""
+"""New rows go straight into the main run if it has at most this many rows there for each."""
 MAX_NAMES: Final = NUMBERS
-"""How many entries one question may be about."""
+"""How many entries one query may be about."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -44,8 +44,8 @@ class Place:
         span: the number of the span (`node.store.spans`).
         position: the position of its delta.
         row: its row there.
-        bucket: the number of the bucket of the span's snapshot that it came in with; None when it
-            came with its delta.
+        bucket: the bucket of the span's snapshot with which it came; None if it came with its
+            delta.
     """
 
     span: int
@@ -61,7 +61,7 @@ class Version:
     Attributes:
         place: where it stands.
         kind: what it did.
-        until: the position at which another operation took its place; None while in force.
+        until: the position at which another operation replaced it; None while in force.
     """
 
     place: Place
@@ -70,10 +70,10 @@ class Version:
 
 
 def _index_key(digest: bytes) -> bytes:
-    """Return what stands in the index for a digest: itself, or its tagged SHA-256 if it is long.
+    """Return the index key of a digest: the digest itself, or its tagged SHA-256 if it is long.
 
-    The tag makes it longer than any digest that stands for itself: else a short digest of a type
-    of any width could be taken for a long one.
+    The tag makes the key longer than any digest that is its own key. Otherwise a short digest of a
+    type of any width could be taken for a long one.
     """
     return digest if len(digest) <= LONGEST_KEY else _LONG_TAG + sha256(digest).digest()
 
@@ -115,7 +115,7 @@ def _place(span: int, position: object, row: object, bucket: object) -> Place:
     """Return a place, as it stands in the index.
 
     Raises:
-        DamageError: it is not one: a damaged page gives any column any value.
+        DamageError: it is not a place. A damaged page can give any column any value.
     """
     if not (
         isinstance(position, int)
@@ -132,13 +132,13 @@ def _place(span: int, position: object, row: object, bucket: object) -> Place:
 def load_prior(
     connection: sqlite3.Connection, span: int, body: Body, *, before: int | None = None
 ) -> dict[int, Prior]:
-    """Return, for each row whose entry the span has known, the operation in force on it.
+    """Return the operation in force for each row whose entry the span has known.
 
     Args:
         connection: where to look.
         span: the number of the span.
         body: the operations.
-        before: at an earlier time, before the delta of that position; None for now.
+        before: the state before the delta at that position; None for the state now.
     """
     prior: dict[int, Prior] = {}
     for group in body.groups:
@@ -165,7 +165,7 @@ def load_prior(
 def load_prior_by_name(
     connection: sqlite3.Connection, span: int, type_name: str, names: Sequence[bytes]
 ) -> dict[int, Prior]:
-    """Return, by index in `names`, the operation in force on each entry that the span has known.
+    """Return the operation in force on each entry that the span has known, by index in `names`.
 
     Args:
         connection: where to look.
@@ -180,7 +180,7 @@ def load_prior_by_name(
     else:
         shape = Shape(OpKind.RETRACT, named=False, id_width=width, columns=())
         group = Group(shape, 0, len(names), column, (), ())
-    # A body that would name these entries and do nothing else with them.
+    # A body that names these entries and does nothing with them.
     return load_prior(connection, span, Body(b"", (), (group,)))
 
 
@@ -189,11 +189,11 @@ def _may_overlap(
 ) -> bool:
     """Say whether the span may have an entry between a group's first and last key.
 
-    A list that is loaded in the order of its keys never has, and one look along the index is much
-    cheaper than one for each key. It is cut short where others have very many keys there.
+    A list that is loaded in the order of its keys never has one, and one scan of the index is much
+    cheaper than a lookup for each key. The scan is cut short where other lists have very many keys.
     """
     width = len(keys) // group.count
-    if group.shape.key_width > LONGEST_KEY:  # Hashes do not ascend as what they are of does.
+    if group.shape.key_width > LONGEST_KEY:  # The hashes of ascending texts do not ascend.
         return True
     most = _LOOK_ALONG * group.count
     ours, near = connection.execute(
@@ -272,7 +272,7 @@ _ROW_TEXTS: Final = tuple(b"%0*d" % (_ROW_DIGITS, row) for row in range(limits.M
 
 
 def index_bucket(transaction: Transaction, span: int, number: int, bucket: Bucket) -> None:
-    """Put the entries of a bucket in the index of a span, at the places of their assertions."""
+    """Add the entries of a bucket to the index of a span, at the places of their assertions."""
     connection = transaction.connection
     digits = len(str(bucket.positions[-1]))
     position_texts = [b"%0*d" % (digits, position) for position in bucket.positions]
@@ -306,7 +306,7 @@ def index_bucket(transaction: Transaction, span: int, number: int, bucket: Bucke
 
 
 def unindex_bucket(connection: sqlite3.Connection, span: int, number: int, bucket: Bucket) -> None:
-    """Take what `index_bucket` put there out of the index of a span that was never in force."""
+    """Remove what `index_bucket` added to the index of a span that was never in force."""
     for group, keys, kind in _index_columns(connection, bucket.body, _type_code):
         for (run,) in connection.execute("SELECT run FROM run").fetchall():
             gone = connection.execute(
@@ -318,15 +318,15 @@ def unindex_bucket(connection: sqlite3.Connection, span: int, number: int, bucke
 
 
 def _ascends(group: Group, kind: int) -> bool:
-    """Say whether index keys ascend as they stand: those of digests that name entries do.
+    """Return whether index keys ascend as they are; the digests that name entries do.
 
-    The index is a tree by digest: what is put there in its order costs least.
+    The index is a tree by digest: rows in its order cost least.
     """
     return bool(kind % 2) and group.shape.key_width <= LONGEST_KEY
 
 
 def _choose_run(transaction: Transaction, keys: bytes, count: int, *, ascending: bool) -> int:
-    """Return the run that is to take so many rows, which are counted there."""
+    """Return the run that will take this many rows, and count them there."""
     connection = transaction.connection
     if _is_dense(connection, keys, count, ascending=ascending):
         run = runs.MAIN
@@ -337,9 +337,9 @@ def _choose_run(transaction: Transaction, keys: bytes, count: int, *, ascending:
 
 
 def _is_dense(connection: sqlite3.Connection, keys: bytes, count: int, *, ascending: bool) -> bool:
-    """Say whether keys fall on few pages of the main run, as they do where it has few others.
+    """Return whether keys fall on few pages of the main run, as they do where it has few rows.
 
-    Keys that do not ascend are taken for spread over all of it.
+    Keys that do not ascend are assumed to be spread over all of it.
     """
     most = _SPARSE * count
     if not ascending:
@@ -356,7 +356,7 @@ def _is_dense(connection: sqlite3.Connection, keys: bytes, count: int, *, ascend
 def _index_columns(
     connection: sqlite3.Connection, body: Body, code_of: Callable[[sqlite3.Connection, str], int]
 ) -> Iterator[tuple[Group, bytes, int]]:
-    """Yield (group, index keys end to end, kind) for all that a body puts in the index."""
+    """Yield (group, index keys end to end, kind) for everything that a body adds to the index."""
     for group in body.groups:
         if not group.shape.named:
             yield group, _index_column(group.ids, group.shape.id_width), _key_kind(_ID_TYPE)
@@ -371,9 +371,9 @@ def _index_columns(
 def check_index(
     connection: sqlite3.Connection, span: int, position: int, body: Body
 ) -> tuple[int, list[int]]:
-    """Return how many rows a delta must have in the index, and of which rows of its body one lacks.
+    """Return how many rows a delta must have in the index, and which rows of its body lack one.
 
-    A row of the body is there once for each row of the index that is not there as it must be.
+    A row of the body is returned once for each missing or wrong row of the index.
     """
     expected = 0
     missing: list[int] = []
@@ -449,14 +449,14 @@ def load_superseded_by(
 
 
 Cuts = Mapping[int, int]
-"""A point in the history of lists: by span, after how many deltas of its list. What is in no span
-of these is not there."""
+"""A point in the history of lists: how many deltas of its list count, by span. Other spans do not
+count."""
 
 NOW: Final = 1 << 62
-"""More deltas than a list can have: of a span, all that is here."""
+"""More deltas than a list can have: everything of a span counts."""
 
 NO_BUCKET: Final = -1
-"""Stands, where buckets are compared, for what came with its delta."""
+"""Means, where buckets are compared, that an operation came with its delta."""
 
 
 def find_fingerprint(
@@ -469,7 +469,7 @@ def find_fingerprint(
     Args:
         connection: where to look.
         fingerprint: the fingerprint.
-        cuts: in force after these deltas; None for all that are here.
+        cuts: the point in history; None for now.
     """
     code = _type_code(connection, fingerprint.type)
     if code == _ID_TYPE:
@@ -497,20 +497,20 @@ def find_many(
 ) -> Iterator[tuple[int, int, int, int, bytes]]:
     """Yield (span, bucket, position, row, digest) of assertions in force with one of many digests.
 
-    The bucket is `NO_BUCKET` for what came with its delta.
+    The bucket is `NO_BUCKET` for an operation that came with its delta.
 
     Args:
         connection: where to look.
         type_name: the hash type of all of them.
         digests: distinct digests of one width.
-        cuts: in force after these deltas; None for all that are here.
+        cuts: the point in history; None for now.
     """
     code = _type_code(connection, type_name)
     if code == _ID_TYPE:
         return
     if cuts is None:
         cuts = load_now(connection)
-    # In the order of the index: neighbours share its pages.
+    # In the order of the index, neighbours share its pages.
     ordered = sorted(digests)
     if ordered and len(ordered[0]) > LONGEST_KEY:
         ordered.sort(key=_index_key)
@@ -526,7 +526,7 @@ def find_many(
             WHERE n.n < ?4 AND p.op = ?5""",
             (keys, len(keys) // len(some), 2 * code, len(some), OpKind.ASSERT, NO_BUCKET),
         )
-        # As `_holds`, without a call for each.
+        # The same as `_holds`, without a call for each.
         yield from [
             (span, bucket, position, row, some[index])
             for index, span, bucket, position, row, until in rows
@@ -535,12 +535,12 @@ def find_many(
 
 
 def load_now(connection: sqlite3.Connection) -> Cuts:
-    """Return the point in history that is now: all that is here, of every list."""
+    """Return the point in history that is now: everything that is here, of every list."""
     return {span: NOW for (span,) in connection.execute("SELECT span FROM list")}
 
 
 def _holds(span: int, position: int, until: int | None, cuts: Cuts) -> bool:
-    """Say whether what was said at a position, until another one, is in force after `cuts`."""
+    """Return whether an operation from a position until another one is in force after `cuts`."""
     size = cuts.get(span, 0)
     return position < size and (until is None or until >= size)
 

@@ -1,4 +1,4 @@
-"""The lists that this node owns or follows, and where the log of each stands."""
+"""The lists that this node owns or follows, and the state of their logs."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ class ListRecord:
         list: its number in this store.
         origin: its name.
         own: whether this node publishes it.
-        via: the peer that it is fetched from; None for our own and for one not followed any more.
+        via: the peer from which it is fetched; None for our own and for one no longer followed.
         charter: the signed envelope of the charter in force; None until one arrived.
         charter_version: its version; 0 for none.
-        log: where the log stands here.
-        checked: how many deltas had their ops tree and state digest checked.
+        log: the state of the log here.
+        checked: for how many deltas the ops tree and the state digest were checked.
         span: the span of its log that is in force here (`node.store.spans`).
         start: the size of the log at which that span begins.
-        base: the number of the snapshot that the span begins with; None when with nothing.
-        deltas_only: whether no snapshot is wanted in the place of deltas.
-        since_snapshot: for a list of our own, what was published since its newest snapshot, in
-            operations or their like (`node.publish.snapshot`).
+        base: the number of the snapshot with which the span begins; None if it begins empty.
+        deltas_only: whether every delta is wanted, and no snapshot instead.
+        since_snapshot: for one of our own lists, how much was published since its newest snapshot,
+            measured in operations (`node.publish.snapshot`).
     """
 
     list: int
@@ -57,7 +57,7 @@ class ListRecord:
         """Return the charter in force, which was verified when it was stored.
 
         Raises:
-            DamageError: it cannot be decoded any more.
+            DamageError: the stored charter can no longer be decoded.
         """
         if self.charter is None:
             return None
@@ -76,14 +76,14 @@ def add_list(transaction: Transaction, origin: Origin, *, via: OrgName | None) -
     """Add a list: our own when `via` is None, else one to be fetched from that peer.
 
     Raises:
-        CommandError: the list is here already.
+        CommandError: this node already has the list.
     """
     connection = transaction.connection
     if load_list(connection, origin) is not None:
-        raise CommandError(f"{origin} is here already")
+        raise CommandError(f"this node already has the list {origin}")
     empty = LogState.empty()
     (number,) = connection.execute("SELECT coalesce(max(list), 0) + 1 FROM list").fetchone()
-    # List and span name each other: the constraint between them is checked at the commit.
+    # List and span refer to each other, so the constraint is checked at the commit.
     connection.execute("PRAGMA defer_foreign_keys = ON")
     span = spans.add(connection, number, start=0, snapshot=None)
     connection.execute(
@@ -112,7 +112,7 @@ def add_list(transaction: Transaction, origin: Origin, *, via: OrgName | None) -
 
 
 def set_via(transaction: Transaction, record: ListRecord, via: OrgName | None) -> None:
-    """Fetch a list from another peer from now on, or from none."""
+    """Set the peer from which a list is fetched; None to stop fetching it."""
     connection = transaction.connection
     connection.execute(
         "UPDATE list SET via = (SELECT org FROM org WHERE name = ?) WHERE list = ?",
@@ -143,7 +143,7 @@ def iter_lists(connection: sqlite3.Connection) -> Iterator[ListRecord]:
 
 
 def iter_origins(connection: sqlite3.Connection) -> Iterator[tuple[int, str]]:
-    """Yield number and name of every list, by origin, whatever else is recorded of it."""
+    """Yield number and name of every list, by origin, even if the rest of its record is damaged."""
     yield from connection.execute(
         "SELECT l.list, o.name || '/' || l.name FROM list AS l JOIN org AS o ON o.org = l.org "
         "ORDER BY o.name, l.name"
@@ -151,7 +151,7 @@ def iter_origins(connection: sqlite3.Connection) -> Iterator[tuple[int, str]]:
 
 
 def load_newest_time(connection: sqlite3.Connection) -> int:
-    """Return the newest time that was signed of any list, in ms since 1970; 0 if there is none."""
+    """Return the newest signed time in any list, in ms since 1970; 0 if there is none."""
     (newest,) = connection.execute("SELECT max(last_time_ms) FROM list").fetchone()
     return int(newest or 0)
 
@@ -160,7 +160,7 @@ def load_origin(connection: sqlite3.Connection, number: int) -> Origin:
     """Return the name of the list of that number, which must exist.
 
     Raises:
-        DamageError: it does not, or its name cannot be one.
+        DamageError: it does not exist, or its name is not a valid one.
     """
     row = connection.execute(
         "SELECT o.name || '/' || l.name FROM list AS l JOIN org AS o ON o.org = l.org "
@@ -189,7 +189,7 @@ def load_list_by_number(connection: sqlite3.Connection, number: int) -> ListReco
     """Return the list of that number, which must exist.
 
     Raises:
-        DamageError: what is recorded of it cannot be, or is not there.
+        DamageError: its record is missing or invalid.
     """
     row = select(connection, f"{_LIST} WHERE l.list = ?", (number,)).fetchone()
     if row is None:
@@ -227,21 +227,21 @@ def _list(row: sqlite3.Row) -> ListRecord:
 
 
 def store_deltas_only(transaction: Transaction, record: ListRecord, *, wanted: bool) -> None:
-    """Say whether every delta of a list is wanted, and no snapshot in their place."""
+    """Record whether every delta of a list is wanted, and no snapshot instead."""
     transaction.connection.execute(
         "UPDATE list SET deltas_only = ? WHERE list = ?", (wanted, record.list)
     )
 
 
 def store_since_snapshot(transaction: Transaction, list_number: int, operations: int) -> None:
-    """Record how much was published of one of our lists since its newest snapshot."""
+    """Record how much of one of our lists was published since its newest snapshot."""
     transaction.connection.execute(
         "UPDATE list SET since_snapshot = ? WHERE list = ?", (operations, list_number)
     )
 
 
 def store_log_state(transaction: Transaction, list_number: int, state: LogState) -> None:
-    """Record where a list's log stands."""
+    """Record the state of a list's log."""
     transaction.connection.execute(
         "UPDATE list SET frontier = ?, size = ?, last_leaf = ?, last_time_ms = ?, live_count = ?, "
         "state_digest = ? WHERE list = ?",
@@ -258,7 +258,7 @@ def store_log_state(transaction: Transaction, list_number: int, state: LogState)
 
 
 def store_checked(connection: sqlite3.Connection, list_number: int, checked: int) -> None:
-    """Record how many deltas had their ops tree and state digest checked."""
+    """Record for how many deltas the ops tree and the state digest were checked."""
     # Another process may have checked more meanwhile.
     connection.execute(
         "UPDATE list SET checked = max(checked, ?) WHERE list = ?", (checked, list_number)

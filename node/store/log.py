@@ -1,4 +1,4 @@
-"""The signed bytes of every accepted delta, verbatim, and what they came with."""
+"""The signed bytes of every accepted delta, verbatim, and how they came."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from node.store.schema import pack
 from node.store.sqlite import open_blob, select, sqlite3
 
 _FEW_ROWS: Final = 3
-"""Rows of one body that are read by slices, rather than from all of its bytes."""
+"""Up to this many rows of one body are read by slices instead of reading all of its bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,10 +30,10 @@ class DeltaRecord:
     """An accepted delta without its body.
 
     Attributes:
-        position: its place in the log.
-        version: the store version that it came in with.
-        received_ms: when.
-        via: from which peer; None for our own.
+        position: its position in the log.
+        version: the store version with which it came.
+        received_ms: when it arrived.
+        via: the peer that sent it; None for our own.
         body_size: bytes of the body.
         header: the signed record.
         checkpoint: the signed note of the log right after it.
@@ -92,7 +92,7 @@ def read_frame(
     stop: int,
     max_bytes: int = limits.FRAME_TARGET_BYTES,
 ) -> list[SignedDelta]:
-    """Return deltas from `start` on, before `stop`: as many as fit, but at least one.
+    """Return deltas from `start` to before `stop`: as many as fit, but at least one.
 
     A frame ends with the delta that makes it reach `max_bytes`.
     """
@@ -113,7 +113,7 @@ def read_frame(
 def measure(
     connection: sqlite3.Connection, list_number: int, start: int, stop: int
 ) -> tuple[int, int]:
-    """Return (deltas, bytes of their bodies) from `start` on, before `stop`."""
+    """Return the number of deltas from `start` to before `stop`, and the bytes of their bodies."""
     deltas, body_bytes = connection.execute(
         "SELECT count(*), coalesce(sum(body_size), 0) FROM delta WHERE id >= ? AND id < ?",
         (delta_id(list_number, start), delta_id(list_number, stop)),
@@ -133,10 +133,10 @@ def load_signed(connection: sqlite3.Connection, list_number: int, position: int)
 
 
 def read_header(record: bytes, what: str = "a leaf") -> Header:
-    """Return what the stored record of a leaf says; it was verified when it came.
+    """Return the parsed header of a stored leaf; it was verified when it came.
 
     Raises:
-        DamageError: it cannot be read any more.
+        DamageError: it can no longer be read.
     """
     try:
         return Header.parse(record)
@@ -164,7 +164,7 @@ _RECORDS_NEWEST_FIRST: Final = f"{_RECORDS} DESC"
 def iter_records(
     connection: sqlite3.Connection, list_number: int, start: int, stop: int, *, newest: bool = False
 ) -> Iterator[DeltaRecord]:
-    """Yield deltas without their bodies from `start` on, before `stop`; newest first if asked."""
+    """Yield deltas without their bodies from `start` to before `stop`; newest first if asked."""
     statement = _RECORDS_NEWEST_FIRST if newest else _RECORDS
     places = (delta_id(list_number, start), delta_id(list_number, stop))
     for row in select(connection, statement, places):
@@ -203,9 +203,9 @@ def load_body(connection: sqlite3.Connection, list_number: int, position: int) -
         return NO_OPERATIONS
     try:
         body = wire.decode_body(data)
-        # Who looks an annotation up relies on it, as the body was verified.
+        # Code that looks up an annotation relies on this, as the body was verified.
         if not body.has_all_annotations:
-            raise MalformedError("it names an annotation that it has not")
+            raise MalformedError("it refers to an annotation that it does not have")
     except FederationError as error:
         raise DamageError(
             f"the body of position {position} is damaged: {error}", hint="run 'hashfed fsck'"
@@ -231,7 +231,7 @@ def iter_packed(
             yield from _read_rows(connection, delta_id(list_number, position), rows)
             continue
         except MalformedError:
-            # Laid out as no encoder of ours does it: allowed, and decoded as a whole.
+            # Our encoder does not write this layout, but it is allowed: decode the whole body.
             body = load_body(connection, list_number, position)
         except UsageError as error:
             raise DamageError(f"position {position}: {error}", hint="run 'hashfed fsck'") from error
@@ -246,8 +246,8 @@ def _read_rows(connection: sqlite3.Connection, at: int, rows: Sequence[int]) -> 
     with closing(blob):
         size = len(blob)
         if len(rows) > _FEW_ROWS:
-            # By the blob: a value that a statement returns is copied twice, and costs several times
-            # as much.
+            # Through the blob: a value that a statement returns is copied twice and costs several
+            # times as much.
             data = blob.read(size)
             reader = RowReader(lambda offset, count: data[offset : offset + count], size)
             return list(reader.iter_packed(rows))

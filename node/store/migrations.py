@@ -1,7 +1,7 @@
 """Builds the schema of a store, or brings it up to date.
 
-By sqlite-utils, which takes as long to import as half of what a short command does. So this module
-is imported where there is a step to take, and nowhere else.
+It uses sqlite-utils, whose import takes half the time of a short command. So this module is only
+imported where there is a step to take.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from node.store.sqlite import sqlite3
 
 
 def migrate(connection: sqlite3.Connection, schema: Schema) -> None:
-    """Take all steps that were not taken yet, each in a transaction of its own."""
+    """Take all steps that are still missing, each in its own transaction."""
     migrations = Migrations(MIGRATION_SET)
     for name, statements in schema.items():
         _add(migrations, name, statements)
@@ -42,10 +42,10 @@ _UNSIGNED: Final[dict[str, str]] = {
     "the versions": "SELECT count(*), max(version), max(committed_ms) FROM version",
     "whose store it is": "SELECT key, value FROM node ORDER BY key",
 }
-"""What a migration may not change and `fsck` cannot derive from what was signed. Asked of the old
-schema and of the new one."""
+"""Data that a migration may not change and that `fsck` cannot derive from signed bytes. It is read
+through the old schema and the new one."""
 
 
 def read_unsigned(connection: sqlite3.Connection) -> dict[str, list[tuple[object, ...]]]:
-    """Return what a migration may not change and `fsck` cannot derive, by what it is."""
+    """Return the data that a migration may not change and that `fsck` cannot derive, by kind."""
     return {what: connection.execute(query).fetchall() for what, query in _UNSIGNED.items()}

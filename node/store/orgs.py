@@ -1,4 +1,4 @@
-"""This node's organization, the organizations whose roots are pinned, and the peers among them."""
+"""This node's organization, organizations with pinned roots, and the peers among them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from node.store.connection import Store, Transaction
 from node.store.sqlite import sqlite3
 
 ORG_KEY: Final = "org"
-"""Under which the table `node` says whose store it is."""
+"""The key in the table `node` that says whose store this is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,10 +50,10 @@ def store_node(transaction: Transaction, key: str, value: str) -> None:
 
 
 def require_org(store: Store, org: OrgName) -> None:
-    """Check that a store is the one of the organization that the configuration names.
+    """Check that a store belongs to the organization that the configuration names.
 
     Raises:
-        StoreError: FOREIGN, it is another organization's.
+        StoreError: FOREIGN, it belongs to another organization.
     """
     theirs = load_node(store.connection, ORG_KEY)
     if theirs not in {None, org}:
@@ -75,7 +75,7 @@ def pin_org(transaction: Transaction, root: PinnedRoot) -> None:
         if held.hash != root.hash:
             raise CommandError(
                 f"another root is pinned for {root.document.org}: {held.short_fingerprint}",
-                hint="ask them which one is theirs; never replace it on the word of a file",
+                hint="ask them which one is theirs; never trust a file alone to replace it",
             )
         return
     transaction.connection.execute(
@@ -88,7 +88,7 @@ def load_root(connection: sqlite3.Connection, org: str) -> PinnedRoot | None:
     """Return the pinned root of an organization, or None; what is stored now is verified.
 
     Raises:
-        DamageError: it does not verify any more.
+        DamageError: it no longer verifies.
     """
     row = connection.execute("SELECT root FROM org WHERE name = ?", (org,)).fetchone()
     if row is None:
@@ -96,13 +96,13 @@ def load_root(connection: sqlite3.Connection, org: str) -> PinnedRoot | None:
     with as_damage(f"the org root of {org}"):
         root = _open_root(row[0])
         if root.document.org != org:
-            raise MalformedError(f"it is that of {root.document.org}")
+            raise MalformedError(f"it is the root of {root.document.org}")
         return root
 
 
 @lru_cache(maxsize=64)
 def _open_root(data: bytes) -> PinnedRoot:
-    """Verify a root, once as long as its bytes are the same: this is asked for all the time."""
+    """Verify a root, once for the same bytes, since it is needed all the time."""
     return wire.open_org_root(data)
 
 

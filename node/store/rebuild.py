@@ -1,7 +1,7 @@
 """Fills a new store from the rows of a damaged one.
 
-A row class has the columns of its table as its fields, in their order. Where a field is an
-`object`, the value stands as it was read from the damaged store: it may be of any type.
+A row class has the columns of its table as its fields, in their order. A field of type `object` has
+the value as it was read from the damaged store, which may be of any type.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class FollowStateRow(NamedTuple):
 
 
 class SignedExtentRow(NamedTuple):
-    """What was signed last of what is staged for a list."""
+    """The newest signed part of the changes staged for a list."""
 
     list: object
     staging: object
@@ -129,7 +129,7 @@ class BodyRow(NamedTuple):
 
 
 class FetchedRow(NamedTuple):
-    """A delta that was fetched by itself."""
+    """A delta that was fetched alone."""
 
     id: object
     size: object
@@ -142,7 +142,7 @@ class FetchedRow(NamedTuple):
 
 
 class ListStateRow(NamedTuple):
-    """Where a list stands: a row of `list` without what names the list."""
+    """The state of a list: a row of `list` without the columns that identify it."""
 
     charter: object
     charter_version: object
@@ -198,13 +198,13 @@ def add(connection: sqlite3.Connection, row: Row) -> None:
     """Insert a row.
 
     Raises:
-        sqlite3.IntegrityError: such a row cannot be.
+        sqlite3.IntegrityError: such a row is not allowed.
     """
     connection.execute(f"INSERT {_into(row)}", row)
 
 
 def add_if_possible(connection: sqlite3.Connection, row: Row) -> None:
-    """Insert a row as it was read, unless it is there already or such a row cannot be."""
+    """Insert a row as it was read, unless it exists already or is not allowed."""
     with suppress(sqlite3.IntegrityError):
         connection.execute(f"INSERT OR IGNORE {_into(row)}", row)
 
@@ -219,17 +219,17 @@ def _into(row: Row) -> str:
 
 
 def fill_unsynced(store: Store) -> None:
-    """Let transactions end without a sync: before the file is complete, nobody uses it."""
+    """Let transactions end without a sync, since nobody uses the file before it is complete."""
     store.connection.execute("PRAGMA synchronous = OFF")
 
 
 def complete(store: Store) -> None:
-    """Bring all of the store into its one file, so that it can be renamed."""
+    """Move everything into the one file of the store, so that it can be renamed."""
     store.connection.execute("PRAGMA journal_mode = DELETE")
 
 
 def defer_references(connection: sqlite3.Connection) -> None:
-    """Check what refers to other rows at the commit: list, span and snapshot name each other."""
+    """Check references at the commit, as list, span and snapshot refer to each other."""
     connection.execute("PRAGMA defer_foreign_keys = ON")
 
 
@@ -237,7 +237,7 @@ def defer_references(connection: sqlite3.Connection) -> None:
 
 
 def store_node(connection: sqlite3.Connection, key: str, value: str) -> None:
-    """Record one fact about the node, in the place of what the new store says."""
+    """Record one fact about the node, replacing what the new store says."""
     connection.execute(
         "INSERT INTO node (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = ?2",
         (key, value),
@@ -276,7 +276,7 @@ def add_list(
         number: the number of the list.
         origin: its name.
         own: whether it is ours.
-        via: the number of the peer that it is fetched from; 0 for none.
+        via: the number of the peer from which it is fetched; 0 for none.
     """
     empty = LogState.empty()
     connection.execute(
@@ -314,7 +314,7 @@ def end_span(connection: sqlite3.Connection, span: int, stop: int) -> None:
 
 
 def store_via(connection: sqlite3.Connection, list_number: int, position: int, via: int) -> None:
-    """Record by which peer a leaf came, if that number is one of an organization."""
+    """Record which peer sent a leaf, if that number belongs to an organization."""
     connection.execute(
         "UPDATE delta SET via = coalesce((SELECT org FROM org WHERE org = ?), via) WHERE id = ?",
         (via, delta_id(list_number, position)),
@@ -331,7 +331,7 @@ def store_list_facts(
     deltas_only: int,
     since_snapshot: int,
 ) -> None:
-    """Record what is known of a list beside its log, as `node.store.lists.ListRecord`."""
+    """Record what is known of a list besides its log, as in `node.store.lists.ListRecord`."""
     connection.execute(
         """UPDATE list SET charter = :charter, charter_version = :charter_version,
             checked = :checked, deltas_only = :deltas_only, since_snapshot = :since_snapshot
@@ -348,7 +348,7 @@ def store_list_facts(
 
 
 def store_list_state(connection: sqlite3.Connection, number: int, row: ListStateRow) -> None:
-    """Record where a list stands as it was read, unless such a row cannot be."""
+    """Record the state of a list as it was read, unless such a row is not allowed."""
     columns = ", ".join(f"{name} = :{name}" for name in row._fields)
     with suppress(sqlite3.IntegrityError):
         connection.execute(
@@ -358,7 +358,7 @@ def store_list_state(connection: sqlite3.Connection, number: int, row: ListState
 
 
 def ensure_span(connection: sqlite3.Connection, number: int) -> None:
-    """Add the span that a list names, unless it is there."""
+    """Add the span to which a list refers, unless it exists."""
     (span,) = connection.execute("SELECT span FROM list WHERE list = ?", (number,)).fetchone()
     add_if_possible(connection, SpanRow(span, number, 0, None, None))
 
@@ -366,7 +366,7 @@ def ensure_span(connection: sqlite3.Connection, number: int) -> None:
 def keep_fetched(
     connection: sqlite3.Connection, list_number: int, positions: Container[int]
 ) -> None:
-    """Remove what was fetched by itself of a list, but for some positions."""
+    """Remove the deltas of a list that were fetched alone, except at some positions."""
     first = delta_id(list_number, 0)
     for (at,) in connection.execute(
         "SELECT id FROM fetched WHERE id >= ? AND id < ?", (first, delta_id(list_number + 1, 0))

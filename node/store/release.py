@@ -1,7 +1,7 @@
-"""What of our own lists may leave this machine, and which store this is.
+"""How much of our own lists may leave this machine, and which store this is.
 
-A delta is committed first; then the high-water mark is raised; then it is released here. What is
-not released is served to nobody.
+A delta is committed first; then the high-water mark is raised; then the delta is released here. A
+delta that is not released is served to nobody.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _INCARNATION_BYTES: Final = 16
 
 
 def released_size(connection: sqlite3.Connection, record: ListRecord) -> int:
-    """Return how many deltas of a list may leave: of another organization's, all that are here."""
+    """Return how many deltas of a list may leave; all of them if it is another organization's."""
     if not record.own:
         return record.log.size
     row = connection.execute("SELECT size FROM released WHERE list = ?", (record.list,)).fetchone()
@@ -28,7 +28,7 @@ def released_size(connection: sqlite3.Connection, record: ListRecord) -> int:
 
 
 def release(connection: sqlite3.Connection, list_number: int, size: int) -> None:
-    """Let the first `size` deltas of a list of ours leave. The mark has been raised to that."""
+    """Let the first `size` deltas of one of our lists leave. The mark has been raised to that."""
     connection.execute(
         "INSERT INTO released (list, size) VALUES (?, ?) "
         "ON CONFLICT (list) DO UPDATE SET size = max(size, excluded.size)",
@@ -37,7 +37,7 @@ def release(connection: sqlite3.Connection, list_number: int, size: int) -> None
 
 
 def load_unreleased(connection: sqlite3.Connection) -> list[int]:
-    """Return the numbers of our lists of which something is committed and not released."""
+    """Return the numbers of our lists that have committed deltas that are not released."""
     rows = connection.execute(
         "SELECT l.list FROM list AS l LEFT JOIN released AS r USING (list) "
         "WHERE l.own AND l.size > coalesce(r.size, 0)"
@@ -66,7 +66,7 @@ def load_incarnation(connection: sqlite3.Connection) -> bytes:
     try:
         return bytes.fromhex(row[0])
     except (ValueError, TypeError) as error:
-        raise DamageError("the store's token is not a token", hint="run 'hashfed fsck'") from error
+        raise DamageError("this store has no valid token", hint="run 'hashfed fsck'") from error
 
 
 def rotate_incarnation(transaction: Transaction) -> bytes:
@@ -81,13 +81,13 @@ def rotate_incarnation(transaction: Transaction) -> bytes:
 
 
 SignedRange = tuple[bytes, bytes, bytes, int]
-"""What of the staged changes was signed last: as `node.staging.file.StagedRange` names it."""
+"""The newest signed part of the staged changes, as in `node.staging.file.StagedRange`."""
 
 
 def store_signed_range(
     connection: sqlite3.Connection, list_number: int, signed: SignedRange
 ) -> None:
-    """Record what of the changes staged for a list was signed last, with the deltas themselves."""
+    """Record the newest signed part of a list's staged changes, together with the deltas."""
     connection.execute(
         "INSERT OR REPLACE INTO signed_extent (list, staging, first, last, edit) "
         "VALUES (?, ?, ?, ?, ?)",
@@ -96,7 +96,7 @@ def store_signed_range(
 
 
 def load_signed_range(connection: sqlite3.Connection, list_number: int) -> SignedRange | None:
-    """Return what of the changes staged for a list was signed last; None if nothing was."""
+    """Return the newest signed part of a list's staged changes; None if nothing was signed."""
     row: SignedRange | None = connection.execute(
         "SELECT staging, first, last, edit FROM signed_extent WHERE list = ?", (list_number,)
     ).fetchone()

@@ -1,9 +1,9 @@
 """The tiers of the index: a main run, and smaller ones that wait to be merged into it.
 
-A run is a part of the table `posting` that is sorted by itself. A row costs the page that it falls
-on, and rows at random places of a large run each fall on a page of their own. So they go into a
-small run first, and many at once are merged into the main one, in its order and behind acceptance.
-Looking something up looks into every run. Which rows there are is for `node.store.index` to say.
+A run is a part of the table `posting` that is sorted by itself. Writing a row means writing its
+page, and rows at random places of a large run are all on different pages. So they go into a small
+run first, and many at once are merged into the main one, in its order and after acceptance. A
+lookup searches every run. `node.store.index` decides which rows there are.
 """
 
 from __future__ import annotations
@@ -17,32 +17,31 @@ from node.store.connection import Store, Transaction
 from node.store.sqlite import sqlite3
 
 MAIN: Final = 1
-"""The main run. Others have smaller numbers, newer ones the smallest: so the main run stands at the
-end of the table, where a list that is loaded in the order of its keys is appended."""
+"""The main run. Newer runs have smaller numbers, so the main run is at the end of the table, where
+a list that is loaded in the order of its keys is appended."""
 
 _OPEN_ROWS: Final = 16_384
-"""Rows after which a run takes no more: a thousand more fall on some 250 pages at most."""
+"""A run with this many rows takes no more; a thousand rows are on some 250 pages at most."""
 
 _GROUP_ROWS: Final = 262_144
-"""The same within one transaction, which writes a page once however often it changes it."""
+"""The same within one transaction, which writes a page only once even if it changes often."""
 
 _LEAST_ROWS: Final = 131_072
 _SHARE: Final = 8
-"""All runs are merged into the main one when they have more rows together than `_LEAST_ROWS`, and
-than one for `_SHARE` of its own: the more rows there are for each of its pages, the less each row
-costs."""
+"""All runs are merged into the main one when together they have more than `_LEAST_ROWS` rows and
+more than one row for `_SHARE` rows of it. The more rows a page gets, the less each row costs."""
 
 _ALIKE: Final = 4
-"""Before that, so many runs of like size are merged into one: a question is put to each run."""
+"""Before that, this many runs of similar size are merged into one, as a lookup searches each."""
 
 _LATE: Final = 2
-"""How many times as much waits before who adds to it has to merge, too."""
+"""How many times as much may wait before writers must merge, too."""
 
 _SLICE_ROWS: Final = 4_096
-"""Rows that one transaction merges: a tenth of a second at worst, as others wait to write."""
+"""Rows that one transaction merges: a tenth of a second at worst, as other writers wait."""
 
 _REPAID: Final = 4
-"""Rows that are merged for each that is added, when that is late: each may move so often."""
+"""Rows that are merged for each added row when merging is late; a row may move this often."""
 
 _ROW: Final = "digest, kind, span, position, row, op, bucket"
 
@@ -58,7 +57,7 @@ class Run:
         number: `MAIN`, or smaller.
         rows: how many rows it has.
         version: the store version that began it.
-        target: the run that it is being merged into; None when it is not.
+        target: the run into which it is being merged; None if it is not being merged.
     """
 
     number: int
@@ -68,7 +67,7 @@ class Run:
 
     @property
     def size_class(self) -> int:
-        """Which sizes it is like: each class is four times as large as the one before."""
+        """The class of its size: each class is four times as large as the one before."""
         return ((self.rows // (4 * _OPEN_ROWS)).bit_length() + 1) // 2
 
 
@@ -98,7 +97,7 @@ def _begin_run(connection: sqlite3.Connection, number: int, version: int) -> int
 
 
 def count_rows(connection: sqlite3.Connection, run: int, rows: int) -> None:
-    """Note that rows were added to a run."""
+    """Record that rows were added to a run."""
     connection.execute("UPDATE run SET rows = rows + ? WHERE run = ?", (rows, run))
 
 
@@ -106,20 +105,20 @@ def count_rows(connection: sqlite3.Connection, run: int, rows: int) -> None:
 
 
 def merge_overdue(transaction: Transaction, added: int) -> None:
-    """Merge more rows than were added, if too many wait already: nothing waits without bound."""
+    """Merge more rows than were added if too many are waiting, so that the number stays bounded."""
     if _choose(load_runs(transaction.connection), _LATE) is not None:
         _merge(transaction.connection, _REPAID * added)
 
 
 def merge_behind(store: Store, budget_seconds: float) -> int:
-    """Merge what waits in short transactions, if enough waits, for a while.
+    """Merge waiting rows in short transactions for a while, if enough are waiting.
 
     Args:
         store: the store, open for writing.
         budget_seconds: stop after about this long.
 
     Returns:
-        How many rows were merged; 0 when nothing was due.
+        How many rows were merged; 0 if no merge was due.
     """
     deadline = time.monotonic() + budget_seconds
     moved = 0
@@ -132,16 +131,16 @@ def merge_behind(store: Store, budget_seconds: float) -> int:
 
 
 def is_due(connection: sqlite3.Connection) -> bool:
-    """Say whether to merge when there is time."""
+    """Return whether to merge when there is time."""
     runs = load_runs(connection)
     return any(run.target is not None for run in runs) or _choose(runs, 1) is not None
 
 
 def _choose(runs: Sequence[Run], patience: int) -> tuple[Sequence[Run], bool] | None:
-    """Return which runs to merge, and whether into the main one; None while no merge is due.
+    """Return which runs to merge, and whether into the main one; None if no merge is due.
 
-    What is merged into the main run together touches each of its pages once; so this is put off
-    as long as what waits is bearable.
+    Rows that are merged into the main run together write each of its pages once. So the merge
+    is delayed as long as lookups can bear the waiting runs.
     """
     *waiting, main = runs
     if sum(run.rows for run in waiting) > patience * max(_LEAST_ROWS, main.rows // _SHARE):
@@ -156,10 +155,10 @@ def _choose(runs: Sequence[Run], patience: int) -> tuple[Sequence[Run], bool] | 
 
 
 def _merge(connection: sqlite3.Connection, rows: int) -> int:
-    """Go on with the merge that is under way, or begin one; move about so many rows.
+    """Continue the merge that is under way, or begin one; move about this many rows.
 
-    Those with the lowest digests are moved. The runs that they come from take no more rows: what
-    is left of these was not moved yet, wherever a crash may have come between.
+    The rows with the lowest digests are moved. Their runs take no more rows, so the rows left in
+    them are those not moved yet, even after a crash at any moment.
     """
     target, sources = _plan(connection)
     if not sources:  # Another process has merged them in the meantime.
@@ -183,7 +182,7 @@ def _merge(connection: sqlite3.Connection, rows: int) -> int:
 
 
 def _plan(connection: sqlite3.Connection) -> tuple[int, Sequence[Run]]:
-    """Return the target and the sources of the merge that is under way, or that is to begin."""
+    """Return the target and the sources of the merge that is under way or begins now."""
     runs = load_runs(connection)
     for run in runs:
         if run.target is not None:
@@ -197,9 +196,9 @@ def _plan(connection: sqlite3.Connection) -> tuple[int, Sequence[Run]]:
 
 
 def _find_end(connection: sqlite3.Connection, sources: Sequence[Run], rows: int) -> bytes:
-    """Return the digest through which runs have about so many rows together."""
+    """Return the digest up to which runs have about this many rows together."""
     largest = max(sources, key=lambda run: run.rows)
-    # How far such a part of the largest run reaches.
+    # The end of such a part of the largest run.
     part = rows * largest.rows // max(1, sum(run.rows for run in sources))
     found = connection.execute(
         "SELECT digest FROM posting WHERE run = ? ORDER BY digest LIMIT 1 OFFSET ?",
@@ -212,7 +211,7 @@ def _find_end(connection: sqlite3.Connection, sources: Sequence[Run], rows: int)
 
 
 def iter_miscounted(connection: sqlite3.Connection) -> Iterator[tuple[int, int, int]]:
-    """Yield (run, its rows as recorded, its rows) where these differ; recorded is -1 for no run."""
+    """Yield (run, recorded rows, rows) where these differ; recorded is -1 for no such run."""
     yield from connection.execute(
         """SELECT run, coalesce(run.rows, -1) AS recorded, coalesce(there.rows, 0) AS found
         FROM run FULL JOIN (SELECT run, count(*) AS rows FROM posting GROUP BY run) AS there

@@ -1,7 +1,7 @@
-"""What lies in the store, as steps that build it. Times are milliseconds since 1970 (UTC).
+"""The tables of the store, as steps that build them. Times are milliseconds since 1970 (UTC).
 
-A delta's place is one integer, `list << 32 | position`, so that a list's deltas lie together and
-in order without a second index. A bucket's place is `snapshot << 32 | number` likewise.
+The row id of a delta is one integer, `list << 32 | position`, so that a list's deltas are together
+and in order without a second index. Likewise the row id of a bucket is `snapshot << 32 | number`.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from node.errors import DamageError
 
 POSITION_BITS: Final = 32
 MAX_NUMBER: Final = 2**31 - 1
-"""Lists and snapshots of a store: with a position below it, a number fits SQLite's integers."""
+"""The largest number of a list or snapshot: with a position below it, it fits SQLite's integers."""
 NUMBERS: Final = 10_000
 """Rows of the table `number`: one for each operation that a body can have."""
 
 
 def pack(number: int, place: int) -> int:
-    """Return the row id of what stands at a place in a list or in a snapshot.
+    """Return the row id of a leaf of a list or of a bucket of a snapshot.
 
     Args:
         number: the number of the list or the snapshot, from 0 to `MAX_NUMBER`.
@@ -28,8 +28,8 @@ def pack(number: int, place: int) -> int:
 
     Raises:
         DamageError: one of them is out of range. What is signed was checked before
-            (`federation.limits`): the store itself must be wrong. Otherwise the id would be that of
-            another list's row.
+            (`federation.limits`), so the store itself must be wrong. Otherwise the id would be that
+            of another list's row.
     """
     if not (0 <= number <= MAX_NUMBER and 0 <= place < 1 << POSITION_BITS):
         raise DamageError(f"a row of number {number} and place {place} cannot be in a store")
@@ -37,7 +37,7 @@ def pack(number: int, place: int) -> int:
 
 
 _INITIAL: Final = (
-    # What this store is: schema, and whose.
+    # Facts about this store: its schema and its owner.
     "CREATE TABLE node (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT",
     # Which store this is: a backup that is put back gets another token.
     "INSERT INTO node (key, value) VALUES ('incarnation', lower(hex(randomblob(16))))",
@@ -56,7 +56,7 @@ _INITIAL: Final = (
         certificate_sha256 BLOB NOT NULL UNIQUE,
         added_ms INTEGER NOT NULL
     ) STRICT""",
-    # Lists: our own and those that we follow; each with where its log stands.
+    # Our own lists and those that we follow, each with the state of its log.
     """CREATE TABLE list (
         list INTEGER PRIMARY KEY,
         org INTEGER NOT NULL REFERENCES org,
@@ -77,10 +77,10 @@ _INITIAL: Final = (
         since_snapshot INTEGER NOT NULL,
         UNIQUE (org, name)
     ) STRICT""",
-    # Unbroken parts of a list's log that were applied here one delta after the other: each begins
-    # with nothing or with a snapshot, at size `start`. The newest is the list's; an earlier one
-    # ended at size `stop`, when a snapshot took its place. One that `stop` is null of and no list
-    # names is on its way.
+    # Unbroken parts of a list's log that were applied here one delta after the other. Each begins
+    # empty or with a snapshot, at size `start`. The newest one is the list's. An earlier one ended
+    # at size `stop`, when a snapshot replaced it. One without `stop` to which no list refers is
+    # still being filled.
     """CREATE TABLE span (
         span INTEGER PRIMARY KEY,
         list INTEGER NOT NULL REFERENCES list,
@@ -110,7 +110,7 @@ _INITIAL: Final = (
         last BLOB NOT NULL,
         bytes BLOB NOT NULL
     ) STRICT""",
-    # How following a list goes. Changes with every contact, so it is not part of any version.
+    # The status of following each list. It changes with every contact, so no version includes it.
     """CREATE TABLE follow_state (
         list INTEGER PRIMARY KEY REFERENCES list,
         state TEXT NOT NULL,
@@ -137,9 +137,9 @@ _INITIAL: Final = (
         header BLOB NOT NULL,
         checkpoint BLOB NOT NULL
     ) STRICT""",
-    # Their bodies, apart, so that reading headers does not wade through them.
+    # Their bodies are in a table of their own, so that reading headers does not read them.
     "CREATE TABLE body (id INTEGER PRIMARY KEY, bytes BLOB NOT NULL) STRICT",
-    # Deltas that a snapshot went past, fetched one by one to be looked at, with the proof that each
+    # Deltas that a snapshot skipped, fetched one by one to be looked at, with the proof that each
     # is in the log of that size.
     """CREATE TABLE fetched (
         id INTEGER PRIMARY KEY,
@@ -151,8 +151,8 @@ _INITIAL: Final = (
         inclusion BLOB NOT NULL,
         body BLOB NOT NULL
     ) STRICT""",
-    # What was signed last of what is staged for a list, as `node.staging.file.StagedRange`: written
-    # with the deltas, so that a crash before staging lets go of it is noticed.
+    # The newest signed part of a list's staged changes (`node.staging.file.StagedRange`). It is
+    # written with the deltas, so that a crash before it is removed from staging is noticed.
     """CREATE TABLE signed_extent (
         list INTEGER PRIMARY KEY REFERENCES list,
         staging BLOB NOT NULL,
@@ -160,20 +160,19 @@ _INITIAL: Final = (
         last BLOB NOT NULL,
         edit INTEGER NOT NULL
     ) STRICT""",
-    # How much of each of our own lists may leave this machine: what the high-water mark has. A
-    # peer is never given more, whatever else is committed.
+    # How much of each of our own lists may leave this machine: what the high-water mark covers. A
+    # peer is never given more, even if more is committed.
     """CREATE TABLE released (
         list INTEGER PRIMARY KEY REFERENCES list,
         size INTEGER NOT NULL
     ) STRICT""",
     # Hash types by a small number of this store's own.
     "CREATE TABLE hash_type (code INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT",
-    # Where each fingerprint and each entry name was ever stated. `kind` is twice the code of the
-    # hash type, plus one where the fingerprint names the entry; code 0 is an id. Nothing is ever
-    # taken away: whether an operation is still in force is for `superseded` to say.
-    # `bucket` is the number of the bucket that an entry came in with, for one that came with the
-    # snapshot that its span begins with: the delta of its position is not here then.
-    # They stand in runs, each sorted by itself (`node.store.runs`): run 1 and smaller ones.
+    # The places of every operation with each fingerprint and each entry name. `kind` is twice the
+    # code of the hash type, plus one if the fingerprint names the entry; code 0 is an id. Rows are
+    # never removed: `superseded` says whether an operation is still in force. `bucket` is the
+    # number of the bucket of an entry that came with the snapshot of its span; the delta of its
+    # position is not here then. Rows are in runs, each sorted by itself (`node.store.runs`).
     """CREATE TABLE posting (
         run INTEGER NOT NULL,
         digest BLOB NOT NULL,
@@ -185,8 +184,8 @@ _INITIAL: Final = (
         bucket INTEGER,
         PRIMARY KEY (run, digest, kind, span, position, row)
     ) STRICT, WITHOUT ROWID""",
-    # The runs: how many rows each has, the version that began it, the run that it is being merged
-    # into.
+    # The runs: how many rows each has, the version that began it, and the run into which it is
+    # being merged.
     """CREATE TABLE run (
         run INTEGER PRIMARY KEY,
         rows INTEGER NOT NULL,
@@ -194,8 +193,8 @@ _INITIAL: Final = (
         target INTEGER
     ) STRICT""",
     "INSERT INTO run (run, rows, version) VALUES (1, 0, 0)",
-    # Operations that are no longer in force, and the ones that took their place. An operation's
-    # validity is the interval from its own position to `by_position`.
+    # Operations that are no longer in force, and the ones that replaced them. An operation is valid
+    # from its own position to before `by_position`.
     """CREATE TABLE superseded (
         span INTEGER NOT NULL,
         position INTEGER NOT NULL,
@@ -213,11 +212,10 @@ _INITIAL: Final = (
 )
 
 Schema = Mapping[str, Sequence[str]]
-"""The statements of each step that builds a store, by its name, in the order in which they are
-taken."""
+"""The statements of each step that builds a store, by name, in their order."""
 
 MIGRATIONS: Final[Schema] = MappingProxyType({"0001_initial": _INITIAL})
-"""The schema of this version. A step changes with it what `node.maintenance.migrate` compares."""
+"""The schema of this version. A new step also changes what `node.maintenance.migrate` compares."""
 
 MIGRATION_SET: Final = "hashfed"
-"""What the steps together are called in the table that says which of them were taken."""
+"""The name of all steps together in the table of the steps that were taken."""

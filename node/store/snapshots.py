@@ -1,7 +1,7 @@
-"""Snapshots that are here whole or in part: their signed bytes, their buckets, verbatim.
+"""Snapshots that are here in whole or in part: their signed bytes and buckets, verbatim.
 
-A snapshot is here for two reasons: to be served, and as what a span of a list begins with. Knows
-nothing of how buckets are made, fetched and verified.
+A snapshot is here to be served, or because a span of a list begins with it. This module does not
+know how buckets are made, fetched and verified.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ class SnapshotState(StrEnum):
     ARRIVING = "arriving"
     """Its buckets are being fetched."""
     ABANDONED = "abandoned"
-    """It will not become complete: what came of it is let go of, bit by bit."""
+    """It will not become complete, and is removed bit by bit."""
     HELD = "held"
-    """All of it is here, verified."""
+    """All of it is here and verified."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SnapshotRecord:
-    """A snapshot that is here, whole or in part.
+    """A snapshot that is here, in whole or in part.
 
     Attributes:
         snapshot: its number in this store.
         list: the list's number.
         position: the position of its leaf in the log.
         state: how much of it is here.
-        offer: its signed bytes; while it is being built, nothing but hashes that are known so far.
+        offer: its signed bytes; while it is being built, only the bucket hashes known so far.
         size_bytes: bytes of the buckets that are here.
     """
 
@@ -61,11 +61,11 @@ class SnapshotRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredBucket:
-    """What is recorded of one bucket.
+    """The record of one bucket.
 
     Attributes:
         number: its number.
-        extent: how many entries it has, and how far their names reach.
+        extent: how many entries it has, and their first and last name.
     """
 
     number: int
@@ -166,12 +166,12 @@ def iter_of_list(
 def newest_held(
     connection: sqlite3.Connection, list_number: int, *, within: int | None = None
 ) -> SnapshotRecord | None:
-    """Return the newest snapshot of a list that is here whole, or None.
+    """Return the newest complete snapshot of a list, or None.
 
     Args:
         connection: the store.
         list_number: the list.
-        within: its leaf has to be one of so many; None for all that are here.
+        within: its leaf must be before this position; None for any.
     """
     for held in iter_of_list(connection, list_number, SnapshotState.HELD):
         if within is None or held.position < within:
@@ -180,7 +180,7 @@ def newest_held(
 
 
 def remove(connection: sqlite3.Connection, snapshot: int) -> None:
-    """Let go of a snapshot and its buckets."""
+    """Remove a snapshot and its buckets."""
     connection.execute(
         "DELETE FROM bucket WHERE id >= ? AND id < ?",
         (bucket_id(snapshot, 0), bucket_id(snapshot + 1, 0)),
@@ -190,10 +190,10 @@ def remove(connection: sqlite3.Connection, snapshot: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class CheckedBuckets:
-    """How far the state digest of a snapshot's entries was computed behind acceptance.
+    """How far the state digest of a snapshot's entries was computed after acceptance.
 
     Attributes:
-        buckets: how many buckets are in it.
+        buckets: how many buckets it covers.
         digest: the digest of their entries.
     """
 
@@ -244,12 +244,12 @@ def store_bucket(
 
 
 def remove_bucket(connection: sqlite3.Connection, snapshot: int, number: int) -> None:
-    """Let go of one bucket."""
+    """Remove one bucket."""
     connection.execute("DELETE FROM bucket WHERE id = ?", (bucket_id(snapshot, number),))
 
 
 def iter_buckets(connection: sqlite3.Connection, snapshot: int) -> Iterator[StoredBucket]:
-    """Yield what is recorded of each bucket that is here, in order."""
+    """Yield the record of each bucket that is here, in order."""
     for at, entries, first, last in connection.execute(
         "SELECT id, entries, first, last FROM bucket WHERE id >= ? AND id < ? ORDER BY id",
         (bucket_id(snapshot, 0), bucket_id(snapshot + 1, 0)),
@@ -288,13 +288,13 @@ def load_bucket(connection: sqlite3.Connection, snapshot: int, number: int) -> B
         raise DamageError(f"bucket {number} of a snapshot is missing", hint="run 'hashfed fsck'")
     try:
         bucket = decode_bucket(data)
-        # Readers of its entries rely on these, as the bucket was verified.
+        # Readers of its entries rely on these facts, as the bucket was verified.
         for group in bucket.body.groups:
             group.shape.check()
         if not bucket.body.has_all_annotations:
-            raise MalformedError("it names an annotation that it has not")
+            raise MalformedError("it refers to an annotation that it does not have")
         if max(bucket.codes, default=-1) >= len(bucket.positions):
-            raise MalformedError("it names a position that it has not")
+            raise MalformedError("it refers to a position that it does not have")
     except FederationError as error:
         raise DamageError(
             f"bucket {number} of a snapshot is damaged: {error}", hint="run 'hashfed fsck'"

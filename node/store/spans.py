@@ -1,8 +1,8 @@
 """Spans: unbroken parts of a list's log that were applied here, one delta after the other.
 
-A span begins with nothing or with a snapshot. The index names spans, not lists, so that what comes
-in with a snapshot stays out of sight until the list is told to use its span, in one step. An
-earlier span stays as it was: it answers for the positions that it covers.
+A span begins empty or with a snapshot. The index refers to spans, not lists, so the entries of an
+arriving snapshot stay invisible until the list switches to its span, in one step. An earlier span
+stays as it was and answers for the positions that it covers.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class Span:
         span: its number in this store.
         list: the list's number.
         start: the size of the log at which it begins.
-        stop: the size at which it ended; None of the one in force and of one on its way.
-        snapshot: the number of the snapshot that it begins with; None when with nothing.
+        stop: the size at which it ended; None if it is in force or still being filled.
+        snapshot: the number of the snapshot with which it begins; None if it begins empty.
     """
 
     span: int
@@ -33,7 +33,7 @@ class Span:
 
     @property
     def first(self) -> int:
-        """The position of its first leaf: that of its snapshot, which says what is live there."""
+        """The position of its first leaf; that of its snapshot if it begins with one."""
         return self.start if self.snapshot is None else self.start - 1
 
 
@@ -54,7 +54,7 @@ def _span(row: tuple[int, int, int, int | None, int | None]) -> Span:
 def add(
     connection: sqlite3.Connection, list_number: int, *, start: int, snapshot: int | None
 ) -> int:
-    """Add a span of a list, which is not in force yet; return its number."""
+    """Add a span of a list that is not in force yet; return its number."""
     cursor = connection.execute(
         "INSERT INTO span (list, start, stop, snapshot) VALUES (?, ?, NULL, ?)",
         (list_number, start, snapshot),
@@ -63,7 +63,7 @@ def add(
 
 
 def switch(connection: sqlite3.Connection, list_number: int, span: int, *, stop: int) -> None:
-    """Put another span of a list in force; the one before ended at size `stop`."""
+    """Put another span of a list in force; the former one ended at size `stop`."""
     connection.execute(
         "UPDATE span SET stop = ? WHERE span = (SELECT span FROM list WHERE list = ?)",
         (stop, list_number),
@@ -72,12 +72,12 @@ def switch(connection: sqlite3.Connection, list_number: int, span: int, *, stop:
 
 
 def remove(connection: sqlite3.Connection, span: int) -> None:
-    """Let go of a span that was never in force and of which nothing is in the index."""
+    """Remove a span that was never in force and has nothing in the index."""
     connection.execute("DELETE FROM span WHERE span = ?", (span,))
 
 
 def load(connection: sqlite3.Connection, span: int) -> Span:
-    """Return a span, which must be there."""
+    """Return a span, which must exist."""
     return _span(connection.execute(f"{_SPAN} WHERE span = ?", (span,)).fetchone())
 
 
@@ -97,7 +97,7 @@ def iter_applied(connection: sqlite3.Connection, list_number: int) -> Iterator[S
 
 
 def at(connection: sqlite3.Connection, list_number: int, size: int) -> Span | None:
-    """Return the span that covers the log at a size, or None if a snapshot went past it."""
+    """Return the span that covers the log at a size, or None if a snapshot skipped it."""
     for span in iter_applied(connection, list_number):
         if span.start <= size and (span.stop is None or size <= span.stop):
             return span

@@ -21,14 +21,14 @@ __all__ = ["Blob", "is_disk_failure", "open_blob", "select", "sqlite3", "sqlite_
 
 
 def is_disk_failure(error: BaseException) -> bool:
-    """Say whether the disk failed under SQLite: what it holds of the last write is not known."""
+    """Return whether the disk failed under SQLite, so that nobody knows what it holds now."""
     # The low byte of an extended code is its kind.
     code: int = getattr(error, "sqlite_errorcode", 0)
     return isinstance(error, sqlite3.Error) and code & 0xFF == sqlite3.SQLITE_IOERR
 
 
 class Blob(Protocol):
-    """A value that is read by parts."""
+    """A value that is read in parts."""
 
     def __len__(self) -> int:
         """Return its bytes."""
@@ -40,16 +40,16 @@ class Blob(Protocol):
         """Return the bytes that follow."""
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close it."""
 
 
 def open_blob(connection: sqlite3.Connection, table: str, column: str, row: int) -> Blob:
     """Open a value for reading.
 
     Raises:
-        sqlite3.OperationalError: there is none.
+        sqlite3.OperationalError: there is no such value.
     """
-    # What the standard library calls `blobopen`, since version 3.11 alone.
+    # The standard library calls this `blobopen`, since Python 3.11.
     blob: Blob = connection.open_blob(table, column, row, True)  # type: ignore[attr-defined]  # noqa: FBT003
     return blob
 
@@ -75,7 +75,7 @@ def sqlite_errors(path: Path, if_damaged: str = "run 'hashfed fsck'") -> Iterato
         LockedError: another process is writing and does not come to an end.
         StoreFullError: no room left.
         DamageError: the file is not what it should be.
-        StoreError: anything else that keeps the file from being used.
+        StoreError: something else makes the file unusable.
     """
     try:
         yield
@@ -97,15 +97,15 @@ def sqlite_errors(path: Path, if_damaged: str = "run 'hashfed fsck'") -> Iterato
     except sqlite3.DatabaseError as error:
         raise DamageError(f"{path}: {error}", hint=if_damaged) from error
     except UnicodeDecodeError as error:
-        # Of a value, or of an error's own text that quotes one.
+        # In a value, or in an error's own text that quotes one.
         raise DamageError(f"{path}: it has text that cannot be decoded", hint=if_damaged) from error
 
 
 def make_single_file(connection: sqlite3.Connection) -> None:
-    """Make a database one file that is complete in itself, so that it can be renamed or copied."""
+    """Make a database one complete file, so that it can be renamed or copied."""
     connection.execute("PRAGMA journal_mode = DELETE")
 
 
 def fold_log(connection: sqlite3.Connection) -> None:
-    """Put everything that stands in the write-ahead log into the database file."""
+    """Write everything in the write-ahead log into the database file."""
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -1,4 +1,4 @@
-"""The Merkle tree of a list's log, as far as the leaves that are here tell it."""
+"""The Merkle tree of a list's log, computed from the leaves that are here."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def _start(connection: sqlite3.Connection, span: Span) -> CompactRange:
 
 
 def load_tail(connection: sqlite3.Connection, record: ListRecord) -> LogTail:
-    """Return what proofs about a list's log are made from: every leaf of its span, hashed.
+    """Return the leaf hashes of a list's span, from which proofs about its log are made.
 
     Raises:
-        DamageError: a leaf is missing, or the snapshot that the span begins with is.
+        DamageError: a leaf, or the snapshot with which the span begins, is missing.
     """
     start = _start(connection, _reaching(connection, record, record.log.size))
     leaves = [
@@ -46,8 +46,8 @@ def load_frontier(connection: sqlite3.Connection, record: ListRecord, size: int)
     """Return the complete subtrees of a list's log at an earlier size.
 
     Raises:
-        DamageError: no span here reaches that size, a leaf is missing, or the snapshot that the
-            span begins with is.
+        DamageError: no span here reaches that size, or a leaf is missing, or the snapshot with
+            which the span begins.
     """
     tree = _start(connection, _reaching(connection, record, size))
     for delta in log.iter_records(connection, record.list, tree.size, size):
@@ -58,7 +58,7 @@ def load_frontier(connection: sqlite3.Connection, record: ListRecord, size: int)
 
 
 def _reaching(connection: sqlite3.Connection, record: ListRecord, size: int) -> Span:
-    """Return the newest span whose leaves, and the tree before them, tell the tree of a size."""
+    """Return the newest span from which the tree at a size can be computed."""
     for span in reversed(list(spans.iter_applied(connection, record.list))):
         if span.first <= size and (span.stop is None or size <= span.stop):
             return span
@@ -68,11 +68,11 @@ def _reaching(connection: sqlite3.Connection, record: ListRecord, size: int) -> 
 def root_at(store: Store, record: ListRecord, size: int) -> bytes:
     """Return the root hash of a list's log at an earlier size (0 < size <= its size).
 
-    Every delta is kept with the checkpoint of the log right after it, and a snapshot that its span
-    begins with together with the log before it.
+    Every delta is stored with the checkpoint of the log right after it, and a snapshot that begins
+    a span is stored with the tree of the log before it.
 
     Raises:
-        DamageError: what is kept of that size is not there.
+        DamageError: the record of that size is missing.
     """
     if record.base is not None and size == record.log.start:
         return load_frontier(store.connection, record, size).root()

@@ -1,13 +1,13 @@
 """The machine: files, locks, processes. Knows nothing of lists.
 
 Rooms:
-    durable        files that are on the disk when it says so
+    durable        writes files and makes sure that they are on the disk
     external_sort  sorts more than fits in memory
     filesystem     which file systems can lose or damage a store
-    locks          one process at a time; a dead one holds nothing
+    locks          lets one process at a time do something
     scratch        temporary files without names
-    settings       settings: declared, read from flags, variables and a file
-    toml_file      a TOML file of known keys, read strictly
-    wake           a datagram that says: the store has something new
+    settings       declares settings, and reads them from flags, variables and a file
+    toml_file      reads a TOML file of known keys strictly
+    wake           a datagram that says that the store has something new
     worker         a second process that shares a long computation
 """

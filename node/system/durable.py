@@ -1,4 +1,4 @@
-"""Files that are on the disk when it says so, and what to call it when the disk fails."""
+"""Writes files and makes sure that they are on the disk; turns disk failures into our errors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def disk_errors(path: Path) -> Iterator[None]:
     """Turn the system's errors about a file into ours.
 
     Raises:
-        DiskError: the disk failed: what is on it is not known any more.
+        DiskError: the disk failed, so nobody knows what is on it.
         StoreFullError: no room left.
         StoreError: anything else, such as a missing permission.
     """
@@ -31,12 +31,14 @@ def disk_errors(path: Path) -> Iterator[None]:
         if error.errno == errno.EIO:
             raise DiskError(text) from error
         if error.errno in _FULL:
-            raise StoreFullError(text, hint="make room on that disk and run it again") from error
+            raise StoreFullError(
+                text, hint="make room on that disk and run the command again"
+            ) from error
         raise StoreError(text, hint="check the disk and who may write there") from error
 
 
 def sync(path: Path) -> None:
-    """Have the disk keep a file's content, or a folder's names."""
+    """Make sure that a file's content or a folder's names are on the disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -45,46 +47,46 @@ def sync(path: Path) -> None:
 
 
 def make_folder(path: Path, mode: int = 0o700) -> None:
-    """Make a folder, and those above it that are missing, and have the disk keep their names.
+    """Make a folder and its missing parents, and make sure that their names are on the disk.
 
-    One that is there already stays as it is; that its name is kept is seen to all the same: whoever
-    made it may have been killed before that.
+    An existing folder stays as it is, but its name is synced too, as the process that made it may
+    have been killed before that.
 
     Raises:
-        FileExistsError: something else is there.
+        FileExistsError: there is a file with that name.
         OSError: it cannot be made.
     """
     if not path.parent.exists():
         make_folder(path.parent, 0o777)
     path.mkdir(mode=mode, exist_ok=True)
-    # Where we may not look into what lies above, it was not we who made this one.
+    # If we may not read the parent folder, we have not made this one.
     with suppress(PermissionError):
         sync(path.parent)
 
 
 def forget_cached(path: Path) -> None:
-    """Have the next read of a file come from the disk, if there is such a file.
+    """Make sure that the next read of a file comes from the disk, if the file exists.
 
-    After a write that failed, a system may go on showing what it could not write.
+    After a failed write, the system may still return data that it could not write.
     """
     if not sys.platform.startswith("linux"):
         return
     with suppress(OSError):
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            # What is still to be written stays: it is not lost yet.
+            # Data that is not written yet stays in the cache, so nothing is lost.
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:
             os.close(descriptor)
 
 
 def write_new(path: Path, data: bytes) -> None:
-    """Make a file that only its owner may read, and have the disk keep its content.
+    """Make a file that only its owner may read, and make sure that its content is on the disk.
 
-    When that fails there is no such file.
+    If this fails, the file does not exist.
 
     Raises:
-        FileExistsError: there is one already.
+        FileExistsError: the file exists already.
         OSError: it could not be written.
     """
     descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
@@ -102,6 +104,6 @@ def write_new(path: Path, data: bytes) -> None:
 
 
 def rename(old: Path, new: Path) -> None:
-    """Give a file another name, in place of any that has it, and have the disk keep that."""
+    """Rename a file, replacing any file of that name, and make sure that this is on the disk."""
     old.replace(new)
     sync(new.absolute().parent)

@@ -1,8 +1,8 @@
-"""Sorting more byte strings than fit in memory.
+"""Sorts more byte strings than fit in memory.
 
-Sorted runs go to one unnamed temporary file and are merged as they are read, so that memory does
-not grow with what is sorted, and nothing is left behind by a process that is killed. Knows nothing
-of what the byte strings mean; the caller puts the key in front.
+Sorted runs go to one unnamed temporary file and are merged while they are read. So memory does not
+grow with the input, and a killed process leaves nothing behind. This module does not know the
+meaning of the byte strings; the caller puts the key first.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from typing import Final, Self
 from node.system.scratch import Scratch
 
 RUN_BYTES: Final = 40 * 1024 * 1024
-"""Memory of the items that are gathered before they are sorted and written."""
+"""Memory of the items that are collected before they are sorted and written."""
 
 _ITEM_OVERHEAD: Final = 56
-"""Bytes that one item costs beside its own: the object's header and its place in a list."""
+"""Memory of one item beyond its bytes: the object's header and its slot in a list."""
 
 _BLOCK_BYTES: Final = 128 * 1024
 """Memory of one block, the piece of a run that is read at a time; twice as much at most."""
 
 _MAX_RUNS: Final = 192
-"""Runs that are merged at a time: a block of each is in memory."""
+"""Runs that are merged at a time; a block of each is in memory."""
 
 _MARSHAL_VERSION: Final = 2
-"""Later versions look for objects that stand twice in a list, which takes most of the time."""
+"""Later versions of marshal look for repeated objects, which takes most of the time."""
 
 
 class Sorter:
@@ -42,8 +42,8 @@ class Sorter:
         """Start with nothing.
 
         Args:
-            directory: where the temporary file goes; the system's choice when None.
-            run_bytes: memory to gather items in.
+            directory: the folder of the temporary file; the system's choice if None.
+            run_bytes: the memory for collecting items.
         """
         self._directory = directory
         self._run_bytes = run_bytes
@@ -83,7 +83,7 @@ class Sorter:
             self._write_run()
 
     def add_run(self, run: Iterable[bytes]) -> None:
-        """Add items that `encode_run` has sorted, here or in another process.
+        """Add items that `encode_run` has sorted, in this process or another one.
 
         Raises:
             StoreError: the temporary file cannot be written.
@@ -124,7 +124,7 @@ class Sorter:
     def _iter_run(self, run: list[tuple[int, int]]) -> Iterator[list[bytes]]:
         assert self._scratch is not None  # noqa: S101  # there is a run, so there is a file
         for start, size in run:
-            # The file has no name: this very program wrote what it reads here.
+            # The file has no name, so this program itself wrote what it reads here.
             block: list[bytes] = marshal.loads(self._scratch.read(size, start))  # noqa: S302
             yield block
 
@@ -136,7 +136,7 @@ def encode_run(items: list[bytes]) -> Iterator[bytes]:
 
 
 class _Cursor:
-    """Where the merge stands in one run."""
+    """The progress of the merge in one run."""
 
     __slots__ = ("_reader", "block", "start")
 
@@ -146,16 +146,16 @@ class _Cursor:
         self.start = 0
 
     def advance(self) -> bool:
-        """Go to the run's next block; tell whether there is one."""
+        """Go to the run's next block; return whether there is one."""
         self.block = next(self._reader, [])
         self.start = 0
         return bool(self.block)
 
 
 def _merge(cursors: list[_Cursor]) -> Iterator[list[bytes]]:
-    """Merge runs block by block: a sort of presorted pieces is much faster than a heap of items."""
+    """Merge runs block by block: sorting presorted pieces is much faster than a heap of items."""
     while cursors:
-        # Whatever is not read yet is at least as great as the end of its run's block.
+        # Items that are not read yet are not less than the last item of their run's block.
         bound = min(cursor.block[-1] for cursor in cursors)
         merged: list[bytes] = []
         left = []
@@ -177,7 +177,7 @@ def _split(items: list[bytes]) -> Iterator[list[bytes]]:
         if items:
             yield items
         return
-    # As if all were of one size. Where they are not, what is still too large is split again.
+    # As if all items had the same size. Otherwise blocks that are still too large are split again.
     step = max(1, len(items) * _BLOCK_BYTES // size)
     for start in range(0, len(items), step):
         yield from _split(items[start : start + step])

@@ -1,8 +1,8 @@
-"""On which kind of file system a folder lies, and which kinds can lose or damage the store.
+"""Finds the kind of file system of a folder, and which kinds can lose or damage the store.
 
-Locks and shared memory between processes do not work, or not always, on file systems that other
-machines share or that a program imitates; SQLite says so itself (sqlite.org/howtocorrupt.html).
-Known on Linux only; elsewhere nothing is refused.
+Locks and shared memory between processes do not work reliably on file systems that other machines
+share or that a program implements; SQLite says so itself (sqlite.org/howtocorrupt.html). The kind
+is known on Linux only; on other systems nothing is refused.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ UNSAFE: Final = frozenset(_MAGIC.values())
 """Kinds of file system that are refused."""
 
 _STATFS_BYTES: Final = 512
-"""More than any kernel's struct statfs has."""
+"""More bytes than any kernel's struct statfs has."""
 
 
 def require_local(path: Path, allowed: str) -> None:
-    """Raise if a folder lies on a file system that can lose or damage what is stored there.
+    """Raise an error if a folder is on a file system that can lose or damage a store.
 
     Args:
-        path: the folder, or one that is to be made.
-        allowed: the one kind that is used all the same, or empty.
+        path: the folder, which need not exist yet.
+        allowed: the one kind that is allowed nevertheless, or empty.
 
     Raises:
-        ConfigError: FILESYSTEM, with its kind.
+        ConfigError: FILESYSTEM, with the kind.
     """
     kind = kind_of(path)
     if kind is not None and kind != allowed:
         raise ConfigError(
-            f"{path} lies on {kind}, where a store can be lost or damaged",
+            f"{path} is on {kind}, where a store can be lost or damaged",
             hint="keep it on a local disk; 'file systems' in docs/operate.md says what "
             f'node.allow_filesystem = "{kind}" risks',
             reason="FILESYSTEM",
@@ -59,19 +59,19 @@ def require_local(path: Path, allowed: str) -> None:
 
 
 def kind_of(path: Path) -> str | None:
-    """Return the kind of an unsafe file system; None for any other, and where nobody knows."""
+    """Return the kind of an unsafe file system; None if it is safe or not known."""
     magic = _read_magic(path)
     return None if magic is None else _MAGIC.get(magic)
 
 
 def _read_magic(path: Path) -> int | None:
-    """Return what the kernel calls the file system of a path, or of its nearest folder."""
+    """Return the kernel's number for the file system of a path, or of its nearest folder."""
     if not sys.platform.startswith("linux"):
         return None
     library = ctypes.CDLL(None, use_errno=True)
     for folder in (path, *path.absolute().parents):
         buffer = ctypes.create_string_buffer(_STATFS_BYTES)
         if library.statfs(str(folder).encode(), buffer) == 0:
-            # The first word is the magic number; 32 bits of it count.
+            # The first word is the magic number, of which 32 bits count.
             return ctypes.c_ulong.from_buffer(buffer).value & 0xFFFFFFFF
     return None

@@ -1,7 +1,7 @@
 """Locks between processes on one machine: at most one holds a file, and a dead one holds none.
 
-The file itself means nothing and is never deleted: only the kernel's lock on it counts. Deleting it
-would let two processes hold two files of one name.
+Only the kernel's lock counts. The file itself means nothing and is never deleted, since then two
+processes could hold two files of the same name.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _POLL_SECONDS: Final = 0.02
 
 
 class _Held:
-    """A held lock, which a forked child gives back at once.
+    """A held lock, which a forked child releases at once.
 
-    The lock belongs to the open file, which a fork shares: without that, a child that outlives its
-    parent would keep the lock. The parent's lock stays, as the child only closes its descriptor.
+    The lock belongs to the open file, which a fork shares. So a child that outlives its parent
+    would keep the lock. The parent's lock stays, as the child only closes its descriptor.
     """
 
     __slots__ = ("descriptor",)
@@ -57,9 +57,9 @@ def hold(path: Path, what: str, *, wait_seconds: float = 0.0) -> Iterator[None]:
     """Hold a lock while the block runs.
 
     Args:
-        path: the lock file; its folder exists.
-        what: what this process is doing, for the message that another one shows.
-        wait_seconds: how long to wait for who holds it.
+        path: the lock file, in an existing folder.
+        what: what this process is doing, for the message of another process.
+        wait_seconds: how long to wait for the lock.
 
     Raises:
         LockedError: another process, or another block of this one, holds it.
@@ -90,7 +90,7 @@ def _take(descriptor: int, wait_seconds: float) -> None:
     """Take the lock.
 
     Raises:
-        BlockingIOError: somebody has held it all the time.
+        BlockingIOError: another process has held it all the time.
     """
     deadline = time.monotonic() + wait_seconds
     while True:
@@ -105,7 +105,7 @@ def _take(descriptor: int, wait_seconds: float) -> None:
 
 
 def _open(path: Path) -> int:
-    # Not inherited by programs that are started while the lock is held.
+    # Programs that are started while the lock is held do not inherit it.
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
         return os.open(path, flags, 0o600)
@@ -123,14 +123,14 @@ def _release(held: _Held) -> None:
         return
     try:
         _write_note(descriptor, "")
-        # Closing alone would leave the lock with any other copy of the descriptor.
+        # After closing alone, any other copy of the descriptor would still hold the lock.
         fcntl.flock(descriptor, fcntl.LOCK_UN)
     finally:
         os.close(descriptor)
 
 
 def _write_note(descriptor: int, text: str) -> None:
-    # A full disk must not keep the lock from being taken: the note is for a message only.
+    # A full disk must not prevent the lock: the note is only for a message.
     try:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, text.encode()[:_NOTE_BYTES], 0)
@@ -139,7 +139,7 @@ def _write_note(descriptor: int, text: str) -> None:
 
 
 def _read_note(descriptor: int) -> tuple[int | None, str]:
-    """Return the pid and the doing of the holder, as far as it has written them yet."""
+    """Return the pid and the activity of the holder, as far as it has written them."""
     try:
         text = os.pread(descriptor, _NOTE_BYTES, 0).decode(errors="replace")
     except OSError:

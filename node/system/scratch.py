@@ -1,4 +1,4 @@
-"""Temporary files without names: for what does not fit in memory, and goes with its process."""
+"""Temporary files without names, for data that does not fit in memory and ends with its process."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ class Scratch:
     """One temporary file. Use it in a `with` statement, which frees its room.
 
     Attributes:
-        descriptor: its file descriptor, which a child process may be given.
+        descriptor: its file descriptor, which may be passed to a child process.
         size: bytes that were appended.
     """
 
     def __init__(self, directory: Path | None = None) -> None:
-        """Make one.
+        """Create the file.
 
         Args:
-            directory: where its room is taken from; the system's choice when None.
+            directory: the folder whose disk it uses; the system's choice if None.
 
         Raises:
-            StoreError: it cannot be made there.
+            StoreError: it cannot be created there.
         """
         self._directory = directory
         self.size = 0
@@ -51,7 +51,7 @@ class Scratch:
         self.close()
 
     def close(self) -> None:
-        """Free its room."""
+        """Delete the file."""
         self._file.close()
 
     def append(self, data: bytes) -> None:
@@ -65,7 +65,7 @@ class Scratch:
         self.size += len(data)
 
     def write(self, data: bytes, at: int = 0) -> None:
-        """Write at a place.
+        """Write at an offset.
 
         Raises:
             StoreFullError: no room left.
@@ -75,7 +75,7 @@ class Scratch:
             write_at(self.descriptor, data, at)
 
     def read(self, size: int, at: int = 0) -> bytes:
-        """Read what was written at a place.
+        """Read what was written at an offset.
 
         Raises:
             StoreError: it cannot be read.
@@ -93,7 +93,7 @@ def scratch_errors(directory: Path | None) -> Iterator[None]:
 
     Raises:
         StoreFullError: no room left.
-        StoreError: anything else that keeps them from being used.
+        StoreError: something else makes them unusable.
     """
     where = "" if directory is None else f" in {directory}"
     try:
@@ -124,16 +124,16 @@ def write_at(descriptor: int, data: bytes, at: int = 0) -> None:
 
 
 def read_at(descriptor: int, size: int, at: int = 0) -> bytes:
-    """Read so many bytes of an open file.
+    """Read exactly this many bytes of an open file.
 
     Raises:
-        OSError: it cannot be read, or has not so many.
+        OSError: it cannot be read, or is too short.
     """
     parts: list[bytes] = []
     while size:
         part = os.pread(descriptor, size, at)
         if not part:
-            raise OSError(errno.EIO, "shorter than what was written")
+            raise OSError(errno.EIO, "the file is shorter than what was written")
         parts.append(part)
         size -= len(part)
         at += len(part)

@@ -1,8 +1,7 @@
 """Settings: declared once as fields of dataclasses, and read from flags, variables and a TOML file.
 
 A flag wins over the environment, the environment over the file, and the file over the default.
-Other modules declare which settings a program has; this one says how to declare, read and write
-them.
+Other modules declare the settings of a program; this one says how to declare, read and write them.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ def text_setting(
         parse: returns the value of a text, or raises ConfigError.
         sentence: one sentence that describes the setting.
         default: its value if it is not set; without a default, it has to be set.
-        shown: how documents show the default, if the value itself does not tell it.
+        shown: how documents show the default, if not by its value.
         same_as: the setting of the same section whose value is the default.
     """
     metadata = {"parse": parse, "sentence": sentence, "shown": shown, "same_as": same_as}
@@ -46,14 +45,14 @@ def text_setting(
 
 
 def number_setting(default: float, unit: str, lowest: float, highest: float, sentence: str) -> Any:  # noqa: ANN401  # as above
-    """Declare a number with its unit and bounds; a field of type int takes whole numbers only."""
+    """Declare a number with its unit and bounds; a field of type int only takes whole numbers."""
     bounds = msgspec.Meta(ge=lowest, le=highest)
     return field(default=default, metadata={"bounds": bounds, "unit": unit, "sentence": sentence})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Setting:
-    """One setting, as its section declares it: place, type, default and description."""
+    """One setting as its section declares it: place, type, default and description."""
 
     section: str
     key: str
@@ -87,10 +86,10 @@ class Setting:
         return value
 
     def read(self, raw: object) -> object:
-        """Return the value that `raw`, as read from the file, stands for.
+        """Return the value for `raw`, as read from the file.
 
         Raises:
-            ConfigError: it is of another type, or out of bounds.
+            ConfigError: it has another type, or is out of bounds.
         """
         if "parse" in self.said:
             if not isinstance(raw, str):
@@ -104,7 +103,7 @@ class Setting:
             raise ConfigError(f"got {got}, expected {self._expected()}") from error
 
     def read_text(self, text: str) -> object:
-        """Return the value that the text of a variable or a flag stands for.
+        """Return the value for the text of a variable or a flag.
 
         Raises:
             ConfigError: as for `read`.
@@ -133,11 +132,11 @@ def declared(sections: Mapping[str, type]) -> tuple[Setting, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """What was set.
+    """The values that were set.
 
     Attributes:
-        sections: the values by section and key. What is the same as another setting is there too.
-        sources: where each was set, by full name; what is missing has its default.
+        sections: the values by section and key, including those copied from another setting.
+        sources: where each was set, by full name; the others have their defaults.
     """
 
     sections: Mapping[str, dict[str, Any]]
@@ -159,7 +158,7 @@ def read_all(
         flags: the flags of the command line, by full name; None is a flag that was not given.
 
     Raises:
-        ConfigError: anything in the three places is not known, of the wrong type, out of range,
+        ConfigError: something in the three places is unknown, of the wrong type, out of range,
             or missing.
     """
     known = {setting.name: setting for setting in settings}
@@ -209,7 +208,7 @@ def _refuse_others(
 
 
 def format_value(value: object) -> str:
-    """Return a value as it would stand in an environment variable."""
+    """Return a value in the form of an environment variable."""
     if isinstance(value, float):
         # Within the ranges allowed here, the shortest exact form never has an exponent.
         return str(int(value)) if value.is_integer() else repr(value)
@@ -217,7 +216,7 @@ def format_value(value: object) -> str:
 
 
 def format_toml(value: object) -> str:
-    """Return a value as it would stand in the file."""
+    """Return a value in the form of the file."""
     text = format_value(value)
     # TOML's escapes are those of JSON.
     return text if isinstance(value, float | int) else json.dumps(text, ensure_ascii=False)

@@ -1,7 +1,7 @@
-"""Reads a TOML file of known sections and keys strictly, and says where a key stands.
+"""Reads a TOML file of known sections and keys strictly, and says where a key is.
 
-An unknown section or key is refused with the one that was probably meant: a misspelt one would
-otherwise silently do nothing.
+An unknown section or key is refused, and the probably intended one is named. Otherwise a misspelt
+key would silently do nothing.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ Known = Mapping[str, Collection[str]]
 
 
 class TomlFile:
-    """A parsed file, all keys of which are known.
+    """A parsed file whose keys are all known.
 
     Attributes:
-        path: where it is.
+        path: its path.
         document: its sections.
     """
 
@@ -31,7 +31,7 @@ class TomlFile:
         """Read it.
 
         Raises:
-            ConfigError: it is not there or not valid, or a section or key is not known.
+            ConfigError: it is missing or invalid, or a section or key is unknown.
         """
         self.path = path
         try:
@@ -49,14 +49,14 @@ class TomlFile:
         except (tomllib.TOMLDecodeError, RecursionError) as error:
             raise ConfigError(
                 f"{path} is not valid TOML: {error}",
-                hint="nothing was changed; correct the line, or put your copy of the file back",
+                hint="nothing was changed; correct the line, or restore your copy of the file",
             ) from error
         self.document: dict[str, Mapping[str, object]] = {}
         for section, table in raw.items():
             self.document[section] = self._check(section, table, known)
 
     def where(self, section: str, key: str) -> str:
-        """Say where a key stands, with its line if that is easy to tell."""
+        """Return where a key is, with its line if that is easy to find."""
         line = _find_line(self._text, section, key)
         return f"{self.path}, line {line}" if line else str(self.path)
 
@@ -66,7 +66,7 @@ class TomlFile:
             meant = [f"{name}.{section}" for name, keys in known.items() if section in keys]
             if meant and not isinstance(table, dict):
                 raise ConfigError(
-                    f"{where}: key {section!r} stands outside of any section",
+                    f"{where}: the key {section!r} is outside of any section",
                     hint=f"did you mean {' or '.join(meant)}?",
                 )
             refuse_unknown(where, "section", section, known)
@@ -89,16 +89,16 @@ class TomlFile:
 def refuse_unknown(
     where: str, what: str, name: str, known: Iterable[str], *, hint: str = ""
 ) -> NoReturn:
-    """Raise for a name that is not known.
+    """Raise the error for an unknown name.
 
     Raises:
-        ConfigError: always; its hint names the one that was probably meant.
+        ConfigError: always; its hint names the probably intended one.
     """
     raise ConfigError(f"{where}: unknown {what} {name!r}", hint=hint or suggest(name, known))
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """Return a hint at the known name that was probably meant."""
+    """Return a hint with the known name that was probably intended."""
     names = sorted(known)
     folded = {candidate.lower(): candidate for candidate in names}
     close = difflib.get_close_matches(name.lower().replace("-", "_"), folded, n=1)
@@ -106,7 +106,7 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 
 def type_of(raw: object) -> str:
-    """Return what a value of a TOML file is, for a message."""
+    """Return a description of a value of a TOML file, for a message."""
     match raw:
         case bool():
             return f"the boolean {str(raw).lower()}"
@@ -125,8 +125,8 @@ def type_of(raw: object) -> str:
 def _find_line(text: str, section: str, key: str) -> int | None:
     """Find the line of a key, or of a section itself when `section` is empty.
 
-    The TOML parser does not say; this looks at the ways in which people write such files. In
-    others it finds nothing, or in the worst case the like text of a multi-line string.
+    The TOML parser does not say. This finds keys in the forms in which people write such files. In
+    other forms it finds nothing, or in the worst case a similar text in a multi-line string.
     """
     name = rf"""["']?{re.escape(key)}["']?"""
     if section:

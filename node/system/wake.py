@@ -1,7 +1,7 @@
 """Wakes the node's server after a commit of another process, so that streams need no polling.
 
-A wake-up says only that the store has something new; what it is, the store says. It may be lost:
-the listener also looks by itself now and then. It never fails and never waits.
+A wake-up only says that the store has something new. It may be lost, so the listener also looks at
+the store from time to time. Sending one never fails and never waits.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _WAKE: Final = b"\x01"
 
 
 def notify(home: Home) -> None:
-    """Wake the server of this home, if one listens. Never raises, never waits."""
-    # No server, a socket that a dead one left, or a full queue, which is a wake-up that waits
-    # already: none of it concerns the process that has committed.
+    """Wake the server of this home, if one listens. It never raises and never waits."""
+    # There may be no server, only a dead one's socket, or a full queue, which means that wake-ups
+    # are waiting already. None of this concerns the process that has committed.
     with (
         suppress(OSError),
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender,
@@ -37,13 +37,13 @@ def notify(home: Home) -> None:
 
 
 def open_listener(home: Home) -> socket.socket:
-    """Open the socket that `notify` sends to: non-blocking, readable after a wake-up.
+    """Open the socket for `notify`: non-blocking, and readable after a wake-up.
 
-    The caller holds the serve lock, so a socket that lies there is of a server that has ended; it
-    is replaced. The caller reads the store once after this returns, as wake-ups before it are lost.
+    The caller holds the serve lock, so an existing socket belongs to a server that has ended, and
+    is replaced. The caller must read the store once after this, as earlier wake-ups are lost.
 
     Raises:
-        ConfigError: the socket cannot be made, or something else lies in its place.
+        ConfigError: the socket cannot be made, or there is another file in its place.
     """
     path = home.wake_socket
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -66,8 +66,8 @@ def open_listener(home: Home) -> socket.socket:
 
 
 def drain(listener: socket.socket) -> None:
-    """Take all wake-ups that wait: however many there are, they mean one look at the store."""
-    # Bounded, so that a flood of wake-ups cannot keep the caller here.
+    """Take all waiting wake-ups: all of them together mean one look at the store."""
+    # Bounded, so that a flood of wake-ups cannot keep the caller busy.
     with suppress(BlockingIOError):
         for _ in range(1024):
             listener.recv(len(_WAKE))
@@ -75,14 +75,14 @@ def drain(listener: socket.socket) -> None:
 
 @contextmanager
 def _address(home: Home) -> Iterator[tuple[str, int]]:
-    """Yield the address of the socket, and a descriptor of the folder it lies in."""
+    """Yield the address of the socket, and a descriptor of its folder."""
     path = home.wake_socket
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         if len(os.fsencode(path)) <= _ADDRESS_BYTES:
             yield str(path), folder
         else:
-            # The same file by a short name. Systems without /proc refuse it: an OSError.
+            # A short name of the same file. Systems without /proc refuse it with an OSError.
             yield f"/proc/self/fd/{folder}/{path.name}", folder
     finally:
         os.close(folder)
@@ -96,6 +96,7 @@ def _remove_stale(home: Home, folder: int) -> None:
         return
     if not stat.S_ISSOCK(mode):
         raise ConfigError(
-            f"{path} is no socket, and would be overwritten", hint="move it out of the home folder"
+            f"{path} is not a socket, and would be overwritten",
+            hint="move it out of the home folder",
         )
     os.unlink(path.name, dir_fd=folder)

@@ -1,12 +1,12 @@
 """A second process of this program, which shares a long computation with the first.
 
-What is computed are pure functions of bytes, over and over: by which of the two processes, and
-whether there is a second one at all, changes no answer. So nothing depends on the worker but time:
-it holds no lock, opens no store, sees no key, and ends when the process that started it ends,
-whatever ends that one.
+The functions are pure functions of bytes, so the answers do not depend on which process computes
+them, or on whether there is a second one. Only the time depends on the worker. It holds no lock,
+opens no store, sees no key, and ends when the process that started it ends for any reason.
 
-Questions and answers lie in temporary files without names, which both processes hold open. What
-goes over the pipes between them is short enough that neither ever waits for the other to read it.
+Questions and answers are in temporary files without names, which both processes hold open. The
+messages in the pipes between them are so short that neither process ever waits for the other to
+read.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from node.errors import NodeError
 from node.system.scratch import Scratch, read_at, scratch_errors, write_at
 
 START_BYTES: Final = 2 * 1024 * 1024
-"""Bytes of questions after which a worker is started. It takes a tenth of a second to start, in
-which a process answers about as many by itself."""
+"""Bytes of questions after which a worker is started. Starting takes a tenth of a second, in which
+one process answers about that many bytes."""
 
 _COLLECT_AFTER: Final = 100_000
-"""New objects after which the garbage collector looks for cycles: bulk work makes hardly any."""
+"""New objects after which the garbage collector looks for cycles; bulk work makes hardly any."""
 
 _ASKED: Final = Struct(">BQB")  # slot, bytes, bytes of the function's name
 _ANSWERED: Final = Struct(">iQ")  # error number of the system, bytes
 
 Function = Callable[[bytes], bytes]
-"""What a worker can compute: a function of a module, which needs nothing but its argument."""
+"""A function that a worker can compute: it is in a module and only needs its argument."""
 
 
 class Pair:
@@ -83,16 +83,16 @@ class Pair:
 
         Args:
             function: what to compute; it is found by its name in its module.
-            questions: what to compute it of; read some way ahead of the answers.
-            slots: questions that wait for the second process, at most as many as the pair has. More
-                keep it at work while this one does something else than asking; fewer let both
-                finish at the same time.
+            questions: the arguments; they are read ahead of the answers.
+            slots: questions that wait for the second process, at most as many as the pair has. With
+                more, it stays busy while this process does other work; with fewer, both finish at
+                the same time.
 
         Raises:
             NodeError: the second process ended.
             StoreFullError: no room left in the directory.
-            Exception: whatever the function raises here. In the second process, an exception ends
-                it.
+            Exception: the function raised it in this process. In the second process, an exception
+                ends the process.
         """
         pending: deque[Task] = deque()
         for question in questions:
@@ -109,14 +109,14 @@ class Pair:
             yield self._take(pending, function)
 
     def _take(self, pending: deque[Task], function: Function) -> bytes:
-        """Return the oldest answer, and compute what the worker has not come to yet meanwhile."""
+        """Return the oldest answer; meanwhile compute questions that the worker has not begun."""
         answer = pending.popleft()
         while answer.data is None:
             worker = self._worker
             assert worker is not None  # noqa: S101  # it was asked
             late = next((each for each in reversed(pending) if each.data is None), None)
             if late is None and not worker.has_answered:
-                # It is still starting, which takes longer than an answer.
+                # The worker is still starting, which takes longer than an answer.
                 late = answer
             if not worker.collect(wait=late is None) and late is not None:
                 late.give(function(late.question))
@@ -125,18 +125,18 @@ class Pair:
 
 @dataclass(slots=True, eq=False)
 class Task:
-    """What a question is answered with.
+    """A question and its answer.
 
     Attributes:
-        question: the question; empty once it is answered, as both may be large.
-        data: the answer; None as long as it is not known.
+        question: the question; emptied when it is answered, as both may be large.
+        data: the answer; None until it is known.
     """
 
     question: bytes
     data: bytes | None = None
 
     def give(self, data: bytes) -> None:
-        """Note the answer."""
+        """Set the answer."""
         self.question, self.data = b"", data
 
 
@@ -144,7 +144,7 @@ class Worker:
     """A running worker. Use it in a `with` statement, at the end of which it has ended.
 
     Attributes:
-        has_answered: whether it has answered anything: until then, it may still be starting.
+        has_answered: whether it has answered anything; until then it may still be starting.
     """
 
     def __init__(self, directory: Path, slots: int) -> None:
@@ -152,11 +152,11 @@ class Worker:
 
         Args:
             directory: where temporary files without names may lie.
-            slots: questions that it has at a time.
+            slots: questions that it can have at a time.
 
         Raises:
             StoreError: no temporary file can be made in the directory.
-            NodeError: the system starts no more processes.
+            NodeError: the system does not start another process.
         """
         self._directory = directory
         self.has_answered = False
@@ -166,9 +166,8 @@ class Worker:
             self._slots = [stack.enter_context(Scratch(directory)) for _ in range(slots)]
             descriptors = [slot.descriptor for slot in self._slots]
             try:
-                # Not multiprocessing: it would run the start of the program again in the child, and
-                # a third process that tidies up. -P: nothing of the folder that this was started in
-                # is imported.
+                # Not multiprocessing, which would run the start of the program again in the child
+                # and start a third process. -P: nothing is imported from the current folder.
                 self._process = subprocess.Popen(  # noqa: S603  # this very program
                     [
                         *(sys.executable, "-P", "-m", __name__),
@@ -193,17 +192,17 @@ class Worker:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """End it: it has nothing that would have to be finished."""
+        """End it; it has nothing to finish."""
         with self._open, self._process:
             self._process.kill()
 
     def ask(self, function: Function, answer: Task, most: int) -> bool:
-        """Ask a question, unless as many are waiting as may; say whether it was.
+        """Ask a question, unless too many are waiting; return whether it was asked.
 
         Args:
             function: what to compute.
-            answer: the question, and where the answer is put.
-            most: questions that may wait, at most as many as there are slots.
+            answer: the question, and the place for the answer.
+            most: the most questions that may wait, at most as many as there are slots.
 
         Raises:
             StoreFullError: no room left for the question.
@@ -226,10 +225,10 @@ class Worker:
         return True
 
     def collect(self, *, wait: bool = False) -> bool:
-        """Take the answers that are there; say whether there were any.
+        """Take the available answers; return whether there were any.
 
         Args:
-            wait: until there is one.
+            wait: whether to wait for one.
 
         Raises:
             StoreFullError: there was no room left for an answer.
@@ -256,7 +255,7 @@ class Worker:
         how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
         raise NodeError(
             f"the second process of this command was ended {how}",
-            hint="run the command again; nothing was done by half",
+            hint="run the command again; no change was half made",
             reason="HELPER_ENDED",
         )
 
@@ -267,7 +266,7 @@ def main(slots: list[int]) -> None:
     Args:
         slots: descriptors of the temporary files.
     """
-    # Ctrl-C reaches all processes of a terminal. The one that was started by a person decides.
+    # Ctrl-C reaches all processes of a terminal. The process that a person started decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.set_threshold(_COLLECT_AFTER, 20, 20)
     while len(asked := sys.stdin.buffer.read(_ASKED.size)) == _ASKED.size:
