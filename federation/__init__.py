@@ -28,5 +28,6 @@ Rooms:
     diagnosis    finds which parts of a stored leaf are not what was signed
     author       makes signed deltas and snapshots
     recovery     decides whether a publisher may sign its next position
+    fields       parses protobuf messages, after counting their fields
     wire         converts protobuf messages to values and back; only it uses generated code
 """

@@ -88,6 +88,12 @@ MAX_DOCUMENT_SIGNATURES: Final = 16
 MAX_ROLE_KEYS: Final = 16
 """Keys of one role in an org root."""
 
+MAX_ROLES: Final = 16
+"""Roles in an org root: there are few kinds, and each has one."""
+
+MAX_CERTIFICATES: Final = 64
+"""TLS certificates in an org root: the current and the next one of some nodes."""
+
 MAX_AUDIENCE_ORGS: Final = 1_024
 """Organizations that one list charter names."""
 
@@ -103,6 +109,16 @@ FRAME_TARGET_BYTES: Final = 1024 * 1024
 
 MAX_FRAME_DELTAS: Final = 1_024
 """Deltas in one frame: bounds the signatures that one message makes a reader check."""
+
+MAX_PAGE_LISTS: Final = 256
+"""Lists in one answer of ListLogs."""
+
+MAX_PROOF_HASHES: Final = 64
+"""Hashes of one Merkle proof: a log of 2^32 leaves needs at most 33."""
+
+MAX_OTHER_FIELDS: Final = 256
+"""Fields of one protobuf message besides the elements of its repeated fields. This leaves room for
+a later version, and bounds the time in which fields are counted."""
 
 MAX_FOLLOWED_LISTS: Final = 1_024
 """Cursors in one Follow call."""

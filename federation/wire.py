@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import chain
-from typing import TypeVar
 
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from federation import dsse, limits
+from federation import dsse, fields, limits
 from federation.body import (
     SALT_SEED_BYTES,
     Body,
@@ -30,16 +29,6 @@ from federation.keys import PublicKey
 from federation.names import OrgName, Origin
 from federation.trust import charter, orgroot
 from federation.v1 import delta_pb2, document_pb2
-
-_M = TypeVar("_M", bound=Message)
-
-
-def _parse(message: _M, data: bytes, what: str) -> _M:
-    try:
-        message.ParseFromString(data)
-    except DecodeError as error:
-        raise MalformedError(f"{what} is not a protobuf message of its type") from error
-    return message
 
 
 def _refuse_unknown(messages: Iterable[Message], what: str) -> None:
@@ -74,7 +63,7 @@ def decode_envelope(data: bytes) -> dsse.Envelope:
     """
     if len(data) > limits.MAX_DOCUMENT_BYTES:
         raise LimitError(f"envelope: got {len(data)} bytes, at most {limits.MAX_DOCUMENT_BYTES}")
-    message = _parse(document_pb2.Envelope(), data, "envelope")
+    message = fields.parse(document_pb2.Envelope(), data, "envelope")
     if len(message.signatures) > limits.MAX_DOCUMENT_SIGNATURES:
         raise LimitError(f"envelope: got {len(message.signatures)} signatures")
     envelope = dsse.Envelope(
@@ -111,7 +100,7 @@ def decode_org_root(payload: bytes) -> orgroot.OrgRoot:
     Raises:
         MalformedError: it is not an org root, or has a role that this version does not know.
     """
-    message = _parse(document_pb2.OrgRoot(), payload, "org root")
+    message = fields.parse(document_pb2.OrgRoot(), payload, "org root")
     _refuse_unknown(chain([message], message.roles), "org root")
     roles: dict[orgroot.Role, orgroot.RoleKeys] = {}
     for role in message.roles:
@@ -162,7 +151,7 @@ def decode_charter(payload: bytes) -> charter.Charter:
     Raises:
         MalformedError: it is not a list charter.
     """
-    message = _parse(document_pb2.ListCharter(), payload, "list charter")
+    message = fields.parse(document_pb2.ListCharter(), payload, "list charter")
     _refuse_unknown([message, message.audience], "list charter")
     return charter.Charter(
         origin=Origin.parse(message.origin),
@@ -221,7 +210,7 @@ def decode_body(data: bytes) -> Body:
     """
     if len(data) > limits.MAX_BODY_BYTES:
         raise LimitError(f"body: got {len(data)} bytes, at most {limits.MAX_BODY_BYTES}")
-    message = _parse(delta_pb2.DeltaBody(), data, "body")
+    message = fields.parse(delta_pb2.DeltaBody(), data, "body")
     if len(message.groups) > limits.MAX_BODY_GROUPS:
         raise LimitError(f"groups: got {len(message.groups)}, at most {limits.MAX_BODY_GROUPS}")
     if len(message.annotations) > limits.MAX_ANNOTATIONS:
@@ -247,7 +236,7 @@ def decode_annotation(data: bytes) -> Annotation:
         MalformedError: it is not an annotation.
         LimitError: it has too many labels.
     """
-    return _decode_annotation(_parse(delta_pb2.Annotation(), data, "annotation"))
+    return _decode_annotation(fields.parse(delta_pb2.Annotation(), data, "annotation"))
 
 
 def _decode_annotation(message: delta_pb2.Annotation) -> Annotation:

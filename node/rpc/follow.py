@@ -45,13 +45,8 @@ def parse_request(request: FollowRequest) -> list[StreamCursor]:
     """Return the places that a Follow asks for.
 
     Raises:
-        CallRefusedError: there are too many cursors, a list twice, or an impossible cursor.
+        CallRefusedError: a list has two cursors, or a cursor is impossible.
     """
-    if len(request.cursors) > limits.MAX_FOLLOWED_LISTS:
-        raise _invalid(
-            "LIMIT_EXCEEDED",
-            f"got {len(request.cursors)} cursors, expected at most {limits.MAX_FOLLOWED_LISTS}",
-        )
     places: dict[str, StreamCursor] = {}
     for cursor in request.cursors:
         if cursor.origin in places:

@@ -19,11 +19,16 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final, Protocol
 
 import grpc
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, Message
 
+from federation import fields
+from federation.errors import LimitError
 from federation.names import OrgName
 from node.rpc.call import Call
 from node.rpc.peers import certificate_digest, find_caller
@@ -247,7 +252,8 @@ class Chain(grpc.aio.ServerInterceptor):
             call = Call(method=method, streams=streams, context=context)
 
             async def answer() -> object:
-                return await serve(_parse(parse, await call.read_request(REQUEST_SECONDS)), call)
+                data = await call.read_request(REQUEST_SECONDS)
+                return await serve(_parse(method, parse, data), call)
 
             return await self._run(call, answer)
 
@@ -285,9 +291,22 @@ def _serialize(message: Message | bytes) -> bytes:
     return message if isinstance(message, bytes) else message.SerializeToString()
 
 
-def _parse(parse: Callable[[bytes], object], data: bytes) -> object:
+@cache
+def _request_type(method: str) -> Descriptor:
+    """Return the type of the requests of a method, given as `/package.Service/Method`."""
+    name = method.removeprefix("/").replace("/", ".")
+    found: Descriptor = descriptor_pool.Default().FindMethodByName(name).input_type
+    return found
+
+
+def _parse(method: str, parse: Callable[[bytes], object], data: bytes) -> object:
     try:
+        fields.check(_request_type(method), data, "the request")
         return parse(data)
+    except LimitError as error:
+        raise CallRefusedError(
+            grpc.StatusCode.INVALID_ARGUMENT, error.reason, str(error)
+        ) from error
     except DecodeError as error:
         raise CallRefusedError(
             grpc.StatusCode.INVALID_ARGUMENT, "MALFORMED", "the request cannot be parsed"

@@ -39,9 +39,6 @@ from node.rpc.wakeups import Wakeups
 from node.store.connection import Store
 from node.telemetry.metrics import Metrics
 
-MAX_PAGE: Final = 256
-"""How many lists are in one answer of ListLogs."""
-
 _TURNS: Final = 4
 """How many streams wait for a reading thread at once. One delta wakes all streams. The others queue
 here, so that a call with one answer waits for a few reads and not for all of them."""
@@ -98,12 +95,6 @@ class LogServicer(LogServiceServicer):
         self, request: FetchBucketsRequest, call: Call
     ) -> None:
         """Send buckets of a snapshot; read each once the connection has taken the one before."""
-        if len(request.numbers) > limits.MAX_BUCKETS_ASKED:
-            raise CallRefusedError(
-                grpc.StatusCode.INVALID_ARGUMENT,
-                "LIMIT_EXCEEDED",
-                f"got {len(request.numbers)} buckets, expected at most {limits.MAX_BUCKETS_ASKED}",
-            )
         for number in request.numbers:
             data = await self._readers.run(partial(_read_bucket, call, request, number))
             await call.write(FetchBucketsResponse(number=number, data=data))
@@ -203,7 +194,7 @@ def _read_leaf(call: Call, request: FetchLeafRequest, store: Store) -> FetchLeaf
 
 def _list_logs(store: Store, caller: str, request: ListLogsRequest) -> ListLogsResponse:
     after = Origin.parse(request.page_token) if request.page_token else None
-    size = min(request.page_size or MAX_PAGE, MAX_PAGE)
+    size = min(request.page_size or limits.MAX_PAGE_LISTS, limits.MAX_PAGE_LISTS)
     response = ListLogsResponse()
     taken = 0
     for record in access.iter_available(store, caller):

@@ -9,12 +9,13 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import grpc
-from google.protobuf.message import DecodeError
+from google.protobuf.message import Message
 
-from federation import limits
+from federation import fields, limits
+from federation.errors import PeerError
 from federation.follow import Cursor, Outcome
 from federation.names import OrgName, Origin
 from federation.replica import SignedDelta
@@ -30,6 +31,8 @@ from federation.v1.log_service_pb2 import (
 from node.errors import ProtocolError
 from node.store.orgs import Peer
 from node.sync.failures import IdleError, translate
+
+_M = TypeVar("_M", bound=Message)
 
 CONNECT_SECONDS: Final = 20.0
 """Time for name resolution, connection, handshake and the first answer."""
@@ -220,10 +223,7 @@ async def follow(
 
 def _parse(data: bytes, org: OrgName) -> Event | None:
     """Return the event of a message; None for one of a later version of the protocol."""
-    try:
-        message = FollowResponse.FromString(data)
-    except DecodeError as error:
-        raise ProtocolError(f"{org} sent what is not a message of this protocol") from error
+    message = _read(FollowResponse(), data, org)
     match message.WhichOneof("event"):
         case "opening":
             opening = message.opening
@@ -241,11 +241,6 @@ def _parse(data: bytes, org: OrgName) -> Event | None:
             )
         case "frame":
             frame = message.frame
-            if len(frame.deltas) > limits.MAX_FRAME_DELTAS:
-                raise ProtocolError(
-                    f"{org} sent {len(frame.deltas)} deltas in one frame, "
-                    f"expected at most {limits.MAX_FRAME_DELTAS}"
-                )
             return Delivered(
                 origin=frame.origin,
                 deltas=tuple(
@@ -313,10 +308,7 @@ async def fetch_buckets(
                 raise translate(error, org) from error
             if not isinstance(data, bytes):
                 raise ProtocolError(f"{org} sent fewer buckets than it was asked for")
-            try:
-                bucket = log_service_pb2.FetchBucketsResponse.FromString(data)
-            except DecodeError as error:
-                raise ProtocolError(f"{org} sent what is not a message of this protocol") from error
+            bucket = _read(log_service_pb2.FetchBucketsResponse(), data, org)
             if bucket.number != expected:
                 raise ProtocolError(f"{org} sent bucket {bucket.number}, not {expected}")
             yield expected, bucket.data
@@ -343,11 +335,9 @@ async def fetch_leaf(
     request = log_service_pb2.FetchLeafRequest(origin=str(origin), position=position, size=size)
     try:
         data = await method(request, timeout=CALL_SECONDS)
-        response = log_service_pb2.FetchLeafResponse.FromString(data)
     except grpc.aio.AioRpcError as error:
         raise translate(error, org) from error
-    except DecodeError as error:
-        raise ProtocolError(f"{org} sent what is not a message of this protocol") from error
+    response = _read(log_service_pb2.FetchLeafResponse(), data, org)
     leaf = response.delta
     return SignedDelta(leaf.header, leaf.body, leaf.checkpoint), tuple(response.inclusion)
 
@@ -368,17 +358,27 @@ async def fetch_logs(channel: grpc.aio.Channel, org: OrgName) -> Offers:
     for _ in range(MAX_LIST_PAGES):
         try:
             data = await method(ListLogsRequest(page_token=token), timeout=CALL_SECONDS)
-            page = ListLogsResponse.FromString(data)
         except grpc.aio.AioRpcError as error:
             raise translate(error, org) from error
-        except DecodeError as error:
-            raise ProtocolError(f"{org} sent what is not a message of this protocol") from error
+        page = _read(ListLogsResponse(), data, org)
         found.extend(map(_offered, page.logs))
         token = page.next_page_token
         if not token:
             sent_ms = _within(page.sent_ms, limits.MAX_TIME_MS, "time", org)
             return Offers(lists=tuple(found), sent_ms=sent_ms or None)
     raise ProtocolError(f"{org} offers more lists than any peer can have")
+
+
+def _read(message: _M, data: bytes, org: OrgName) -> _M:
+    """Parse a message that a peer has sent.
+
+    Raises:
+        ProtocolError: it is not a message of its type, or has too many fields.
+    """
+    try:
+        return fields.parse(message, data, "message")
+    except PeerError as error:
+        raise ProtocolError(f"{org} sent what the protocol does not allow: {error}") from error
 
 
 def _within(value: int, most: int, what: str, org: OrgName) -> int:

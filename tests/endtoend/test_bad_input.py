@@ -183,7 +183,11 @@ HARMS: dict[str, Harm] = {
     "another database": Harm(_another_database, _no_store("is not a hashfed store"), "store"),
     "an older store of this node": Harm(
         _put_backup_in_place,
-        {"publish": Refusal(15, "BEHIND_MARK", "2 deltas of it were released, here are 1")},
+        {
+            "publish": Refusal(
+                15, "BEHIND_MARK", "2 deltas of it were released, this node has only 1"
+            )
+        },
         "list hotline.example/known",
     ),
     "a store of the same name with other keys": Harm(
@@ -196,7 +200,7 @@ HARMS: dict[str, Harm] = {
     ),
     "another organization's mark": Harm(
         _take("mark/high-water"),
-        {"publish": Refusal(15, "MARK_FOREIGN", "another organization's")},
+        {"publish": Refusal(15, "MARK_FOREIGN", "another organization")},
         "high-water mark",
     ),
     "half a mark": Harm(

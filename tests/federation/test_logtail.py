@@ -88,7 +88,7 @@ def test_a_node_whose_leaves_are_not_held_is_not_made_up() -> None:
     # Of leaves 0 to 3 the root alone is known: neither leaf 2 nor the pair of 0 and 1.
     held = tail(4)
     for index in range(4):
-        with pytest.raises(UsageError, match="are not held"):
+        with pytest.raises(UsageError, match="are not here"):
             held.prove_inclusion(index, 70)
-    with pytest.raises(UsageError, match="are not held"):
+    with pytest.raises(UsageError, match="are not here"):
         held.prove_consistency(2, 70)

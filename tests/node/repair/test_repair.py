@@ -300,7 +300,7 @@ def test_a_list_of_which_a_later_span_has_lost_its_snapshot_is_left_and_others_a
     repaired = world.repair(harm, world.owner, world.relay)
 
     assert repaired.failed == (
-        f"{MAIN}: the snapshot that took the place of the deltas from position 0 on is lost",
+        f"{MAIN}: the snapshot that replaced the deltas from position 0 on is lost",
     )
     assert {damage.origin for damage in repaired.left} == {MAIN}
     assert damaged_node.exported(world.node.store, OTHER) == world.before[1]
@@ -315,7 +315,7 @@ def test_a_list_that_begins_with_a_snapshot_that_is_lost_is_left_and_others_are_
 
     repaired = world.repair(harm, world.owner, world.relay)
 
-    assert repaired.failed == (f"{MAIN}: snapshot 77, which the list begins with, is lost",)
+    assert repaired.failed == (f"{MAIN}: snapshot 77, with which the list begins, is lost",)
     assert {damage.origin for damage in repaired.left} == {MAIN}
     assert damaged_node.exported(world.node.store, OTHER) == world.before[1]
 

@@ -710,6 +710,26 @@ def test_refused_calls_of_one_peer_do_not_fill_the_log(pair: tuple[Site, Site]) 
     assert max(map(len, log.splitlines())) < 8_192
 
 
+@pytest.mark.parametrize(
+    "flood", [b"\x0a\x00" * (MAX_REQUEST_BYTES // 2), b"\x10\x01" * (MAX_REQUEST_BYTES // 2)]
+)
+def test_a_request_of_very_many_fields_is_refused_and_delays_nobody(
+    pair: tuple[Site, Site], flood: bytes
+) -> None:
+    async def main() -> None:
+        owner, reader = pair
+        async with serving(owner), reader.channel(owner, OWN_CONNECTION) as channel:
+            await ask(channel)
+            began = time.perf_counter()
+            error = await refusal(stream(channel, FOLLOW, flood))
+            assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert "the request has more than" in (error.details() or "")
+            await ask(channel)
+            assert time.perf_counter() - began < 1
+
+    run(main())
+
+
 @pytest.mark.parametrize("method", [FOLLOW, WATCH])
 def test_an_idle_stream_of_a_peer_that_is_removed_ends_by_itself(
     pair: tuple[Site, Site], method: str

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 
 import grpc
 import pytest
@@ -25,7 +27,8 @@ from federation.v1.log_service_pb2 import (
     Opening,
 )
 from node.errors import NodeError, ProtocolError, UnreachableError
-from node.store import lists
+from node.store import lists, orgs
+from node.sync.client import fetch_buckets, fetch_leaf, fetch_logs, open_channel
 from node.sync.failures import translate
 from node.sync.scheduler import sync_once
 from node.sync.session import ListResult
@@ -306,6 +309,76 @@ def test_a_publisher_that_signs_for_ever_does_not_keep_sync_from_ending(sites: S
         held = reader.deltas(MAIN)
         assert len(held) > 5
         assert held == publisher.log[: len(held)]
+
+    run(main())
+
+
+@asynccontextmanager
+async def always_answering(site: Site, method: str, answer: bytes) -> AsyncIterator[None]:
+    """Serve one method with the same bytes for each call, under the site's certificate."""
+
+    async def reply(_: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+        await context.write(answer)
+
+    handler = grpc.method_handlers_generic_handler(
+        "federation.v1.LogService", {method: grpc.unary_stream_rpc_method_handler(reply)}
+    )
+    server = grpc.aio.server(options=[("grpc.max_send_message_length", -1)])
+    server.add_generic_rpc_handlers([handler])
+    credentials = grpc.ssl_server_credentials([(site.identity.key, site.identity.certificate)])
+    site.address = f"127.0.0.1:{server.add_secure_port('127.0.0.1:0', credentials)}"
+    await server.start()
+    try:
+        yield
+    finally:
+        await server.stop(0)
+
+
+async def longest_stall(call: Awaitable[object]) -> float:
+    """Return how long the event loop stood still, at most, until a call was refused."""
+    longest, refused = 0.0, asyncio.ensure_future(call)
+    while not refused.done():
+        began = time.perf_counter()
+        await asyncio.sleep(0.005)
+        longest = max(longest, time.perf_counter() - began)
+    with pytest.raises(ProtocolError, match="has more than"):
+        await refused
+    return longest
+
+
+_MANY = (limits.MAX_MESSAGE_BYTES - 64) // 2
+_FLOODS: dict[str, tuple[str, bytes]] = {
+    "lists": ("ListLogs", b"\x0a\x00" * _MANY),
+    "proof hashes": ("FetchLeaf", b"\x12\x00" * _MANY),
+    "fields of a later version": ("ListLogs", b"\x7a\x00" * _MANY),
+    "data": ("FetchBuckets", b"\x12\x00" * _MANY),
+}
+
+
+@pytest.mark.parametrize("name", _FLOODS)
+def test_a_message_of_two_million_fields_is_refused_without_a_stall(
+    sites: Sites, name: str
+) -> None:
+    method, flood = _FLOODS[name]
+
+    async def main() -> None:
+        peer, reader = sites("a.example"), sites("b.example")
+        async with always_answering(peer, method, flood):
+            reader.enroll(peer)
+            (known_peer,) = orgs.iter_peers(reader.store.connection)
+            channel = open_channel(known_peer, reader.identity)
+            calls: dict[str, Callable[[], Awaitable[object]]] = {
+                "ListLogs": lambda: fetch_logs(channel, known_peer.org),
+                "FetchLeaf": lambda: fetch_leaf(channel, known_peer.org, MAIN, 0, 1),
+                "FetchBuckets": lambda: anext(
+                    fetch_buckets(channel, known_peer.org, MAIN, 0, [0], idle_timeout_seconds=5.0)
+                ),
+            }
+            try:
+                # gRPC itself takes some time for four megabytes; eight seconds were seen before.
+                assert await longest_stall(calls[method]()) < 0.5
+            finally:
+                await channel.close()
 
     run(main())
 

@@ -16,7 +16,7 @@ def test_a_file_system_of_other_machines_or_programs_is_refused_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, magic: int, kind: str
 ) -> None:
     monkeypatch.setattr(filesystem, "_read_magic", lambda _path: magic)
-    with pytest.raises(ConfigError, match=f"lies on {kind}") as caught:
+    with pytest.raises(ConfigError, match=f"is on {kind}") as caught:
         require_local(tmp_path, "")
     assert caught.value.reason == "FILESYSTEM"
     assert f'node.allow_filesystem = "{kind}"' in caught.value.hint
