@@ -200,7 +200,8 @@ def test_a_clock_that_is_ahead_of_most_peers_signs_nothing() -> None:
         assert decision.overridable
         assert judge(store(5), mark(5), answers, risk=True).action is Action.SIGN
     assert judge(store(5), mark(5), told(NOW - 400_000, 0, NOW)).detail == (
-        "the clock is 400 s ahead of the peers' clocks (the median of a.example, b.example, c.example)"
+        "the clock is 400 s ahead of the peers' clocks "
+        "(the median of a.example, b.example, c.example)"
     )
 
 
