@@ -4,7 +4,7 @@ Rooms:
     repair      makes the new store and puts it in the place of the damaged one
     records     copies the records that belong to no list
     lists       finds the lists; copies parts of a list as they were read
-    rebuild     rebuilds one list: its spans, then its state, then its charter
+    rebuild     rebuilds one list: its spans, then its state and charter
     snapshots   rebuilds the snapshots that begin spans or are served
     leaves      rebuilds the log of one list, leaf by leaf
     peers       gets damaged parts from peers

@@ -5,7 +5,7 @@ Peers are asked one after the other. Their bytes must verify in the same way as 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,6 +16,7 @@ from federation.header import leaf_hash
 from federation.names import OrgName, Origin
 from federation.replica import Candidate, Replica, SignedDelta
 from federation.snapshot import Snapshot
+from federation.trust.charter import Charter
 from federation.trust.orgroot import PinnedRoot
 from node.errors import NodeError
 from node.repair.verify import open_charter, open_leaf
@@ -28,16 +29,23 @@ class UnrepairableError(NodeError):
     """Signed bytes are damaged here, and no reachable peer has them."""
 
 
+MayKnow = Callable[[OrgName], bool]
+"""Returns whether an organization may know of a list."""
+
+
 class RepairSource(Protocol):
-    """Asks peers for signed bytes that are damaged here."""
+    """Asks peers for signed bytes that are damaged here.
+
+    A question for deltas or buckets names the list, so only peers that `may_know` of it are asked.
+    """
 
     def deltas(
-        self, origin: Origin, cursor: Cursor, count: int
+        self, origin: Origin, cursor: Cursor, count: int, may_know: MayKnow
     ) -> Iterator[tuple[OrgName, Sequence[SignedDelta]]]:
         """Yield up to `count` unverified deltas after a cursor, from each peer that has them."""
 
     def buckets(
-        self, origin: Origin, position: int, numbers: Sequence[int]
+        self, origin: Origin, position: int, numbers: Sequence[int], may_know: MayKnow
     ) -> Iterator[tuple[OrgName, Sequence[tuple[int, bytes]]]]:
         """Yield buckets of the snapshot at a position, from each peer that has them."""
 
@@ -76,8 +84,16 @@ class PartsFromPeers:
         self._origin = origin
         self._root = root
         self._source = source
+        self._charter: Charter | None = None
         # Further leaves by position, which came with a requested one.
         self._spare: dict[int, tuple[SignedDelta, OrgName]] = {}
+
+    def restrict_to(self, charter: Charter) -> None:
+        """Ask those whom the list's charter allows, instead of its owner alone."""
+        self._charter = charter
+
+    def _may_know(self, org: OrgName) -> bool:
+        return org == self._origin.org or (self._charter is not None and self._charter.allows(org))
 
     def take_spare_leaf(
         self, replica: Replica, expected: bytes | None
@@ -119,7 +135,7 @@ class PartsFromPeers:
             charter_version=0,
             deltas_only=True,
         )
-        for peer, deltas in self._source.deltas(self._origin, cursor, count):
+        for peer, deltas in self._source.deltas(self._origin, cursor, count, self._may_know):
             candidate = open_leaf(replica, deltas[0]) if deltas else None
             if candidate is None or expected not in (None, leaf_hash(deltas[0].header)):
                 self._refuse(peer, f"position {position}")
@@ -137,7 +153,9 @@ class PartsFromPeers:
         Raises:
             UnrepairableError: no peer has it.
         """
-        for peer, buckets in self._source.buckets(self._origin, snapshot.position, [number]):
+        for peer, buckets in self._source.buckets(
+            self._origin, snapshot.position, [number], self._may_know
+        ):
             for at, sent in buckets:
                 try:
                     bucket = snapshot.open_bucket(number, sent)
@@ -151,19 +169,19 @@ class PartsFromPeers:
             "peer has it"
         )
 
-    def fetch_charter(self, *, least_version: int) -> tuple[bytes, int]:
-        """Return the charter of the list and its version, from the first peer that has it.
+    def fetch_charter(self, *, least_version: int) -> tuple[bytes, Charter]:
+        """Return the bytes of the list's charter and the charter, from the first peer that has it.
 
         Raises:
             UnrepairableError: no peer has it.
         """
         for peer, envelope in self._source.charters(self._origin):
-            version = open_charter(self._origin, self._root, envelope, least_version=least_version)
-            if version is None:
+            charter = open_charter(self._origin, self._root, envelope, least_version=least_version)
+            if charter is None:
                 self._refuse(peer, "the charter")
                 continue
             self._note(None, "charter", peer)
-            return envelope, version
+            return envelope, charter
         raise UnrepairableError("the charter is damaged, and no peer has it")
 
     def _note(self, position: int | None, what: str, peer: OrgName) -> None:

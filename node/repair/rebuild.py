@@ -1,7 +1,7 @@
 """Rebuilds one list in the new store from its signed bytes, stored here or at peers.
 
-First the spans are found. Each is rebuilt from its snapshot, if any, and from its leaves. At the
-end the state of the log is recorded and the charter is put in force.
+First the charter is found, then the spans. Each span is rebuilt from its snapshot, if any, and from
+its leaves. At the end the state of the log is recorded and the charter is put in force.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from federation.errors import FederationError
 from federation.header import Header
 from federation.replica import LogState
 from federation.snapshot import Snapshot
+from federation.trust.charter import Charter
 from node.repair import salvage, snapshots
 from node.repair.leaves import LogRebuild
 from node.repair.peers import UnrepairableError
@@ -49,12 +50,16 @@ def rebuild_list(work: ListWork) -> None:
         StoreError: the new store could not be written.
     """
     newest_version = rebuild.newest_version(work.store.connection)
+    # First: it says which peers may be asked for the rest.
+    envelope, charter = _find_charter(work)
+    if charter is not None:
+        work.peers.restrict_to(charter)
     log = LogRebuild(work, newest_version)
     spans = _find_spans(work)
     state = LogState.empty()
     for span, following in zip(spans, [*spans[1:], None], strict=True):
         state = _rebuild_span(work, log, span, following)
-    _put_in_force(work, state, newest_version)
+    _put_in_force(work, state, newest_version, envelope, 0 if charter is None else charter.version)
     snapshots.keep_others(work, state.size)
 
 
@@ -157,14 +162,11 @@ def _find_stop(work: ListWork, span: _Span, start: int, following: _Span) -> int
 # --- the list itself ----------------------------------------------------------------------------
 
 
-def _put_in_force(work: ListWork, state: LogState, version: int) -> None:
-    """Record the state of the list, and put its charter in force.
-
-    Raises:
-        UnrepairableError: the charter is damaged, and no peer has it.
-    """
+def _put_in_force(
+    work: ListWork, state: LogState, version: int, charter: bytes | None, charter_version: int
+) -> None:
+    """Record the state of the list, and put its charter in force."""
     facts = salvage.list_facts(work.wreck, work.number)
-    charter, charter_version = _find_charter(work)
     released = salvage.released(work.wreck, work.number) if work.own else None
     with work.store.update_status() as connection:
         transaction = Transaction(connection, version, work.now_ms)
@@ -183,18 +185,18 @@ def _put_in_force(work: ListWork, state: LogState, version: int) -> None:
             rebuild.add(connection, ReleasedRow(list=work.number, size=size))
 
 
-def _find_charter(work: ListWork) -> tuple[bytes | None, int]:
-    """Return the charter in force and its version, from a peer if it is damaged here.
+def _find_charter(work: ListWork) -> tuple[bytes | None, Charter | None]:
+    """Return the bytes of the charter in force and the charter, from a peer if it is damaged here.
 
     Raises:
         UnrepairableError: no peer has it.
     """
     envelope, recorded = salvage.charter(work.wreck, work.number)
     if envelope is None and not recorded:
-        return None, 0
+        return None, None
     stored = envelope or b""
-    version = open_charter(work.origin, work.root, stored, least_version=0)
-    if version is not None:
-        return stored, version
+    charter = open_charter(work.origin, work.root, stored, least_version=0)
+    if charter is not None:
+        return stored, charter
     # An older charter could allow more than the one in force.
     return work.peers.fetch_charter(least_version=recorded)

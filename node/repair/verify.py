@@ -12,7 +12,7 @@ from federation.header import Header
 from federation.names import Origin
 from federation.replica import Candidate, LogState, Replica, SignedDelta
 from federation.snapshot import Snapshot, SnapshotOffer
-from federation.trust.charter import verify_charter
+from federation.trust.charter import Charter, verify_charter
 from federation.trust.orgroot import PinnedRoot
 
 
@@ -35,11 +35,11 @@ def open_snapshot(origin: Origin, root: PinnedRoot, offer: SnapshotOffer) -> Sna
 
 def open_charter(
     origin: Origin, root: PinnedRoot, envelope: bytes, *, least_version: int
-) -> int | None:
-    """Return the version of a list's charter, which must be at least `least_version`."""
+) -> Charter | None:
+    """Return a list's charter, whose version must be at least `least_version`."""
     try:
         opened = wire.decode_envelope(envelope)
-        charter = verify_charter(
+        return verify_charter(
             wire.decode_charter(opened.payload),
             opened,
             origin=origin,
@@ -48,4 +48,3 @@ def open_charter(
         )
     except FederationError:
         return None
-    return charter.version

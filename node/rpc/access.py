@@ -3,7 +3,8 @@
 The owner and every relay serve a list to those whom its charter allows. A list that is not here and
 one that the caller may not have get the same answer. This node sends nothing of its own lists that
 is not released (`node.store.release`). The owner of a list may always have it, because it recovers
-from its peers' copies.
+from its peers' copies. To everybody else, a list that is no longer followed is not served: nothing
+says any more whom its charter allows now.
 """
 
 from __future__ import annotations
@@ -211,5 +212,7 @@ def _allows(store: Store, record: ListRecord, caller: str) -> bool:
 
 
 def _is_for(record: ListRecord, caller: str) -> bool:
+    if not record.own and record.via is None and caller != record.origin.org:
+        return False
     charter = record.open_charter()
     return charter is not None and charter.allows(caller)

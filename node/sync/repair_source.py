@@ -17,6 +17,7 @@ from federation.follow import Cursor, Outcome
 from federation.names import OrgName, Origin
 from federation.replica import SignedDelta
 from node.errors import NodeError, UnreachableError
+from node.repair.peers import MayKnow
 from node.store.orgs import Peer
 from node.sync.client import (
     Delivered,
@@ -68,9 +69,9 @@ class PeerSource:
         self._runner.close()
 
     def deltas(
-        self, origin: Origin, cursor: Cursor, count: int
+        self, origin: Origin, cursor: Cursor, count: int, may_know: MayKnow
     ) -> Iterator[tuple[OrgName, Sequence[SignedDelta]]]:
-        """Yield, for each peer that has them, up to `count` deltas after a cursor, not verified."""
+        """Yield up to `count` unverified deltas after a cursor, from each peer that has them."""
 
         async def ask(peer: Peer, channel: grpc.aio.Channel) -> list[SignedDelta]:
             came: list[SignedDelta] = []
@@ -100,12 +101,12 @@ class PeerSource:
                 came = [leaf]
             return came[:count]
 
-        return self._ask_all(origin, ask)
+        return self._ask_all(origin, ask, may_know)
 
     def buckets(
-        self, origin: Origin, position: int, numbers: Sequence[int]
+        self, origin: Origin, position: int, numbers: Sequence[int], may_know: MayKnow
     ) -> Iterator[tuple[OrgName, Sequence[tuple[int, bytes]]]]:
-        """Yield, for each peer that has them, buckets of the snapshot at a position."""
+        """Yield buckets of the snapshot at a position, from each peer that has them."""
 
         async def ask(peer: Peer, channel: grpc.aio.Channel) -> list[tuple[int, bytes]]:
             return [
@@ -120,10 +121,10 @@ class PeerSource:
                 )
             ]
 
-        return self._ask_all(origin, ask)
+        return self._ask_all(origin, ask, may_know)
 
     def charters(self, origin: Origin) -> Iterator[tuple[OrgName, bytes]]:
-        """Yield, for each peer that has one, the envelope of a list's charter."""
+        """Yield the envelope of a list's charter, from each peer that has one."""
 
         async def ask(peer: Peer, channel: grpc.aio.Channel) -> bytes:
             for offered in (await fetch_logs(channel, peer.org)).lists:
@@ -131,14 +132,18 @@ class PeerSource:
                     return offered.charter
             return b""
 
+        # The question names no list.
         return self._ask_all(origin, ask)
 
     def _ask_all(
-        self, origin: Origin, ask: Callable[[Peer, grpc.aio.Channel], Awaitable[_T]]
+        self,
+        origin: Origin,
+        ask: Callable[[Peer, grpc.aio.Channel], Awaitable[_T]],
+        may_know: MayKnow = lambda _: True,
     ) -> Iterator[tuple[OrgName, _T]]:
         """Ask peer after peer, the list's owner first; yield answers that are not empty."""
         for peer in sorted(self._peers, key=lambda peer: peer.org != origin.org):
-            if peer.org in self._silent:
+            if peer.org in self._silent or not may_know(peer.org):
                 continue
             try:
                 found = self._runner.run(self._ask(peer, ask))

@@ -30,7 +30,7 @@ from node.errors import (
     StoreError,
     UnreachableError,
 )
-from node.store import orgs
+from node.store import lists, orgs
 from node.store.connection import Store
 from node.store.orgs import Peer
 from node.sync.buffer import Buffer
@@ -343,13 +343,11 @@ class Session:
             running = self._joins.get(arrival.origin)
             if running is not None and not running.done():
                 continue
-            peers = await tools.writer.run_aside(
-                lambda store: list(orgs.iter_peers(store.connection))
-            )
+            others = await tools.writer.run_aside(partial(_find_sources, origin=arrival.origin))
             sources = Sources(
                 via=self.peer.org,
                 channel=channel,
-                others=[peer for peer in peers if peer.org != self.peer.org],
+                others=[peer for peer in others if peer.org != self.peer.org],
                 identity=tools.identity,
                 idle_timeout_seconds=tools.idle_timeout_seconds,
             )
@@ -476,6 +474,15 @@ class Session:
 
         await self._tools.writer.run(note)
         self._log.warning("peer_failed", reason=error.reason, detail=str(error))
+
+
+def _find_sources(store: Store, origin: Origin) -> list[Peer]:
+    """Return the peers that may know of a list: a question for its buckets names it."""
+    record = lists.load_list(store.connection, origin)
+    charter = None if record is None else record.open_charter()
+    if charter is None:
+        return []
+    return [peer for peer in orgs.iter_peers(store.connection) if charter.allows(peer.org)]
 
 
 def _add(results: dict[Origin, Progress], progress: Progress) -> None:

@@ -13,10 +13,12 @@ from unittest import mock
 
 import pytest
 
+from federation import wire
 from federation.names import Origin
 from federation.replica import SignedDelta
 from node.errors import DamageError, StoreError
 from node.fsck.check import fsck
+from node.ingest.deltas import accept_charter
 from node.repair.repair import Repaired
 from node.rpc import access
 from node.rpc.interceptors import CALL_BURST
@@ -26,7 +28,7 @@ from node.store import log as logs
 from node.store.connection import Store
 from node.store.copies import put_aside
 from node.store.damage import Damage, DamageKind
-from tests.federation.worlds import Publisher, assertion
+from tests.federation.worlds import Publisher, assertion, make_charter, seal_charter
 from tests.node.support import damaged_node
 from tests.node.support.damaged_node import MAIN, OTHER, Harm, at_byte, cut, flip, in_sql, wipe
 from tests.node.support.peering import Site, run
@@ -288,6 +290,28 @@ def test_of_two_lists_the_one_that_can_be_is_repaired_and_the_other_stays_withhe
         damaged_node.exported(world.node.store, MAIN)
 
 
+def test_a_peer_outside_the_audience_does_not_learn_the_name_of_a_damaged_list(
+    world: World,
+) -> None:
+    named: list[str] = []
+
+    def note(_: object, caller: str, *args: object) -> None:
+        named.append(caller)
+
+    envelope = wire.encode_envelope(
+        seal_charter(make_charter(Origin.parse(MAIN), orgs=["platform.example"], version=2))
+    )
+    accept_charter(world.node.store, Origin.parse(MAIN), envelope)
+    with (
+        mock.patch.object(access, "answer", note),
+        mock.patch.object(access, "read_lone_leaf", note),
+        mock.patch.object(access, "read_bucket", note),
+    ):
+        repaired = world.repair(SIGNED[0].harm, world.relay)
+    assert named == []
+    assert any("no peer has it" in failed for failed in repaired.failed)
+
+
 def test_a_list_of_which_a_later_span_has_lost_its_snapshot_is_left_and_others_are_repaired(
     world: World,
 ) -> None:
@@ -468,7 +492,7 @@ def test_a_repair_that_was_cut_off_between_its_renames_is_done_by_the_next(world
     def harm(path: Path) -> None:
         SIGNED[4].harm(path)
         put_aside(path, 1)
-        with pytest.raises(StoreError, match="what was to replace it") as told:
+        with pytest.raises(StoreError, match="its replacement was interrupted") as told:
             Store.open_reader(path, world.node.clock)
         assert "--repair" in told.value.hint
         assert "store.db.replaced-1" in told.value.hint

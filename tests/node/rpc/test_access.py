@@ -11,6 +11,8 @@ from federation import limits, wire
 from federation.follow import Cursor, Outcome
 from federation.header import leaf_hash
 from federation.merkle import CompactRange
+from federation.names import Origin
+from node.admin import lists as admin_lists
 from node.errors import DamageError
 from node.ingest import deltas
 from node.rpc import access
@@ -113,6 +115,17 @@ def test_an_audience_that_shrinks_ends_what_was_served(
     charter(relay, publisher, "other.example", version=2)
     assert access.find_available(relay.store, MEMBER, MAIN) is None
     assert access.answer(relay.store, MEMBER, cursor()).outcome is Outcome.UNAVAILABLE
+
+
+def test_a_relay_that_no_longer_follows_a_list_serves_it_to_its_owner_alone(
+    relay: FollowedLists,
+) -> None:
+    assert access.find_available(relay.store, MEMBER, MAIN)
+    admin_lists.unfollow(relay.store, Origin.parse(MAIN))
+    assert access.find_available(relay.store, MEMBER, MAIN) is None
+    assert list(access.iter_available(relay.store, MEMBER)) == []
+    assert access.read_lone_leaf(relay.store, MEMBER, MAIN, 0) is None
+    assert access.find_available(relay.store, OWNER, MAIN)
 
 
 def test_a_checkpoint_that_is_gone_is_damage_and_no_other_history(

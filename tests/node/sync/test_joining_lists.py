@@ -284,6 +284,25 @@ def test_buckets_come_from_every_peer_that_has_them_and_each_comes_once(
     run(main())
 
 
+def test_peers_outside_the_audience_are_not_asked_for_buckets(sites: Sites, asked: Asked) -> None:
+    async def main() -> None:
+        publisher = grown()
+        owner, outsider, reader = map(sites, ("a.example", "b.example", "z.example"))
+        acquaint(owner, outsider, reader)
+        owner.own(publisher, [reader.org])
+        hold(owner, publisher)
+        async with owner.serving(), outsider.serving():
+            for peer in (owner, outsider):
+                reader.enroll(peer)
+            reader.follow(publisher.origin, owner)
+            # The outsider would be asked first, if at all: its answers come at once.
+            result = await sync(reader)
+        assert result.joined == 12
+        assert {org for org, _ in asked.buckets} == {"a.example"}
+
+    run(main())
+
+
 @contextmanager
 def meeting(*sites: Site) -> Iterator[None]:
     """Let each site bring its first chunk only when all of them have been asked for one."""

@@ -88,7 +88,7 @@ def test_what_a_dead_server_left_is_replaced(home: Home) -> None:
 
 def test_a_file_in_the_sockets_place_is_kept(home: Home) -> None:
     home.wake_socket.write_text("precious")
-    with pytest.raises(ConfigError, match="no socket"):
+    with pytest.raises(ConfigError, match="not a socket"):
         open_listener(home)
     assert home.wake_socket.read_text() == "precious"
 
