@@ -6,6 +6,8 @@ opened (`node.repair.first_page`).
 A value of a damaged row may be of any type. `as_int`, `as_number`, `as_bytes` and `as_text` convert
 it; a field of type `object` has the value as it was read. Some values of a row may be readable and
 others not, so no function reads a large value that it does not need.
+
+All reads of a damaged file are here, which makes the module long.
 """
 
 from __future__ import annotations
