@@ -29,13 +29,13 @@ def _parse_arguments() -> argparse.Namespace:
         "--seed", type=int, metavar="S", help="run one seed; with --members, 1 if left out"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
-    faults = parser.add_argument_group("faults", "few nodes, and everything that can go wrong")
-    faults.add_argument("--seeds", type=int, metavar="N", help="run so many seeds")
+    faults = parser.add_argument_group("faults", "few nodes with every kind of fault")
+    faults.add_argument("--seeds", type=int, metavar="N", help="run this many seeds")
     faults.add_argument(
-        "--from", type=int, default=0, dest="first", metavar="S", help="the first of them"
+        "--from", type=int, default=0, dest="first", metavar="S", help="the first seed"
     )
     faults.add_argument(
-        "--trace", action="store_true", help="with --seed: show each thing that happens"
+        "--trace", action="store_true", help="with --seed: show everything that happens"
     )
     faults.add_argument("--jobs", type=int, default=1, metavar="J", help="processes (1)")
     members = parser.add_argument_group("members", "a coalition of many, and docs/scale.md")

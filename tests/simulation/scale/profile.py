@@ -25,7 +25,9 @@ def _parse_networks(text: str) -> list[str]:
 
 def add_options(group: argparse._ArgumentGroup) -> None:
     """Add the options that only this profile has."""
-    group.add_argument("--members", type=int, metavar="N", help="simulate so many, 10 or more")
+    group.add_argument(
+        "--members", type=int, metavar="N", help="simulate this many members, 10 or more"
+    )
     group.add_argument("--lists", type=int, default=10, metavar="N", help="default 10")
     group.add_argument(
         "--load",

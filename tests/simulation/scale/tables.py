@@ -154,8 +154,8 @@ def serving_table(profile: Profile) -> list[str]:
     ]
     slow, fast = (f"{line_ops(bits / 8):,.0f}" for bits in (100e6, 1e9))
     limit = (
-        f"To send a delta takes a line longer than a core from {fast} operations on at 1 Gbit/s, "
-        f"and from {slow} at 100 Mbit/s."
+        f"Sending a delta keeps the line busy longer than a core from {fast} operations "
+        f"at 1 Gbit/s, and from {slow} at 100 Mbit/s."
     )
     return [*_table(headers, rows), "", limit]
 
