@@ -56,6 +56,14 @@ class Patience:
         idle = self._idle - (self._monotonic() - self._gained_at)
         return min(max(0.0, idle), self.until_deadline())
 
+    def overdue(self) -> IdleError:
+        """Return the error that says that the deadline is over."""
+        return IdleError(
+            f"{self._org} had not sent everything after {self._seconds:g} s",
+            hint="what came is kept, and the next 'hashfed sync' goes on from there; "
+            "sync.deadline_seconds sets how long one may take",
+        )
+
     def check(self, gained: int) -> None:
         """Take note of what came.
 
@@ -68,11 +76,7 @@ class Patience:
         if gained > self._gained:
             self._gained, self._gained_at = gained, self._monotonic()
         if self.until_deadline() == 0:
-            raise IdleError(
-                f"{self._org} had not sent everything after {self._seconds:g} s",
-                hint="what came is kept, and the next 'hashfed sync' goes on from there; "
-                "sync.deadline_seconds sets how long one may take",
-            )
+            raise self.overdue()
         if self.left() == 0:
             raise IdleError(
                 f"{self._org} sent nothing useful for {self._idle:g} s",

@@ -408,8 +408,7 @@ class Session:
             async with asyncio.timeout(patience.until_deadline()):
                 await asyncio.gather(*self._joins.values())
         except TimeoutError:
-            patience.check(self._intake.gained)
-            raise
+            raise patience.overdue() from None
 
     async def _drain(
         self,

@@ -23,9 +23,10 @@ from node.ingest.deltas import accept
 from node.ingest.snapshot import Arrival
 from node.rpc import access
 from node.rpc.server import PeerServer
-from node.store import lists, orgs
+from node.store import lists, orgs, snapshots
 from node.store.connection import Store
 from node.store.damage import Damage, DamageKind
+from node.store.snapshots import SnapshotState
 from node.sync import join as joins
 from node.sync.client import fetch_buckets
 from node.sync.failures import PeerBusyError
@@ -414,6 +415,39 @@ def test_a_source_that_says_nothing_holds_up_nothing_for_longer_than_the_idle_ti
             assert_joined(at.reader, publisher)
 
     run(main())
+
+
+def test_a_peer_that_drips_its_buckets_does_not_keep_sync_from_ending(sites: Sites) -> None:
+    async def main() -> None:
+        publisher = grown()
+        owner, reader = pair(sites, publisher)
+        fetch = fetch_buckets
+
+        async def drip(*args: object, **named: object) -> AsyncIterator[tuple[int, bytes]]:
+            async for bucket in fetch(*args, **named):  # type: ignore[arg-type]  # as given
+                await asyncio.sleep(0.2)
+                yield bucket
+
+        async with owner.serving():
+            reader.enroll(owner)
+            with mock.patch.object(joins, "fetch_buckets", drip):
+                result = await asyncio.wait_for(sync(reader, deadline_seconds=1.5), 20)
+            assert "after 1.5 s" in str(result.error)
+            assert result.joined is None
+            # What came is kept, and the next one fetches the rest.
+            assert 0 < len(arriving(reader)) < ENTRIES // 2
+            result = await sync(reader)
+        assert result.joined == 12
+        assert_joined(reader, publisher)
+
+    run(main())
+
+
+def arriving(site: Site) -> list[int]:
+    """Return the numbers of the buckets that are here of an arriving snapshot."""
+    connection = site.store.connection
+    (held,) = snapshots.iter_of_list(connection, 1, SnapshotState.ARRIVING)
+    return sorted(snapshots.held_numbers(connection, held.snapshot))
 
 
 def test_the_peer_that_offered_it_may_fail_if_others_have_the_rest(sites: Sites) -> None:
