@@ -2,60 +2,73 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from scripts.benchmarks.processes import BenchError, Running, Usage, free_port, run, serving
+from scripts.benchmarks.processes import BenchError, Running, Usage, run
 from scripts.benchmarks.workers import Conversation
+from tests.harness.node import PROGRAM, Node, unused_port
+from tests.harness.signals import signals_held
 
 PUBLISHER: Final = "hotline.example"
 LIST: Final = "known"
 ORIGIN: Final = f"{PUBLISHER}/{LIST}"
 
-_HASHFED: Final = Path(sys.executable).with_name("hashfed")
-
 
 def start_time(command: str) -> float:
     """Return the seconds that a command takes to start, with all its imports, and do nothing."""
-    return run([_HASHFED, command, "--help"]).wall_s
+    return run([PROGRAM, command, "--help"]).wall_s
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Party:
-    """A node.
+class Party(Node):
+    """A node with the settings of production, whose commands are measured."""
 
-    Attributes:
-        home: its folder.
-        port: where it listens.
-    """
+    settings: Mapping[str, str] = MappingProxyType({})
 
-    home: Path
-    port: int
+    def __init__(self, folder: Path, org: str, *, port: int | None = None) -> None:
+        """Name a node; `hashfed init` has not been run yet.
+
+        Args:
+            folder: where its folder and its log are made.
+            org: its organization; the first label is the name of its folder.
+            port: where it serves; None for one that nobody has.
+        """
+        super().__init__(folder, org, port=unused_port() if port is None else port, init=False)
 
     @property
     def store(self) -> Path:
         """Its database."""
         return self.home / "store.db"
 
-    def command(self, *arguments: str | Path) -> list[str | Path]:
-        """Return a command line of this node."""
-        return [_HASHFED, "--home", self.home, "--quiet", *arguments]
-
     def run(
         self, *arguments: str | Path, stdin: Path | None = None, discard_output: bool = False
     ) -> Usage:
         """Run a command of this node in a new process."""
-        return run(self.command(*arguments), stdin=stdin, discard_output=discard_output)
+        command = [PROGRAM, "--home", self.home, "--quiet", *arguments]
+        return run(command, stdin=stdin, discard_output=discard_output)
 
-    def serving(self) -> AbstractContextManager[Running]:
-        """Serve while a block runs."""
-        log = self.home.with_name(f"{self.home.name}.log")
-        return serving(self.command("serve"), self.port, log)
+    @contextmanager
+    def serving(self) -> Iterator[Running]:
+        """Serve while a block runs.
+
+        Raises:
+            BenchError: the server does not start, or ends before the end of the block.
+        """
+        try:
+            try:
+                server = self.serve()
+            except AssertionError as error:
+                raise BenchError(f"{self.org} does not serve: {error}") from error
+            yield Running(server.pid)
+            if server.poll() is not None:
+                raise BenchError(f"{self.org} ended early:\n{self.log()}")
+        finally:
+            with signals_held():
+                self.stop()
 
 
 @dataclass(slots=True)
@@ -75,8 +88,8 @@ class Coalition:
 
     def __post_init__(self) -> None:
         self.folder.mkdir()
-        self.publisher = Party(home=self.folder / "publisher", port=free_port())
-        self._do(self.publisher, *_init(self.publisher, PUBLISHER))
+        self.publisher = Party(self.folder, PUBLISHER)
+        self._do(self.publisher, *_init(self.publisher))
         self._do(self.publisher, *_create_list(LIST))
 
     def join(self, name: str, *, through: int | None = None) -> Party:
@@ -86,7 +99,7 @@ class Coalition:
             name: its folder, and the first label of its organization's name.
             through: the port at which it calls the publisher, if not the publisher's own.
         """
-        party = self._enroll(Party(home=self.folder / name, port=free_port()))
+        party = self._enroll(Party(self.folder, f"{name}.example"))
         self._do(party, "peer", "add", str(self.write_invitation(through)), "--yes")
         self._do(party, "follow", ORIGIN)
         return party
@@ -102,7 +115,9 @@ class Coalition:
         Returns:
             The folders of their keys.
         """
-        parties = (Party(home=self.folder / f"member-{number}", port=1) for number in range(count))
+        parties = (
+            Party(self.folder, f"member-{number}.example", port=1) for number in range(count)
+        )
         return [self._enroll(party).home for party in parties]
 
     def add_list(self, name: str, follower: Party) -> None:
@@ -131,14 +146,14 @@ class Coalition:
         origin = f"{PUBLISHER}/{name}"
         live = self.commands.ask("live_entries", home=str(party.home), origin=origin)
         if live != count:
-            raise BenchError(f"{party.home.name} has {live} live entries, expected {count}")
+            raise BenchError(f"{party.org} has {live} live entries, expected {count}")
 
     def database_bytes(self, party: Party) -> int:
         """Return the size of a node's database in bytes."""
         return int(self.commands.ask("database_bytes", path=str(party.store)))
 
     def _enroll(self, party: Party) -> Party:
-        self._do(party, *_init(party, f"{party.home.name}.example"))
+        self._do(party, *_init(party))
         self._do(self.publisher, "peer", "add", str(self._invite(party, {})), "--yes")
         return party
 
@@ -164,8 +179,8 @@ class Coalition:
         )
 
 
-def _init(party: Party, org: str) -> tuple[str, ...]:
-    return "init", "--org", org, "--listen", f"127.0.0.1:{party.port}"
+def _init(party: Party) -> tuple[str, ...]:
+    return "init", "--org", party.org, "--listen", f"127.0.0.1:{party.port}"
 
 
 def _create_list(name: str) -> tuple[str, ...]:

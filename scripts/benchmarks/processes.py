@@ -7,12 +7,11 @@ of the fork as the child's, so a large parent would hide what its children need.
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
@@ -20,9 +19,7 @@ from typing import IO, Final
 from tests.harness.signals import signals_held
 
 _MIB: Final = 1024 * 1024
-_READY_SECONDS: Final = 30.0
 _STOP_SECONDS: Final = 15.0
-_POLL_SECONDS: Final = 0.02
 _TAIL_CHARS: Final = 2_000
 
 _running: set[subprocess.Popen[bytes]] = set()
@@ -117,21 +114,21 @@ def show(command: Sequence[str | Path]) -> str:
 class Running:
     """A running process whose cost can be read."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self._process = process
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
 
     @property
     def cpu_s(self) -> float:
         """Seconds of processor time until now."""
         # The name of the program, in parentheses, may contain spaces.
-        text = Path(f"/proc/{self._process.pid}/stat").read_text(encoding="ascii")
+        text = Path(f"/proc/{self._pid}/stat").read_text(encoding="ascii")
         fields = text.rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     @property
     def peak_mib(self) -> float:
         """The most memory that was resident until now."""
-        text = Path(f"/proc/{self._process.pid}/status").read_text(encoding="ascii")
+        text = Path(f"/proc/{self._pid}/status").read_text(encoding="ascii")
         for line in text.splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024 / _MIB
@@ -153,38 +150,9 @@ def running(
                 pipe.close()
 
 
-@contextmanager
-def serving(command: Sequence[str | Path], port: int, log: Path) -> Iterator[Running]:
-    """Run a server while the block runs; the block starts when its port answers.
-
-    Raises:
-        BenchError: it ended, or did not answer in time.
-    """
-    with (
-        log.open("wb") as file,
-        running(
-            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT
-        ) as process,
-    ):
-        deadline = time.monotonic() + _READY_SECONDS
-        while not _answers(port):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise BenchError(f"{show(command)} does not serve:\n{tail(log)}")
-            time.sleep(_POLL_SECONDS)
-        yield Running(process)
-        if process.poll() is not None:
-            raise BenchError(f"{show(command)} ended early:\n{tail(log)}")
-
-
 def tail(log: Path) -> str:
     """Return the end of what a process wrote, for a message."""
     return log.read_text(errors="replace").strip()[-_TAIL_CHARS:]
-
-
-def _answers(port: int) -> bool:
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-        return True
-    return False
 
 
 def _start(
@@ -224,10 +192,3 @@ def stop_all() -> None:
     """Stop everything that is still running."""
     for process in list(_running):
         _stop(process)
-
-
-def free_port() -> int:
-    """Return a port of the loopback interface that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

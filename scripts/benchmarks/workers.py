@@ -32,7 +32,7 @@ class Conversation:
     """
 
     def __init__(self, process: subprocess.Popen[bytes], errors: Path) -> None:
-        self.running = Running(process)
+        self.running = Running(process.pid)
         self._process = process
         self._errors = errors
 

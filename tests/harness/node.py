@@ -1,7 +1,8 @@
 """A node as its operator sees it: a folder, `hashfed serve` as a process, commands.
 
-Tests, faults and the demonstration drive nodes with it. If there is a fork server, it forks the
-commands, which takes a hundredth of the time. Otherwise commands are started as new processes.
+Tests, faults, the demonstration and the benchmark drive nodes with it. If there is a fork server,
+it forks the commands, which takes a hundredth of the time. Otherwise commands are started as new
+processes.
 """
 
 from __future__ import annotations
@@ -336,19 +337,20 @@ class Node:
 
     # --- the server ---------------------------------------------------------------------------
 
-    def serve(self, *, wrap: Iterable[str] = (), **settings: str) -> None:
-        """Start serving, and wait until peers can call."""
+    def serve(self, *, wrap: Iterable[str] = (), **settings: str) -> Process:
+        """Start serving, wait until peers can call, and return the server."""
         assert self.server is None
         start = self._log.stat().st_size if self._log.exists() else 0
         with self._log.open("ab") as log, signals_held():
-            self.server = self._start_server(wrap, {**self.settings, **settings}, log.fileno())
+            server = self._start_server(wrap, {**self.settings, **settings}, log.fileno())
+            self.server = server
 
         def is_ready() -> bool:
-            assert self.server is not None
-            assert self.server.poll() is None, self.log()
+            assert server.poll() is None, self.log()
             return b'"serving"' in self._log.read_bytes()[start:]
 
         eventually(is_ready, self.log, seconds=self.patience)
+        return server
 
     def _start_server(self, wrap: Iterable[str], settings: Mapping[str, str], log: int) -> Process:
         return self._spawn(
